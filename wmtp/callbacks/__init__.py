@@ -1,0 +1,1 @@
+"""Hold the Lightning callbacks, one small file each."""

@@ -1,0 +1,1 @@
+"""Hold the way from problems to batches: sources, prompts, tokenization, exact steps."""

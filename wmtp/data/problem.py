@@ -1,0 +1,40 @@
+"""Define the one shape that every programming problem takes, whatever its source.
+
+[연구 맥락] MBPP, HumanEval, CodeContests, 합성 문제를 한 가지 모양으로 다루면 새 데이터 집합은 파서 하나로 끝난다.
+[동작] 파서(sources.py, synthetic.py)가 만들고, 토큰화와 벤치마크가 읽는다.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Hold one programming problem, its solutions and its tests.
+
+    Attributes:
+        task_id: 출처 안에서 유일한 이름. 예: "mbpp/601", "HumanEval/3", "synthetic/test/17".
+        source: 출처의 이름. 예: "mbpp".
+        split: "train", "validation", "test", "prompt" 중 하나.
+        text: 자연어 문제 설명. HumanEval은 함수 서명과 docstring (프롬프트 그대로).
+        solutions: 참조 정답 프로그램. 없을 수 있다. 줄바꿈은 항상 LF.
+        incorrect_solutions: 오답 프로그램. 없을 수 있다.
+        tests: 정답 프로그램 뒤에서 차례로 실행하는 파이썬 문장 (보통 assert 하나씩).
+        setup: 정답 뒤, tests 앞에서 실행할 코드 (MBPP 367, 927).
+        stdio: (표준 입력, 기대 출력) 쌍. CodeContests 같은 문제만.
+        entry_point: 부를 함수의 이름. 모르면 None.
+        licence: 데이터의 라이선스 (SPDX 이름).
+        noise_spans: solutions[0]에서 일부러 망가뜨린 글자 구간 [시작, 끝). data.noise가 켜진 학습 문제에만 있다.
+    """
+
+    task_id: str
+    source: str
+    split: str
+    text: str
+    solutions: tuple[str, ...] = ()
+    incorrect_solutions: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+    setup: str = ""
+    stdio: tuple[tuple[str, str], ...] = ()
+    entry_point: str | None = None
+    licence: str = "unknown"
+    noise_spans: tuple[tuple[int, int], ...] = ()

@@ -1,0 +1,41 @@
+"""Say in one sentence what is wrong, where, and the way out.
+
+[연구 맥락] 사용자의 실수는 추적(traceback)이 아니라 한 문장으로 알려 준다: 어떤 키가, 어떤 값이고, 어떻게 고치는지.
+[동작] 앞문(train, eval …)은 `WmtpError`를 잡아 그 문장만 출력하고 종료 코드 2로 끝난다. 나머지 예외는 버그이므로 그대로 드러난다.
+"""
+
+
+class WmtpError(Exception):
+    """Report a user's mistake: one sentence, no traceback, exit code 2."""
+
+
+class ConfigError(WmtpError):
+    """Report a configuration key whose value cannot work."""
+
+
+class DataNotFoundError(WmtpError):
+    """Report data that is in none of the places that were tried."""
+
+
+class DataFormatError(WmtpError):
+    """Report a malformed row, with file and line."""
+
+
+class CheckpointError(WmtpError):
+    """Report a checkpoint that is missing, truncated or of another model."""
+
+
+class TokenizerMismatchError(WmtpError):
+    """Report two models whose tokenizers differ where they must agree."""
+
+
+class NonFiniteScoreError(WmtpError):
+    """Report NaN or Inf among token scores: how many, and where the first one is."""
+
+
+class SandboxUnavailableError(WmtpError):
+    """Report that this machine offers no safe way to run generated programs."""
+
+
+class HarnessError(WmtpError):
+    """Report that judging itself failed; it says nothing about the program."""

@@ -1,0 +1,1 @@
+"""Hold the evaluation: run generated programs safely and count what passes."""

@@ -1,0 +1,1 @@
+"""Hold the models: H heads on a causal LM, loading, generation."""
