@@ -1,0 +1,75 @@
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from wmtp.models.mtp import MTPForCausalLM
+
+
+def make(heads: int = 4, **changes) -> MTPForCausalLM:
+    torch.manual_seed(42)
+    shape = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
+    return MTPForCausalLM(LlamaConfig(**(shape | changes), mtp_heads=heads)).eval()
+
+
+@pytest.fixture
+def ids_BT() -> torch.Tensor:
+    return torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(42))
+
+
+def test_head_zero_is_the_plain_causal_lm(ids_BT):
+    model = make()
+    plain = LlamaForCausalLM(
+        LlamaConfig(**{k: v for k, v in model.config.to_dict().items() if k != "mtp_heads"})
+    ).eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("extra_heads")})
+    logits_BTV = model.mtp(ids_BT).hidden[0] @ model.unembedding_VD.T
+    assert torch.equal(logits_BTV, plain(ids_BT).logits)
+
+
+def test_every_head_reads_the_trunk_alone(ids_BT):
+    """Head k by hand: its layer on the trunk's output, the shared norm, nothing of head 0."""
+    model = make()
+    output = model.mtp(ids_BT)
+    position_ids = torch.arange(9)[None]
+    rotary = model.model.rotary_emb(output.trunk_BTD, position_ids)
+    mask = torch.full((9, 9), float("-inf")).triu(1)[None, None]
+    for head, hidden_BTD in zip([model.model.layers[-1], *model.extra_heads], output.hidden, strict=True):
+        by_hand = model.model.norm(head(output.trunk_BTD, attention_mask=mask, position_embeddings=rotary))
+        torch.testing.assert_close(hidden_BTD, by_hand, rtol=1e-5, atol=1e-6)
+
+
+def test_padding_changes_no_head(ids_BT):
+    model = make()
+    padded = torch.cat([ids_BT, torch.zeros(2, 4, dtype=torch.long)], dim=1)
+    mask = (torch.arange(13) < 9).long().expand(2, 13)
+    for plain, with_padding in zip(model.mtp(ids_BT).hidden, model.mtp(padded, mask).hidden, strict=True):
+        torch.testing.assert_close(plain, with_padding[:, :9], rtol=1e-5, atol=1e-6)
+
+
+def test_one_head_is_next_token_prediction(ids_BT):
+    model = make(heads=1)
+    assert len(model.mtp(ids_BT).hidden) == 1
+    assert len(model.extra_heads) == 0
+
+
+def test_export_loads_in_wmtp_with_all_heads_and_in_transformers_with_head_zero(ids_BT, tmp_path):
+    model = make(tie_word_embeddings=True)
+    model.save_pretrained(tmp_path)
+    again = MTPForCausalLM.from_pretrained(tmp_path)
+    for a, b in zip(model.mtp(ids_BT).hidden, again.mtp(ids_BT).hidden, strict=True):
+        assert torch.equal(a, b)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(plain) is LlamaForCausalLM
+    assert torch.equal(plain(ids_BT).logits, model(ids_BT).logits)
+
+
+def test_copied_heads_start_as_head_zero(ids_BT):
+    model = make()
+    model.copy_last_layer_to_heads()
+    hidden = model.mtp(ids_BT).hidden
+    assert all(torch.equal(hidden[0], other) for other in hidden[1:])
+
+
+def test_then_runs_inside_the_forward(ids_BT):
+    model = make()
+    assert model.mtp(ids_BT, then=lambda output, unembedding_VD: unembedding_VD.shape) == (64, 32)

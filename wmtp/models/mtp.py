@@ -1,0 +1,143 @@
+"""Put H prediction heads on a causal language model, exactly as Meta arranged them.
+
+[연구 맥락] MTP(다중토큰예측)는 위치 t에서 y[t+1] … y[t+H]를 한 번에 예측한다 (Gloeckle et al. 2024, arXiv 2404.19737, 2절).
+    layers[:-1]  = 몸통(trunk), 모든 헤드가 같은 출력을 받는다
+    head 0       = layers[-1]           (평범한 다음 토큰 예측)
+    head k       = extra_heads[k - 1]   (k + 1번째 뒤의 토큰)
+    마지막 norm과 unembedding은 모든 헤드가 함께 쓴다.
+[동작] 어떤 transformers 모델이든 `type("MTP" + Base, (MTPMixin, Base))`로 감싼다. Base의 `forward`와 `generate`는 그대로이므로
+    head 0은 정의상 원래 모델과 같다. 마지막 층에 들어가는 입력(몸통의 은닉상태, 마스크, 회전 위치)을 붙잡아 다른 헤드에 똑같이 넣는다.
+[디버깅] 로짓이 원래 모델과 다르면 head 0이 아니라 Base를 의심하라: 여기서는 Base를 고치지 않는다.
+"""
+
+#   B sequences, T positions, H heads, D width, V vocabulary
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+from wmtp.errors import ConfigError
+
+LAYER_NAMES = ("layers", "h")
+NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+
+
+class MTPOutput(NamedTuple):
+    """Hold what the heads see and say, before the unembedding.
+
+    Attributes:
+        hidden: 헤드마다 하나씩, H × [B, T, D]. 마지막 norm을 지난 은닉상태.
+        trunk_BTD: 몸통의 출력, 모든 헤드의 공통 입력.
+    """
+
+    hidden: tuple[Tensor, ...]
+    trunk_BTD: Tensor
+
+
+class MTPMixin:
+    """Add `config.mtp_heads - 1` one-layer heads to a transformers causal LM.
+
+    [연구 맥락] 로짓 [B, T, H, V]는 절대 만들지 않는다. 은닉상태까지만 만들고, 손실이 조각내어 unembedding을 곱한다.
+    """
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        last = len(self.decoder_layers) - 1
+        layer_class = type(self.decoder_layers[-1])
+        self.extra_heads = nn.ModuleList(layer_class(config, last) for _ in range(self.heads - 1))
+        # Built as the last layer (layer types and windows are looked up by index), cached in a slot of its own.
+        for k, head in enumerate(self.extra_heads, start=1):
+            for module in head.modules():
+                if hasattr(module, "layer_idx"):
+                    module.layer_idx = last + k
+        self.post_init()
+
+    @property
+    def heads(self) -> int:
+        """Return H, the number of future tokens predicted at once."""
+        return getattr(self.config, "mtp_heads", 1)
+
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        """Return the base model's decoder layers; the last one is head 0."""
+        return _first_attribute(self.base_model, LAYER_NAMES)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """Return the norm that all heads share."""
+        return _first_attribute(self.base_model, NORM_NAMES)
+
+    @property
+    def unembedding_VD(self) -> Tensor:
+        """Return the output matrix that all heads share."""
+        return self.get_output_embeddings().weight
+
+    def copy_last_layer_to_heads(self) -> None:
+        """Start every extra head as a copy of head 0."""
+        for head in self.extra_heads:
+            head.load_state_dict(self.decoder_layers[-1].state_dict())
+
+    def mtp(
+        self,
+        input_ids_BT: Tensor,
+        attention_mask_BT: Tensor | None = None,
+        then: Callable[[MTPOutput, Tensor], Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the trunk once and all heads on its output.
+
+        Args:
+            input_ids_BT: 토큰 번호.
+            attention_mask_BT: 진짜 토큰이면 1, 채움이면 0.
+            then: `then(output, unembedding_VD)`. 주어지면 이 안에서 부르고 그 값을 돌려준다.
+                FSDP가 unembedding을 모아 둔 동안에 손실을 계산하기 위해서다.
+            **kwargs: Base에 그대로 넘긴다 (position_ids 등).
+
+        Returns:
+            `MTPOutput`, 또는 `then`의 값.
+        """
+        captured: dict[str, Any] = {}
+
+        def capture(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+            captured["args"], captured["kwargs"] = args, kwargs
+
+        hook = self.decoder_layers[-1].register_forward_pre_hook(capture, with_kwargs=True)
+        try:
+            base = self.base_model(input_ids_BT, attention_mask=attention_mask_BT, use_cache=False, **kwargs)
+        finally:
+            hook.remove()
+        args, layer_kwargs = captured["args"], captured["kwargs"]
+        trunk_BTD = args[0] if args else layer_kwargs["hidden_states"]
+        hidden = [base.last_hidden_state]
+        for head in self.extra_heads:
+            out = head(*args, **layer_kwargs)
+            hidden.append(self.final_norm(out if torch.is_tensor(out) else out[0]))
+        output = MTPOutput(tuple(hidden), trunk_BTD)
+        return output if then is None else then(output, self.unembedding_VD)
+
+
+def _first_attribute(module: nn.Module, names: tuple[str, ...]) -> Any:
+    """Return the first of `names` that the module has."""
+    for name in names:
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise ConfigError(
+        f"model: {type(module).__name__} has none of {', '.join(names)}, so heads cannot be attached; "
+        "add the attribute's name to wmtp/models/mtp.py."
+    )
+
+
+class MTPForCausalLM(MTPMixin, LlamaForCausalLM):
+    """Hold model=tiny: Llama blocks from transformers with H heads.
+
+    Example:
+        >>> from transformers import LlamaConfig
+        >>> config = LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=2,
+        ...                      num_attention_heads=2, mtp_heads=4)
+        >>> output = MTPForCausalLM(config).mtp(torch.zeros(1, 3, dtype=torch.long))
+        >>> len(output.hidden), tuple(output.hidden[0].shape)
+        (4, (1, 3, 8))
+    """
