@@ -1,0 +1,371 @@
+"""Read MBPP, HumanEval and CodeContests files into Problems, line by line.
+
+[연구 맥락] 벤치마크의 숫자는 데이터가 정확할 때만 뜻이 있다.
+    그래서 잘못된 줄은 건너뛰지 않고, 파일과 줄 번호를 말하며 멈춘다.
+[동작] 출처(source)는 `name`, `licence`, `problems(split)`을 가진 객체다.
+    split은 train, validation, test, prompt 중 하나, 또는 모든 줄을 뜻하는 all.
+    줄바꿈은 LF로 통일하고 탭은 그대로 둔다 (MBPP 정답 129개가 탭을 쓴다).
+[디버깅] 경로를 주지 않으면 `$WMTP_DATA/<출처>`와 `~/.cache/wmtp/data/<출처>`를 차례로 찾는다.
+    오류 문장에 찾아본 곳이 모두 나온다.
+"""
+
+import ast
+import gzip
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wmtp.data.problem import Problem
+from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError
+
+SPLITS = ("train", "validation", "test", "prompt")
+PYTHON3 = 3  # the language number in CodeContests
+
+
+class Source:
+    """Give the problems of one data set, by split.
+
+    [동작] 파일은 부를 때마다 한 줄씩 다시 읽는다. 전체를 메모리에 들고 있지 않는다.
+
+    Attributes:
+        name: 출처의 이름. task_id의 앞부분이기도 하다.
+        licence: 데이터의 라이선스 (SPDX 이름).
+        splits: 이 출처에 있는 분할.
+    """
+
+    name: str
+    licence: str
+    splits: tuple[str, ...] = SPLITS
+
+    def problems(self, split: str) -> list[Problem]:
+        """Read the problems of one split, or of all.
+
+        Args:
+            split: `splits` 중 하나 또는 "all".
+
+        Returns:
+            파일에 있는 순서 그대로의 문제 목록.
+
+        Raises:
+            ConfigError: 이 출처에 없는 분할일 때.
+            DataFormatError: 잘못된 줄이나 같은 task_id가 두 번 있을 때. 파일과 줄을 알려 준다.
+            DataNotFoundError: 파일이 없을 때. 찾아본 곳을 모두 알려 준다.
+        """
+        if split not in (*self.splits, "all"):
+            raise ConfigError(f"split = {split}: {self.name} has {', '.join(self.splits)}; or take every row with all.")
+        first_seen: dict[str, str] = {}
+        chosen = []
+        for row in self.rows():
+            problem = self.parse(row)
+            if problem.task_id in first_seen:
+                raise DataFormatError(
+                    f"{row.where}: {problem.task_id} is there a second time, first at "
+                    f"{first_seen[problem.task_id]}. Remove one of the two rows."
+                )
+            first_seen[problem.task_id] = row.where
+            if split in (problem.split, "all"):
+                chosen.append(problem)
+        return chosen
+
+    def rows(self) -> Iterator["Row"]:
+        """Yield the rows of the data set's files."""
+        raise NotImplementedError
+
+    def parse(self, row: "Row") -> Problem:
+        """Make a Problem of one row."""
+        raise NotImplementedError
+
+
+class Mbpp(Source):
+    """Read MBPP, full (mbpp.jsonl) or sanitized (sanitized-mbpp.json).
+
+    [동작] 분할은 task_id로 정해져 있다: 1-10 prompt, 11-510 test, 511-600 validation, 601-974 train.
+    `test_setup_code`와 sanitized의 `test_imports`는 정답 뒤, 테스트 앞에서 도는 `setup`이 된다.
+
+    Args:
+        path: 파일 또는 폴더. 없으면 기본 장소를 찾는다.
+        sanitized: 폴더에서 어느 파일을 읽을지.
+        challenge_tests: 11개 문제에 있는 `challenge_test_list`도 쓸지.
+    """
+
+    name = "mbpp"
+    licence = "CC-BY-4.0"
+
+    def __init__(self, path: str | os.PathLike | None = None, sanitized: bool = False, challenge_tests: bool = False):
+        self.path = path
+        self.sanitized = sanitized
+        self.challenge_tests = challenge_tests
+
+    def rows(self) -> Iterator["Row"]:
+        (file,) = find_files(self.name, self.path, "sanitized-mbpp.json" if self.sanitized else "mbpp.jsonl")
+        return read_json_array(file) if file.suffix == ".json" else read_jsonl(file)
+
+    def parse(self, row: "Row") -> Problem:
+        number = row.get("task_id", int)
+        code = row.text("code")
+        tests = row.texts("test_list")
+        if self.challenge_tests:
+            tests += row.texts("challenge_test_list", default=())
+        if not tests:
+            raise row.error("test_list", "must hold at least one test")
+        return Problem(
+            task_id=f"mbpp/{number}",
+            source=self.name,
+            split=_mbpp_split(number, row),
+            text=row.text("text" if "text" in row.values else "prompt"),
+            solutions=(code,),
+            tests=tests,
+            setup="\n".join((*row.texts("test_imports", default=()), row.text("test_setup_code", default=""))).strip(
+                "\n"
+            ),
+            entry_point=_called_function(tests[0], code),
+            licence=self.licence,
+        )
+
+
+class HumanEval(Source):
+    """Read HumanEval (HumanEval.jsonl or .jsonl.gz); all of its 164 problems are test problems.
+
+    [동작] 참조 정답은 프롬프트와 본문을 이은 완전한 프로그램이다. 테스트는 `check`의 정의와 그것을 부르는 문장이다.
+
+    Args:
+        path: 파일 또는 폴더. 없으면 기본 장소를 찾는다.
+    """
+
+    name = "humaneval"
+    licence = "MIT"
+    splits = ("test",)
+
+    def __init__(self, path: str | os.PathLike | None = None):
+        self.path = path
+
+    def rows(self) -> Iterator["Row"]:
+        (file,) = find_files(self.name, self.path, "HumanEval.jsonl", "HumanEval.jsonl.gz")
+        return read_jsonl(file)
+
+    def parse(self, row: "Row") -> Problem:
+        prompt = row.text("prompt")
+        entry_point = row.text("entry_point")
+        return Problem(
+            task_id=row.text("task_id"),
+            source=self.name,
+            split="test",
+            text=prompt,
+            solutions=(prompt + row.text("canonical_solution"),),
+            tests=(row.text("test"), f"check({entry_point})"),
+            entry_point=entry_point,
+            licence=self.licence,
+        )
+
+
+class CodeContests(Source):
+    """Read CodeContests in the shape of its Hugging Face rows, as JSONL.
+
+    [동작] Python 3 정답(language 3)과 오답만 담고, public, private, generated 테스트를 이 순서로
+    표준 입출력 쌍으로 잇는다. 분할은 줄의 `split` 값, 없으면 공식 파일 이름(train, valid, test, 조각은
+    train-00000-of-00039), 그것도 아니면 이름의 sha256으로 정한다: 10으로 나눈 나머지 0은 validation,
+    1과 2는 test, 나머지는 train. 그래서 줄을 더하거나 빼도 다른 문제의 분할은 바뀌지 않는다.
+
+    Args:
+        path: 파일, 또는 `train*.jsonl`, `valid*.jsonl`, `test*.jsonl`(.gz도 됨)이 있는 폴더. 없으면 기본 장소를 찾는다.
+    """
+
+    name = "codecontests"
+    licence = "CC-BY-4.0"
+    splits = ("train", "validation", "test")
+
+    def __init__(self, path: str | os.PathLike | None = None):
+        self.path = path
+
+    def rows(self) -> Iterator["Row"]:
+        patterns = [f"{split}*.jsonl{gz}" for split in ("train", "valid", "test") for gz in ("", ".gz")]
+        for file in find_files(self.name, self.path, *patterns, several=True):
+            yield from read_jsonl(file)
+
+    def parse(self, row: "Row") -> Problem:
+        name = row.text("name")
+        tests = [pair for kind in ("public_tests", "private_tests", "generated_tests") for pair in row.stdio(kind)]
+        return Problem(
+            task_id=f"{self.name}/{name}",
+            source=self.name,
+            split=_codecontests_split(name, row),
+            text=row.text("description"),
+            solutions=row.python3("solutions"),
+            incorrect_solutions=row.python3("incorrect_solutions"),
+            stdio=tuple(tests),
+            licence=self.licence,
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """Hold one row and where it stands, so that every complaint can say so."""
+
+    file: Path
+    line: int
+    values: dict[str, Any]
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    def error(self, key: str, complaint: str) -> DataFormatError:
+        return DataFormatError(
+            f"{self.where}: {key} {complaint}. Correct the row or take the file from its origin again "
+            "(the format is described in docs/data.md)."
+        )
+
+    def get(self, key: str, kind: type, default: Any = None) -> Any:
+        """Return a value of the asked type."""
+        value = self.values.get(key, default)
+        if value is None:
+            raise self.error(key, "is missing")
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.error(key, f"must be {kind.__name__}, not {type(value).__name__}")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        return _lf(self.get(key, str, default))
+
+    def texts(self, key: str, default: tuple | None = None) -> tuple[str, ...]:
+        values = self.get(key, (list, tuple), default) if default is not None else self.get(key, list)
+        return self._all_text(key, values)
+
+    def stdio(self, key: str) -> Iterator[tuple[str, str]]:
+        """Yield the (standard input, expected output) pairs of one kind of test."""
+        tests = self.get(key, dict, {"input": [], "output": []})
+        inputs = self._all_text(key, tests.get("input"))
+        outputs = self._all_text(key, tests.get("output"))
+        if len(inputs) != len(outputs):
+            raise self.error(key, f"has {len(inputs)} inputs and {len(outputs)} outputs")
+        for given, expected in zip(inputs, outputs, strict=True):
+            # The last line of an official input ends with a newline; copies in circulation have lost it.
+            yield (given if given.endswith("\n") else given + "\n", expected)
+
+    def python3(self, key: str) -> tuple[str, ...]:
+        """Return the Python 3 programs among the solutions in all languages."""
+        solutions = self.get(key, dict, {"language": [], "solution": []})
+        languages, programs = solutions.get("language"), self._all_text(key, solutions.get("solution"))
+        if not isinstance(languages, list) or len(languages) != len(programs):
+            raise self.error(key, "must give one language for each solution")
+        return tuple(p for language, p in zip(languages, programs, strict=True) if language == PYTHON3)
+
+    def _all_text(self, key: str, values: Any) -> tuple[str, ...]:
+        if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+            raise self.error(key, "must be a list of texts")
+        return tuple(map(_lf, values))
+
+
+def find_files(name: str, path: str | os.PathLike | None, *patterns: str, several: bool = False) -> list[Path]:
+    """Find the files of a data set, or say every place that was tried.
+
+    Args:
+        name: 출처의 이름.
+        path: 사용자가 준 파일이나 폴더. None이면 기본 장소.
+        patterns: 폴더에서 찾을 파일 이름. 앞의 것이 먼저다.
+        several: 맞는 파일을 모두 쓸지, 처음 하나만 쓸지.
+
+    Raises:
+        DataNotFoundError: 어느 곳에도 없을 때.
+    """
+    if path is not None:
+        places = [Path(path).expanduser()]
+        tried = [f"path={path}"]
+    else:
+        roots = [*filter(None, [os.environ.get("WMTP_DATA")]), "~/.cache/wmtp/data"]
+        places = [Path(root).expanduser() / name for root in roots]
+        tried = [f"{root}/{name}" for root in roots]
+    for place in places:
+        if place.is_file():
+            return [place]
+        files = [file for pattern in patterns for file in sorted(place.glob(pattern))]
+        if files:
+            return files if several else files[:1]
+    wanted = " or ".join(patterns)
+    raise DataNotFoundError(
+        f"{name}: no {wanted} in {', '.join(tried)}. Put the file there, or set data.path (training) or "
+        "benchmark.path (evaluation). The format is described in docs/data.md."
+    )
+
+
+def read_jsonl(file: Path) -> Iterator[Row]:
+    """Yield the rows of a JSONL file, packed or not, one at a time."""
+    opened = gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+    line = 0
+    try:
+        with opened as lines:
+            for line, raw in enumerate(lines, start=1):
+                if raw.strip():
+                    yield Row(file, line, _json_object(raw, f"{file}:{line}"))
+    except (EOFError, gzip.BadGzipFile) as broken:
+        raise DataFormatError(f"{file}:{line + 1}: the packed file is cut off or damaged. Copy it again.") from broken
+
+
+def read_json_array(file: Path) -> Iterator[Row]:
+    """Yield the rows of a file that is one JSON array; the line counted is the row's place in the array."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise DataFormatError(
+            f"{file}:{getattr(error, 'lineno', 1)}: not JSON ({error}). Copy the file again."
+        ) from None
+    if not isinstance(values, list):
+        raise DataFormatError(f"{file}:1: must be an array of rows, not {type(values).__name__}.")
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, dict):
+            raise DataFormatError(f"{file}: row {number} must be an object, not {type(value).__name__}.")
+        yield Row(file, number, value)
+
+
+def _json_object(raw: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataFormatError(f"{where}: not UTF-8 at byte {error.start}. Save the file as UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise DataFormatError(
+            f"{where}: not JSON ({error.msg} at column {error.colno}). "
+            "Correct the row, or copy the file again if it was cut off."
+        ) from None
+    if not isinstance(value, dict):
+        raise DataFormatError(f"{where}: must be one JSON object, not {type(value).__name__}.")
+    return value
+
+
+def _lf(text: str) -> str:
+    return text.replace("\r\n", "\n")
+
+
+def _mbpp_split(number: int, row: Row) -> str:
+    for last, split in ((10, "prompt"), (510, "test"), (600, "validation"), (974, "train")):
+        if 1 <= number <= last:
+            return split
+    raise row.error("task_id", f"= {number} must be in 1..974")
+
+
+def _called_function(test: str, code: str) -> str | None:
+    """Name the function of the solution that the test calls."""
+    defined = set(re.findall(r"^def\s+(\w+)", code, flags=re.MULTILINE))
+    try:
+        nodes = ast.walk(ast.parse(test))
+        calls = [node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    except SyntaxError:
+        return None
+    return next((name for name in calls if name in defined), None)
+
+
+def _codecontests_split(name: str, row: Row) -> str:
+    official = re.fullmatch(r"(train|valid|validation|test)(-\d+-of-\d+)?\.jsonl(\.gz)?", row.file.name)
+    split = row.text("split", default=official[1] if official else "")
+    split = "validation" if split == "valid" else split
+    if not split:
+        remainder = int.from_bytes(hashlib.sha256(name.encode()).digest()) % 10
+        split = "validation" if remainder == 0 else "test" if remainder <= 2 else "train"
+    if split not in CodeContests.splits:
+        raise row.error("split", f"= {split} must be train, valid or test")
+    return split
