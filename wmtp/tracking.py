@@ -1,0 +1,375 @@
+"""Record a run: metrics.csv in its directory, and MLflow. The only file that talks to MLflow.
+
+[연구 맥락] 실험은 남아야 비교할 수 있다. 실행 디렉터리(`runs/<name>/`)가 원본이고 MLflow는 그것을 찾기 쉽게 하는 색인이다.
+그래서 MLflow가 잠기거나 끊겨도 학습은 멈추지 않는다: 경고 한 문장, 그리고 계속.
+[동작] MLflow에 쓰는 일은 모두 뒤쪽 스레드 하나가 순서대로 한다 (새 SQLite 저장소는 만드는 데만 2~8초가 걸린다).
+실행 번호는 `mlflow.json`에 적어 두어 `ckpt=last`로 이어서 학습하면 같은 MLflow 실행에 이어진다.
+[디버깅] MLflow에 값이 없다면 경고 문장을 찾아보고, `metrics.csv`와 비교한다. `flush()`는 다 쓸 때까지 기다린다.
+"""
+
+import csv
+import json
+import logging
+import os
+import queue
+import re
+import shlex
+import sys
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+MASK = "***"
+
+# `token` only as the last word: hf_token is a secret, token_budget and max_new_tokens are not.
+_SECRET_KEY = re.compile(r"secret|passw(or)?d|credential|(api|access|private)[-_.]?key|key[-_.]?id|(token|auth)$", re.I)
+_URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]*(?=@)")
+
+# What MLflow accepts in one log_batch call.
+_METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100
+
+
+def mask_secrets(config: Any) -> Any:
+    """Replace every secret in a plain nested config by `***`.
+
+    [동작] 이름이 비밀을 뜻하는 키(password, hf_token, aws_access_key_id …)의 값, 비밀 환경 변수의 값과 같은 글자열,
+    URL 안의 암호를 가린다. 기록(MLflow, config.yaml)에 남기기 전에 부른다.
+
+    Args:
+        config: dict, list, 기본형으로 된 설정.
+
+    Returns:
+        같은 모양의 사본.
+
+    Example:
+        >>> mask_secrets({"storage": {"hf_token": "hf_abc", "url": "s3://u:pw@host/x"}, "token_budget": 4096})
+        {'storage': {'hf_token': '***', 'url': 's3://***@host/x'}, 'token_budget': 4096}
+    """
+    # Six characters: a shorter "secret" would blank out ordinary words.
+    secrets = [value for key, value in os.environ.items() if _SECRET_KEY.search(key) and len(value) >= 6]
+    return _mask(config, sorted(secrets, key=len, reverse=True))
+
+
+def _mask(value: Any, secrets: list[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: MASK if _SECRET_KEY.search(str(key)) and item not in (None, "") else _mask(item, secrets)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_mask(item, secrets) for item in value]
+    if isinstance(value, str | Path):
+        text = _URL_PASSWORD.sub(MASK, str(value))
+        for secret in secrets:
+            text = text.replace(secret, MASK)
+        return text
+    return value
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a nested config into dotted keys.
+
+    Example:
+        >>> flatten({"algo": {"weighting": {"lam": 0.3}, "heads": [1, 2]}})
+        {'algo.weighting.lam': 0.3, 'algo.heads': [1, 2]}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+class MetricsCSV(CSVLogger):
+    """Write `metrics.csv` straight into the run directory, and append to it on resume.
+
+    [동작] Lightning의 CSVLogger는 다시 시작할 때 앞선 파일을 지운다. 이어서 학습할 때는 앞의 곡선이 남아 있어야 한다.
+    한 단계가 두 번 적혀 있으면 (체크포인트 뒤에서 끊긴 경우) 나중 것이 옳다: reporting이 그렇게 읽는다.
+
+    Args:
+        run_dir: 실행 디렉터리.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        super().__init__(save_dir=str(run_dir), name="", version="")
+
+    @property
+    def log_dir(self) -> str:
+        return self._save_dir
+
+    @property
+    def experiment(self) -> "_AppendingWriter":
+        if self._experiment is None:
+            self._experiment = _AppendingWriter(log_dir=self.log_dir)
+        return self._experiment
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None) -> None:
+        """Do nothing: the run directory has the resolved config.yaml."""
+
+
+class _AppendingWriter(ExperimentWriter):
+    def _check_log_dir_exists(self) -> None:
+        path = Path(self.metrics_file_path)
+        if path.exists():
+            with path.open(newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+
+def mlflow_logger(
+    run_dir: str | Path,
+    experiment: str,
+    run_name: str | None = None,
+    tracking_uri: str | None = None,
+) -> "MLflowLogger":
+    """Make the logger that keeps this run in MLflow.
+
+    Args:
+        run_dir: 실행 디렉터리. 여기 `mlflow.json`이 있으면 그 MLflow 실행을 이어서 쓴다.
+        experiment: 실험 이름. 예: "mtp/rho1/synthetic".
+        run_name: MLflow에 보일 이름. 기본은 실행 디렉터리의 이름.
+        tracking_uri: 저장소. 기본은 환경 변수 MLFLOW_TRACKING_URI, 그것도 없으면 실행 디렉터리 옆의 mlflow.db (SQLite).
+
+    Returns:
+        Lightning 로거. Trainer(logger=[…])에 넣는다.
+    """
+    run_dir = Path(run_dir).expanduser().resolve()
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.parent / 'mlflow.db'}"
+    return MLflowLogger(run_dir, experiment, run_name or run_dir.name, uri)
+
+
+def mlflow_ui_command(tracking_uri: str) -> str:
+    """Say how to open MLflow on this store.
+
+    Example:
+        >>> mlflow_ui_command("sqlite:///runs/mlflow.db")
+        'mlflow server --backend-store-uri sqlite:///runs/mlflow.db --workers 1'
+        >>> mlflow_ui_command("https://mlflow.example.org")
+        'open https://mlflow.example.org'
+    """
+    if tracking_uri.startswith(("http://", "https://")):
+        return f"open {shlex.quote(mask_secrets(tracking_uri))}"
+    return f"mlflow server --backend-store-uri {shlex.quote(mask_secrets(tracking_uri))} --workers 1"
+
+
+class MLflowLogger(Logger):
+    """Keep a run in MLflow without ever making training wait for it, or fail with it.
+
+    [동작] Lightning의 MLFlowLogger는 학습 스레드에서 쓰고, 저장소가 잠기면 학습을 죽인다. 여기서는 부탁을 줄에 넣고
+    뒤쪽 스레드가 순서대로 처리한다. 실패한 부탁은 다시 시도하며, 경고는 한 번만 한다.
+    [디버깅] `flush()`가 False면 아직 쓰지 못한 것이 남아 있다는 뜻이다.
+
+    Args:
+        run_dir: 실행 디렉터리.
+        experiment: 실험 이름.
+        run_name: 실행 이름.
+        tracking_uri: MLflow 저장소의 주소.
+        patience_seconds: 끝날 때 (`finalize`, `flush`) 다 쓰기를 기다리는 최대 시간.
+        retry_seconds: 실패한 부탁을 다시 시도하기까지의 시간.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        experiment: str,
+        run_name: str,
+        tracking_uri: str,
+        patience_seconds: float = 20.0,
+        retry_seconds: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.run_dir = Path(run_dir)
+        self.tracking_uri = tracking_uri
+        self.patience_seconds = patience_seconds
+        self.retry_seconds = retry_seconds
+        self._experiment_name = experiment
+        self._run_name = run_name
+        self._client: Any = None
+        self._run_id: str | None = None
+        self._warned = False
+        self._jobs: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._worker: threading.Thread | None = None
+
+    @property
+    def name(self) -> str:
+        return self._experiment_name
+
+    @property
+    def version(self) -> str:
+        return self._run_name
+
+    @property
+    def ui_command(self) -> str:
+        """Say how to open this store."""
+        return mlflow_ui_command(self.tracking_uri)
+
+    @property
+    def run_id(self) -> str | None:
+        """Give the MLflow run id, or None as long as the store has not answered."""
+        return self._run_id
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None, **_: Any) -> None:
+        config = vars(params) if isinstance(params, Namespace) else params or {}
+        flat = {key: str(value) for key, value in flatten(mask_secrets(config)).items()}
+        self._submit(lambda: self._write_params(flat))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        batch = [
+            Metric(re.sub(r"[^\w/. @-]", "_", key).replace("@", "_at_"), float(value), now, step or 0)
+            for key, value in metrics.items()
+            if not isinstance(value, str)
+        ]
+        for start in range(0, len(batch), _METRICS_A_BATCH):
+            chunk = batch[start : start + _METRICS_A_BATCH]
+            self._submit(lambda chunk=chunk: self._client.log_batch(self._run_id, metrics=chunk))
+
+    @rank_zero_only
+    def log_files(self, paths: Iterable[str | Path]) -> None:
+        """Keep these files of the run directory as MLflow artifacts; those that do not exist are left out."""
+        for path in map(Path, paths):
+            if path.is_dir():
+                self._submit(lambda path=path: self._client.log_artifacts(self._run_id, str(path), path.name))
+            elif path.exists():
+                self._submit(lambda path=path: self._client.log_artifact(self._run_id, str(path)))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._worker is None:
+            return
+        status = {"success": "FINISHED", "finished": "FINISHED"}.get(status, "FAILED")
+        self._submit(lambda: self._client.set_terminated(self._run_id, status))
+        self.flush()
+
+    def flush(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until MLflow has everything, or until patience ends.
+
+        Returns:
+            남은 부탁이 없으면 True.
+        """
+        end = time.monotonic() + (self.patience_seconds if timeout_seconds is None else timeout_seconds)
+        while self._jobs.unfinished_tasks and time.monotonic() < end:
+            time.sleep(0.01)
+        if self._jobs.unfinished_tasks:
+            self._warn("it is still busy")
+            self.patience_seconds = 1.0  # waited in full once; not again at every later call
+            return False
+        return True
+
+    def _submit(self, job: Callable[[], None]) -> None:
+        if self._worker is None:
+            # A daemon: a store that hangs must not keep the program from ending.
+            self._worker = threading.Thread(target=self._work, name="mlflow", daemon=True)
+            self._worker.start()
+        self._jobs.put(job)
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            while True:
+                try:
+                    if self._run_id is None:
+                        self._open_run()
+                    job()
+                    break
+                except Exception as error:  # whatever a store, a driver or a network throws: training must go on
+                    self._warn((str(error).strip() or repr(error)).splitlines()[0])
+                    if _is_permanent(error):
+                        break
+                    time.sleep(self.retry_seconds)
+            self._jobs.task_done()
+
+    def _warn(self, reason: str) -> None:
+        if not self._warned:
+            self._warned = True
+            sentence = f"MLflow at {self.tracking_uri} does not answer ({reason}); training goes on without it, "
+            sentence += f"every metric is in {self.run_dir / 'metrics.csv'}."
+            print(f"warning: {mask_secrets(sentence)}", file=sys.stderr)
+
+    def _open_run(self) -> None:
+        self._client = self._client or _client(self.tracking_uri)
+        kept = self.run_dir / "mlflow.json"
+        if kept.exists():
+            state = json.loads(kept.read_text())
+            if state.get("tracking_uri") == mask_secrets(self.tracking_uri) and self._continue_run(state["run_id"]):
+                return
+        experiment = self._client.get_experiment_by_name(self._experiment_name)
+        if experiment is None:
+            experiment_id = self._client.create_experiment(self._experiment_name, self._artifact_location())
+        else:
+            experiment_id = experiment.experiment_id
+        run = self._client.create_run(experiment_id, run_name=self._run_name, tags={"run_dir": str(self.run_dir)})
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_suffix(".json.tmp")
+        temporary.write_text(json.dumps({"tracking_uri": mask_secrets(self.tracking_uri), "run_id": run.info.run_id}))
+        temporary.replace(kept)
+        self._run_id = run.info.run_id
+
+    def _continue_run(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        if run.info.lifecycle_stage == "deleted":
+            return False
+        self._client.update_run(run_id, status="RUNNING")
+        self._run_id = run_id
+        return True
+
+    def _write_params(self, flat: dict[str, str]) -> None:
+        from mlflow.entities import Param, RunTag
+
+        # A parameter is written once and for all in MLflow; what a resumed run changes becomes a tag.
+        known = self._client.get_run(self._run_id).data.params
+        new = [Param(key, value) for key, value in flat.items() if key not in known]
+        changed = [RunTag(f"resumed.{key}", value) for key, value in flat.items() if known.get(key, value) != value]
+        for start in range(0, len(new), _PARAMS_A_BATCH):
+            self._client.log_batch(self._run_id, params=new[start : start + _PARAMS_A_BATCH])
+        if changed:
+            self._client.log_batch(self._run_id, tags=changed[:_PARAMS_A_BATCH])
+
+    def _artifact_location(self) -> str | None:
+        # A local store would otherwise put artifacts into ./mlruns of whatever directory we happen to be in.
+        if not self.tracking_uri.startswith("sqlite:///"):
+            return None
+        store = Path(self.tracking_uri.removeprefix("sqlite:///"))
+        return str(store.parent / "mlflow-artifacts" / self._experiment_name)
+
+
+def _client(tracking_uri: str) -> Any:
+    """Open the store, telemetry off, without MLflow's own chatter."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    # The worker retries by itself; MLflow's default would hang for minutes on a dead server.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from mlflow.tracking import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if tracking_uri.startswith("sqlite:///"):
+        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri)
+
+
+def _is_permanent(error: Exception) -> bool:
+    """Tell a request that MLflow refuses (never retry it) from a store that does not answer."""
+    return getattr(error, "error_code", None) in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
