@@ -1,0 +1,258 @@
+"""Generate MBPP-format problems that a tiny model can learn, and corrupt them where asked.
+
+[연구 맥락] 데이터도 GPU도 없이 전체 실험이 돌아야 하고, 어느 토큰이 나쁜지 아는 학습 데이터가 있어야 가중치가 그 토큰을 찾는지 판정할 수 있다.
+[동작] grammar.py의 연산 1~3개와 집계 하나를 뽑아 영어 문장, 정답, 단위 테스트 여섯 개를 만든다.
+분할은 상수를 뺀 연산 순서의 해시로 정한다: 시험에 나오는 순서는 어떤 seed의 학습 데이터에도 나오지 않는다.
+상수까지 넣어 나누면 같은 순서에 숫자만 다른 문제가 학습에 섞여 시험이 쉬워진다. 낱낱의 연산과 상수는 모두 학습에 나온다.
+[디버깅] pass@1이 0에 머물면 head 0의 NLL부터 본다: 0.15 아래로 내려가야 풀리기 시작한다.
+"""
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+from wmtp.data.grammar import (
+    AGGREGATIONS,
+    ENDINGS,
+    LINKS,
+    OPENINGS,
+    OPERATIONS,
+    STEP_OF_STATEMENT,
+    VOCABULARY,
+    Step,
+)
+from wmtp.data.problem import Problem
+from wmtp.errors import ConfigError
+
+TESTS_PER_PROBLEM = 6
+
+
+class Synthetic:
+    """Generate the problems of the offline default, the same for the same seed.
+
+    [동작] 크기를 줄이면 앞부분만 남고, noise를 켜도 문제와 테스트는 그대로이며 학습용 정답만 바뀐다
+    (noise=0인 쌍둥이와 task_id로 짝지을 수 있다). 검증과 시험은 언제나 깨끗하다.
+
+    Args:
+        train_size: 학습 문제의 수.
+        validation_size: 검증 문제의 수.
+        test_size: 시험 문제의 수.
+        seed: 문제, 입력, 손상을 모두 정한다. 분할은 seed와 무관하다.
+        noise: 정답을 망가뜨릴 학습 문제의 비율, [0, 1]. 0.5이면 코드 토큰의 약 1/4이 나빠진다.
+
+    Raises:
+        ConfigError: 크기가 음수이거나 noise가 [0, 1] 밖일 때.
+
+    Example:
+        >>> problem = Synthetic(test_size=1).problems("test")[0]
+        >>> problem.task_id, problem.entry_point, len(problem.tests)
+        ('synthetic/test/0', 'solve', 6)
+    """
+
+    name = "synthetic"
+    licence = "Apache-2.0"
+
+    def __init__(
+        self,
+        train_size: int = 20_000,
+        validation_size: int = 500,
+        test_size: int = 500,
+        seed: int = 42,
+        noise: float = 0.0,
+    ) -> None:
+        self.sizes = {"train": train_size, "validation": validation_size, "test": test_size, "prompt": 0}
+        self.seed = seed
+        self.noise = noise
+        for split, size in self.sizes.items():
+            if not isinstance(size, int) or size < 0:
+                raise ConfigError(f"data.{split}_size = {size} must be a whole number >= 0. Try 500.")
+        if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise <= 1:
+            raise ConfigError(
+                f"data.noise = {noise} must be between 0 and 1. It is the share of training solutions to corrupt; "
+                "try 0.5, or 0 for clean data."
+            )
+
+    def problems(self, split: str) -> list[Problem]:
+        """Generate the problems of a split; there are none for "prompt"."""
+        if split not in self.sizes:
+            raise ConfigError(f"split = {split} is not one of {', '.join(self.sizes)}. Try test.")
+        return list(islice(self._generate(split), self.sizes[split]))
+
+    def _generate(self, split: str) -> Iterator[Problem]:
+        # A string seed goes through SHA-512, so PYTHONHASHSEED has no say.
+        rng = random.Random(f"{self.seed}/{split}")
+        seen = set()
+        while True:
+            steps = _draw_steps(rng)
+            if split_of(step.operation for step in steps) != split or steps in seen:
+                continue
+            inputs = [_draw_input(steps[0].takes, rng) for _ in range(TESTS_PER_PROBLEM)]
+            outputs = [_run(steps, value) for value in inputs]
+            if not _tells_apart(steps, inputs, outputs):
+                continue
+            task_id = f"synthetic/{split}/{len(seen)}"
+            seen.add(steps)
+            solution, noise_spans = _source(step.statement for step in steps), ()
+            noise_rng = random.Random(f"{self.seed}/noise/{task_id}")
+            text = _describe(steps, rng)
+            if split == "train" and noise_rng.random() < self.noise:
+                solution, noise_spans = _corrupt(steps, noise_rng)
+            yield Problem(
+                task_id=task_id,
+                source=self.name,
+                split=split,
+                text=text,
+                solutions=(solution,),
+                tests=tuple(
+                    f"assert solve({value!r}) == {output!r}" for value, output in zip(inputs, outputs, strict=True)
+                ),
+                entry_point="solve",
+                licence=self.licence,
+                noise_spans=noise_spans,
+            )
+
+
+def split_of(operations) -> str:
+    """Tell the split of an ordered composition of operation names: 80 % train, 10 % validation, 10 % test."""
+    digest = hashlib.blake2b("/".join(operations).encode(), digest_size=4).digest()
+    bucket = int.from_bytes(digest, "big") % 10
+    return {0: "test", 1: "validation"}.get(bucket, "train")
+
+
+def composition(source: str) -> tuple[str, ...]:
+    """Read the operation names, in order, out of a clean solution.
+
+    Example:
+        >>> composition("def solve(xs):\\n    xs = [x + 3 for x in xs]\\n    return sum(xs)")
+        ('add', 'sum')
+    """
+    return tuple(STEP_OF_STATEMENT[line].operation for line in source.splitlines()[1:])
+
+
+def mutate(problem: Problem, rng: random.Random) -> tuple[str, tuple[int, int]]:
+    """Write the reference solution with one wrong operation or constant.
+
+    [연구 맥락] 정답과 한 곳만 다른 프로그램의 쌍은 critic이 틀린 자리를 배우는 재료다. (MATHS.md 5절)
+    [동작] 한 줄을 같은 변수를 읽고 쓰는 다른 줄로 바꾼다. 바뀐 프로그램이 여섯 테스트를 우연히 통과하는
+    비율은 약 1 %다 (시험 문제 4000번 측정; 주로 x < 7과 x < 8처럼 이웃한 상수).
+
+    Args:
+        problem: noise로 망가지지 않은 합성 문제.
+        rng: 바꿀 자리와 내용을 정한다.
+
+    Returns:
+        (프로그램, 달라진 글자 구간 [시작, 끝)).
+    """
+    lines = problem.solutions[0].splitlines()
+    at = rng.randrange(1, len(lines))
+    wrong = _wrong_step(STEP_OF_STATEMENT[lines[at]], rng).statement
+    start, end = _difference(lines[at], wrong)
+    offset = sum(len(line) + 1 for line in lines[:at])
+    lines[at] = wrong
+    return "\n".join(lines), (offset + start, offset + end)
+
+
+def _draw_steps(rng: random.Random) -> tuple[Step, ...]:
+    variable = rng.choice(("xs", "xs", "words"))
+    steps = []
+    for _ in range(rng.choice((1, 2, 2, 2, 3))):
+        steps.append(rng.choice(rng.choice(OPERATIONS[variable])))
+        variable = steps[-1].gives
+    steps.append(rng.choice(rng.choice(AGGREGATIONS[variable])))
+    return tuple(steps)
+
+
+def _draw_input(variable: str, rng: random.Random) -> list:
+    size = rng.randint(6, 10)
+    if variable == "words":
+        return rng.choices(rng.sample(VOCABULARY, 12), k=size)
+    return [rng.randint(-9, 15) for _ in range(size)]
+
+
+def _run(steps: tuple[Step, ...], value: object) -> object:
+    for step in steps:
+        value = step.run(value)
+    return value
+
+
+def _tells_apart(steps: tuple[Step, ...], inputs: list, outputs: list) -> bool:
+    """Tell whether the tests see every step: outputs vary, and leaving any one step out changes some."""
+    if len(set(map(repr, outputs))) < 4:
+        return False
+    for i, step in enumerate(steps):
+        if step.takes == step.gives:
+            rest = steps[:i] + steps[i + 1 :]
+            if sum(_run(rest, value) != output for value, output in zip(inputs, outputs, strict=True)) < 2:
+                return False
+    return True
+
+
+def _source(statements) -> str:
+    body = list(statements)
+    variable = STEP_OF_STATEMENT[body[0]].takes
+    return "\n".join([f"def solve({variable}):", *body])
+
+
+def _describe(steps: tuple[Step, ...], rng: random.Random) -> str:
+    text = rng.choice(OPENINGS[steps[0].takes])
+    text += rng.choice(steps[0].phrases)
+    for step in steps[1:-1]:
+        text += rng.choice(LINKS) + rng.choice(step.phrases)
+    return text + rng.choice(ENDINGS) + rng.choice(steps[-1].phrases) + "."
+
+
+def _wrong_step(step: Step, rng: random.Random) -> Step:
+    """Draw another constant of the same operation, or else another operation of the same variables."""
+    table = OPERATIONS if step.gives != "value" else AGGREGATIONS
+    family = next(steps for steps in table[step.takes] if steps[0].operation == step.operation)
+    if len(family) > 1 and rng.random() < 0.5:
+        return rng.choice([other for other in family if other is not step])
+    rivals = [steps for steps in table[step.takes] if steps is not family and steps[0].gives == step.gives]
+    return rng.choice(rng.choice(rivals))
+
+
+def _corrupt(steps: tuple[Step, ...], rng: random.Random) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Corrupt a solution in one of three ways, and say which characters differ from the clean one."""
+    clean = [step.statement for step in steps]
+    kind = rng.choice(("wrong steps", "garbage comments", "shuffled lines"))
+    if kind == "wrong steps":
+        lines = [_wrong_step(step, rng).statement for step in steps]
+    elif kind == "garbage comments":
+        lines = [f"{line}  # {_garbage(rng)}" for line in clean]
+    else:
+        lines = clean
+        while lines == clean:
+            lines = rng.sample(clean, k=len(clean))
+    header = f"def solve({steps[0].takes}):"
+    spans, offset = [], len(header) + 1
+    for before, after in zip(clean, lines, strict=True):
+        if before != after:
+            start, end = _difference(before, after)
+            spans.append((offset + start, offset + end))
+        offset += len(after) + 1
+    return "\n".join([header, *lines]), tuple(spans)
+
+
+def _garbage(rng: random.Random) -> str:
+    return " ".join("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 5))) for _ in range(2))
+
+
+def _difference(before: str, after: str) -> tuple[int, int]:
+    """Find the characters of `after` that differ from `before`, whole words and signs at a time.
+
+    Example:
+        >>> _difference("return sum(xs)", "return max(xs, default=0)")
+        (7, 24)
+    """
+    old, new = (re.findall(r"\w+|\s+|.", line) for line in (before, after))
+    left = 0
+    while left < min(len(old), len(new)) and old[left] == new[left]:
+        left += 1
+    right = 0
+    while right < min(len(old), len(new)) - left and old[-1 - right] == new[-1 - right]:
+        right += 1
+    # Where something is only missing, the fault shows at whatever stands there instead.
+    stop = max(len(new) - right, left + 1)
+    return len("".join(new[:left])), len("".join(new[:stop]))
