@@ -110,7 +110,7 @@ class Mbpp(Source):
         code = row.text("code")
         tests = row.texts("test_list")
         if self.challenge_tests:
-            tests += row.texts("challenge_test_list", default=())
+            tests += row.texts("challenge_test_list", default=[])
         if not tests:
             raise row.error("test_list", "must hold at least one test")
         return Problem(
@@ -120,7 +120,7 @@ class Mbpp(Source):
             text=row.text("text" if "text" in row.values else "prompt"),
             solutions=(code,),
             tests=tests,
-            setup="\n".join((*row.texts("test_imports", default=()), row.text("test_setup_code", default=""))).strip(
+            setup="\n".join((*row.texts("test_imports", default=[]), row.text("test_setup_code", default=""))).strip(
                 "\n"
             ),
             entry_point=_called_function(tests[0], code),
@@ -222,7 +222,8 @@ class Row:
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
         """Return a value of the asked type."""
-        value = self.values.get(key, default)
+        value = self.values.get(key)
+        value = default if value is None else value
         if value is None:
             raise self.error(key, "is missing")
         if not isinstance(value, kind) or isinstance(value, bool):
@@ -232,9 +233,8 @@ class Row:
     def text(self, key: str, default: str | None = None) -> str:
         return _lf(self.get(key, str, default))
 
-    def texts(self, key: str, default: tuple | None = None) -> tuple[str, ...]:
-        values = self.get(key, (list, tuple), default) if default is not None else self.get(key, list)
-        return self._all_text(key, values)
+    def texts(self, key: str, default: list | None = None) -> tuple[str, ...]:
+        return self._all_text(key, self.get(key, list, default))
 
     def stdio(self, key: str) -> Iterator[tuple[str, str]]:
         """Yield the (standard input, expected output) pairs of one kind of test."""
@@ -256,7 +256,7 @@ class Row:
         return tuple(p for language, p in zip(languages, programs, strict=True) if language == PYTHON3)
 
     def _all_text(self, key: str, values: Any) -> tuple[str, ...]:
-        if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise self.error(key, "must be a list of texts")
         return tuple(map(_lf, values))
 
@@ -338,7 +338,7 @@ def _json_object(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def _lf(text: str) -> str:
-    return text.replace("\r\n", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _mbpp_split(number: int, row: Row) -> str:

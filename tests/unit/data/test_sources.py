@@ -1,0 +1,191 @@
+"""Hold the parsers to every row of the real files, and their complaints to file and line."""
+
+import gzip
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from wmtp.data.prompts import BigcodeMbpp0Shot, CodeContestsStatement, HumanEvalRaw, MbppPaper3Shot
+from wmtp.data.sources import CodeContests, HumanEval, Mbpp
+from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError
+
+DATA = os.environ.get("WMTP_TEST_DATA")
+real_data = pytest.mark.skipif(
+    DATA is None, reason="WMTP_TEST_DATA names no folder with mbpp/, humaneval/, codecontests/"
+)
+
+MBPP_ROW = {
+    "text": "Add.",
+    "code": "def add(a, b):\r\n\treturn a + b",
+    "task_id": 601,
+    "test_setup_code": "",
+    "test_list": ["assert add(1, 2) == 3"],
+    "challenge_test_list": ["assert add(9, 9) == 18"],
+}
+HUMANEVAL_ROW = {
+    "task_id": "HumanEval/0",
+    "prompt": "def f(x):\n",
+    "entry_point": "f",
+    "canonical_solution": "    return x\n",
+    "test": "def check(candidate):\n    assert candidate(1) == 1\n",
+}
+CONTEST_ROW = {
+    "name": "1_A. Sum",
+    "description": "Add.",
+    "public_tests": {"input": ["1 2\n"], "output": ["3\n"]},
+    "private_tests": {"input": ["2 2"], "output": ["4"]},
+    "generated_tests": {"input": [], "output": []},
+    "solutions": {"language": [2, 3, 1], "solution": ["int main", "print(sum(map(int, input().split())))", "print 1"]},
+    "incorrect_solutions": {"language": [3, 4], "solution": ["print(0)", "class A"]},
+}
+
+
+def write(path: Path, *rows: dict | str) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+@real_data
+def test_every_row_of_mbpp_lands_in_its_official_split():
+    full = Mbpp(f"{DATA}/mbpp").problems("all")
+    sanitized = Mbpp(f"{DATA}/mbpp", sanitized=True).problems("all")
+    assert Counter(p.split for p in full) == {"prompt": 10, "test": 500, "validation": 90, "train": 374}
+    assert Counter(p.split for p in sanitized) == {"prompt": 7, "test": 257, "validation": 43, "train": 120}
+    assert all(p.entry_point for p in full + sanitized)
+    assert not any("\r" in text for p in full for text in (p.text, p.solutions[0], p.setup, *p.tests))
+    assert sum("\t" in p.solutions[0] for p in full) == 129
+    assert [p.task_id for p in full if p.setup] == ["mbpp/367", "mbpp/927"]
+    assert Counter(p.setup for p in sanitized)["import math"] == 13
+
+
+@real_data
+def test_humaneval_reads_the_same_packed_and_unpacked():
+    problems = HumanEval(f"{DATA}/humaneval").problems("test")
+    assert len(problems) == 164
+    assert problems == HumanEval(f"{DATA}/humaneval/HumanEval.jsonl.gz").problems("all")
+
+
+@real_data
+def test_codecontests_puts_every_problem_in_exactly_one_split():
+    source = CodeContests(f"{DATA}/codecontests")
+    every = source.problems("all")
+    assert len(every) == 300 and all(p.solutions and p.stdio for p in every)
+    assert sum(len(source.problems(split)) for split in source.splits) == 300
+
+
+@real_data
+def test_no_stop_sequence_cuts_a_reference_solution():
+    mbpp = Mbpp(f"{DATA}/mbpp").problems("all")
+    contests = CodeContests(f"{DATA}/codecontests").problems("all")
+    humaneval, body = HumanEval(f"{DATA}/humaneval").problems("all"), HumanEvalRaw()
+    for prompt, problems in ((MbppPaper3Shot(), mbpp), (CodeContestsStatement(), contests)):
+        assert [p.task_id for p in problems if prompt.cut(p.solutions[0]) != p.solutions[0]] == []
+    assert [p.task_id for p in humaneval if body.cut(body.completion(p)) != body.completion(p)] == []
+    # The published bigcode list cuts one of the 974: which is why finished samples are judged uncut.
+    assert [p.task_id for p in mbpp if BigcodeMbpp0Shot().cut(p.solutions[0]) != p.solutions[0]] == ["mbpp/342"]
+
+
+def test_mbpp_keeps_tabs_and_leaves_challenge_tests_out(tmp_path):
+    write(tmp_path / "mbpp.jsonl", MBPP_ROW)
+    (problem,) = Mbpp(tmp_path).problems("train")
+    assert problem.solutions == ("def add(a, b):\n\treturn a + b",)
+    assert problem.tests == ("assert add(1, 2) == 3",)
+    assert problem.entry_point == "add"
+    (challenged,) = Mbpp(tmp_path, challenge_tests=True).problems("train")
+    assert challenged.tests == ("assert add(1, 2) == 3", "assert add(9, 9) == 18")
+
+
+def test_codecontests_takes_python_3_and_joins_the_tests_in_order(tmp_path):
+    (problem,) = CodeContests(write(tmp_path / "rows.jsonl", CONTEST_ROW)).problems("all")
+    assert problem.task_id == "codecontests/1_A. Sum"
+    assert problem.solutions == ("print(sum(map(int, input().split())))",)
+    assert problem.incorrect_solutions == ("print(0)",)
+    assert problem.stdio == (("1 2\n", "3\n"), ("2 2\n", "4"))
+
+
+@pytest.mark.parametrize(
+    ("file", "extra", "split"),
+    [
+        ("train.jsonl", {}, "train"),
+        ("valid-00000-of-00001.jsonl", {}, "validation"),
+        ("test.jsonl", {"split": "train"}, "train"),
+        ("test_sample.jsonl", {}, "train"),  # no official name: by the hash of the problem's name
+    ],
+)
+def test_codecontests_split_comes_from_the_row_then_the_file_then_the_name(tmp_path, file, extra, split):
+    (problem,) = CodeContests(write(tmp_path / file, CONTEST_ROW | extra)).problems("all")
+    assert problem.split == split
+
+
+@pytest.mark.parametrize(
+    ("source", "row", "change", "complaint"),
+    [
+        (Mbpp, MBPP_ROW, {"code": None}, r"rows\.jsonl:2: code is missing"),
+        (Mbpp, MBPP_ROW, {"task_id": "x"}, r"rows\.jsonl:2: task_id must be int, not str"),
+        (Mbpp, MBPP_ROW, {"task_id": 975}, r"rows\.jsonl:2: task_id = 975 must be in 1\.\.974"),
+        (Mbpp, MBPP_ROW, {"test_list": [1]}, r"rows\.jsonl:2: test_list must be a list of texts"),
+        (Mbpp, MBPP_ROW, {"test_list": []}, r"rows\.jsonl:2: test_list must hold at least one test"),
+        (HumanEval, HUMANEVAL_ROW, {"prompt": 3}, r"rows\.jsonl:2: prompt must be str, not int"),
+        (
+            CodeContests,
+            CONTEST_ROW,
+            {"public_tests": {"input": ["1"], "output": []}},
+            r":2: public_tests has 1 inputs and 0",
+        ),
+        (
+            CodeContests,
+            CONTEST_ROW,
+            {"solutions": {"language": [], "solution": ["x"]}},
+            r":2: solutions must give one language",
+        ),
+        (CodeContests, CONTEST_ROW, {"split": "dev"}, r":2: split = dev must be train, valid or test"),
+    ],
+)
+def test_a_malformed_row_is_named_with_file_line_and_key(tmp_path, source, row, change, complaint):
+    first = (
+        row | {"name": "other"}
+        if source is CodeContests
+        else row | {"task_id": 602 if source is Mbpp else "HumanEval/1"}
+    )
+    with pytest.raises(DataFormatError, match=complaint):
+        source(write(tmp_path / "rows.jsonl", first, row | change)).problems("all")
+
+
+def test_a_line_cut_off_is_named_with_its_number(tmp_path):
+    path = write(tmp_path / "mbpp.jsonl", MBPP_ROW, json.dumps(MBPP_ROW | {"task_id": 602})[:50])
+    with pytest.raises(DataFormatError, match=r"mbpp\.jsonl:2: not JSON"):
+        Mbpp(path).problems("train")
+    packed = tmp_path / "HumanEval.jsonl.gz"
+    packed.write_bytes(gzip.compress(json.dumps(HUMANEVAL_ROW).encode())[:-9])
+    with pytest.raises(DataFormatError, match="cut off or damaged"):
+        HumanEval(packed).problems("test")
+    binary = tmp_path / "binary.jsonl"
+    binary.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(DataFormatError, match=r"binary\.jsonl:1: not UTF-8"):
+        Mbpp(binary).problems("test")
+
+
+def test_a_task_id_that_is_there_twice_is_named_with_both_lines(tmp_path):
+    path = write(tmp_path / "mbpp.jsonl", MBPP_ROW, MBPP_ROW | {"task_id": 602}, MBPP_ROW)
+    with pytest.raises(DataFormatError, match=r"jsonl:3: mbpp/601 is there a second time, first at .*jsonl:1"):
+        Mbpp(path).problems("train")
+
+
+def test_missing_data_lists_every_place_that_was_tried(tmp_path, monkeypatch):
+    with pytest.raises(DataNotFoundError, match=r"mbpp: no mbpp\.jsonl in path=.*nowhere\. Put the file there"):
+        Mbpp(tmp_path / "nowhere").problems("train")
+    monkeypatch.setenv("WMTP_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(DataNotFoundError, match=rf"in {tmp_path}/humaneval, ~/\.cache/wmtp/data/humaneval"):
+        HumanEval().problems("test")
+    (tmp_path / "humaneval").mkdir()
+    write(tmp_path / "humaneval" / "HumanEval.jsonl", HUMANEVAL_ROW)
+    assert len(HumanEval().problems("test")) == 1
+
+
+def test_a_split_that_a_source_does_not_have_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match="split = train: humaneval has test"):
+        HumanEval(tmp_path).problems("train")
