@@ -1,0 +1,322 @@
+"""Complete prompts in batches: the same samples whatever the batch, the order, the interruption or the decoding.
+
+[연구 맥락] 평가가 모든 것을 정한다. 그래서 같은 (seed, key, sample)은 언제나 같은 프로그램이어야 한다. 중단된 평가를
+    이어서 해도,
+    배치 크기를 바꾸어도, 자기추측 디코딩(MATHS.md 8절)을 켜도 마찬가지다.
+[동작] 긴 프롬프트부터 배치를 채우고, 끝난 행은 바로 내보내고 새 행으로 채운다. 캐시는 `slot_cache`, 토큰 뽑기는
+    `draw`가 맡는다.
+    부동소수 반올림은 행렬의 모양마다 다르므로, 1등과 2등이 반올림 오차만큼 가까우면 그 행만 따로, 처음부터 다시
+    계산해서 정한다.
+    보장의 범위: 같은 기계, 같은 스레드 수, 같은 라이브러리. 다른 기계끼리는 아주 가까운 두 토큰이 갈릴 수 있다.
+[디버깅] 배치 크기 1과 16의 결과가 다르면 `draw.ROUNDING`이 작은 것이다. 느리면 `Completion.near_ties`를 보라.
+"""
+
+#   N rows in the batch, T positions of one forward, S cache slots, V vocabulary
+
+# transformers' own generate and its continuous batching were considered: neither has a seed per request, so a sample
+# would depend on its neighbours; stop strings are matched by the whole batch; drafts come from another model.
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from wmtp.errors import ConfigError
+from wmtp.models.draw import draw_tokens, noise_seed
+from wmtp.models.slot_cache import SlotCache
+
+
+@dataclass(frozen=True)
+class Request:
+    """Ask for one completion of one prompt.
+
+    Attributes:
+        key: 문제 이름. 표본의 씨앗이 된다.
+        prompt: 모델이 이어 쓸 글.
+        sample: 같은 문제의 몇 번째 표본인지.
+        stop: 이 문자열이 나오면 그 앞에서 자른다.
+    """
+
+    key: str
+    prompt: str
+    sample: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Say how tokens are chosen (conf/sampling).
+
+    Args:
+        temperature: 0이면 greedy.
+        top_p: 누적 확률이 이 값에 이를 때까지의 토큰만 남긴다.
+        n: 문제마다 표본 수 (요청을 만드는 쪽이 읽는다).
+        seed: 표본의 씨앗.
+        max_new_tokens: 이어 쓸 토큰의 최대 수.
+        batch_size: 함께 디코딩하는 행의 수. 결과는 달라지지 않는다.
+        decoding: "ordinary"는 한 토큰씩, "speculative"는 헤드의 초안을 검증, "auto"는 재어 보고 빠른 쪽. 결과는 셋 다
+        같다.
+    """
+
+    temperature: float = 0.2
+    top_p: float = 0.95
+    n: int = 1
+    seed: int = 42
+    max_new_tokens: int = 256
+    batch_size: int = 16
+    decoding: Literal["auto", "ordinary", "speculative"] = "auto"
+
+    def __post_init__(self) -> None:
+        _check_number("temperature", self.temperature, self.temperature >= 0, "must be >= 0; 0 is greedy, try 0.2")
+        _check_number("top_p", self.top_p, 0 < self.top_p <= 1, "must be in (0, 1]; 1 keeps every token, try 0.95")
+        for name in ("n", "max_new_tokens", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"sampling.{name} = {value!r} must be a whole number, at least 1.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ConfigError(f"sampling.seed = {self.seed!r} must be a whole number; try 42.")
+        if self.decoding not in ("auto", "ordinary", "speculative"):
+            raise ConfigError(f"sampling.decoding = {self.decoding!r} must be auto, ordinary or speculative; try auto.")
+
+
+def _check_number(name: str, value: Any, within: bool, sentence: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not within:
+        raise ConfigError(f"sampling.{name} = {value!r} {sentence}.")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Hold what the model wrote after a prompt.
+
+    Attributes:
+        key, sample: 요청의 것 그대로.
+        text: 이어 쓴 글. 멈춤 문자열과 그 뒤는 없다.
+        tokens: 뽑은 토큰 전부 (멈추게 한 토큰까지).
+        finished: "eos", "stop", 또는 길이가 다해서 "length".
+        near_ties: 반올림으로 갈릴 뻔해서 다시 계산한 토큰의 수.
+    """
+
+    key: str
+    sample: int
+    text: str
+    tokens: tuple[int, ...]
+    finished: Literal["eos", "stop", "length"]
+    near_ties: int = 0
+
+
+def generate(
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    on_tokens: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, Completion]]:
+    """Complete every request; yield (index, completion) as they finish.
+
+    Args:
+        model: transformers의 인과 언어모델 (MTPMixin이면 헤드로 초안을 쓸 수 있다).
+        tokenizer: 모델의 토크나이저.
+        requests: 무엇을 이어 쓸지. 순서는 결과에 영향이 없다.
+        sampling: 어떻게 뽑을지.
+        on_tokens: 새로 뽑은 토큰 수를 알려 줄 함수 (진행 막대).
+
+    Raises:
+        ConfigError: 프롬프트가 비었거나 모델의 위치 수보다 길 때. 아무것도 계산하기 전에 알린다.
+    """
+    requests = list(requests)
+    prompts = _encode(model, tokenizer, requests)
+    return _Decoder(model, tokenizer, requests, prompts, sampling, on_tokens).run()
+
+
+def _encode(model: Any, tokenizer: Any, requests: list[Request]) -> list[list[int]]:
+    """Tokenize the prompts and refuse those that cannot be continued."""
+    prompts = tokenizer([request.prompt for request in requests]).input_ids if requests else []
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    limit = position_limit(model)
+    for i, request in enumerate(requests):
+        prompts[i] = prompts[i] or list(start)
+        if not prompts[i]:
+            raise ConfigError(
+                f"{request.key}: the prompt is empty and the tokenizer has no BOS token; give it some text."
+            )
+        if len(prompts[i]) >= limit:
+            raise ConfigError(
+                f"{request.key}: the prompt has {len(prompts[i])} tokens, but the model has {limit} positions and needs "
+                "one for an answer; use a prompt with fewer shots or a model with more positions."
+            )
+    return prompts
+
+
+def position_limit(model: Any) -> int:
+    """Return how many positions the model can attend over exactly as it was trained."""
+    names = ("max_position_embeddings", "n_positions", "sliding_window")
+    return min(value for name in names if (value := getattr(model.config, name, None)))
+
+
+@dataclass
+class _Row:
+    """Hold one request while it is being decoded."""
+
+    index: int
+    request: Request
+    prompt: list[int]
+    noise: int
+    budget: int
+    stop_window: int
+    tokens: list[int] = field(default_factory=list)
+    finished: str | None = None
+    near_ties: int = 0
+
+    @property
+    def last(self) -> int:
+        return self.tokens[-1] if self.tokens else self.prompt[-1]
+
+    @property
+    def position(self) -> int:
+        """Position of the last token, the first one not in the cache."""
+        return len(self.prompt) + len(self.tokens) - 1
+
+
+class _Decoder:
+    """Keep a batch full of rows and decode it step by step."""
+
+    def __init__(self, model, tokenizer, requests, prompts, sampling, on_tokens) -> None:
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+        self.requests, self.prompts = requests, prompts
+        self.on_tokens = on_tokens or (lambda count: None)
+        self.limit = position_limit(model)
+        self.eos = _eos_ids(model, tokenizer)
+        # Longest first: memory runs out at once or never, and equal prompts are neighbours.
+        self.queue = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i], i), reverse=True)
+        self.rows: list[_Row] = []
+        slots = max((min(len(p) + sampling.max_new_tokens, self.limit) for p in prompts), default=0)
+        self.cache = SlotCache(min(sampling.batch_size, len(requests)), slots)
+
+    def run(self) -> Iterator[tuple[int, Completion]]:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            while self.queue or self.rows:
+                # A few rows at a time: one prefill serves them all.
+                if self.cache.rows - len(self.rows) >= max(1, self.cache.rows // 4) or not self.rows:
+                    self.admit()
+                for row in self.step():
+                    yield row.index, self.completion(row)
+        finally:
+            self.model.train(was_training)
+
+    @torch.inference_mode()
+    def admit(self) -> None:
+        """Fill free rows with waiting requests; run all of each prompt but its last token."""
+        first = len(self.rows)
+        while self.queue and len(self.rows) < self.cache.rows:
+            i = self.queue.pop()
+            request, prompt = self.requests[i], self.prompts[i]
+            budget = min(self.sampling.max_new_tokens, self.limit - len(prompt))
+            noise = noise_seed(self.sampling.seed, request.key, request.sample)
+            # Every token holds at least one byte, so the newest stop string lies within this many tokens.
+            window = 8 + max((len(stop.encode()) for stop in request.stop), default=0)
+            self.rows.append(_Row(i, request, prompt, noise, budget, window))
+        new = self.rows[first:]
+        width = max((len(row.prompt) - 1 for row in new), default=0)
+        if width:
+            # Right padding writes into slots that the row's own tokens overwrite before anyone sees them.
+            block_NT = self.tensor([row.prompt[:-1] + [0] * (width + 1 - len(row.prompt)) for row in new])
+            self.forward(self.model.base_model, first, block_NT, self.tensor([0] * len(new)), width)
+
+    @torch.inference_mode()
+    def step(self) -> list[_Row]:
+        """Decode one token for every row; return the rows that finished."""
+        rows = self.rows
+        start = [row.position for row in rows]
+        block_NT = self.tensor([[row.last] for row in rows])
+        logits_NTV = self.forward(self.model, 0, block_NT, self.tensor(start), max(start) + 1).logits
+        seed_N = self.tensor([row.noise for row in rows]) + self.tensor([len(row.tokens) for row in rows])
+        token_N, sure_N = draw_tokens(logits_NTV[:, -1], seed_N, self.sampling.temperature, self.sampling.top_p)
+        for row, token, sure in zip(rows, token_N.tolist(), sure_N.tolist(), strict=True):
+            self.append(row, token if sure else self.settle(row))
+        self.on_tokens(len(rows))
+        return self.release()
+
+    def forward(self, module: Any, first: int, block_NT: Tensor, start_N: Tensor, length: int) -> Any:
+        """Run a block of tokens of the rows from `first` on, each from its own position."""
+        position_NT = start_N[:, None] + torch.arange(block_NT.shape[1], device=block_NT.device)
+        self.cache.aim(first, position_NT, length)
+        hidden_N1TS = torch.arange(length, device=block_NT.device) > position_NT[:, None, :, None]
+        dtype = self.model.dtype
+        mask_N1TS = hidden_N1TS.to(dtype) * torch.finfo(dtype).min
+        return module(
+            input_ids=block_NT,
+            attention_mask=mask_N1TS,
+            position_ids=position_NT.clamp(max=self.limit - 1),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+
+    def settle(self, row: _Row) -> int:
+        """Decide a near-tie by a forward whose shape depends on this row's tokens alone."""
+        row.near_ties += 1
+        ids_1T = self.tensor([row.prompt + row.tokens])
+        logits_1V = self.model(ids_1T, use_cache=False, logits_to_keep=1).logits[:, -1]
+        seed_1 = self.tensor([row.noise]) + len(row.tokens)
+        return draw_tokens(logits_1V, seed_1, self.sampling.temperature, self.sampling.top_p)[0].item()
+
+    def append(self, row: _Row, token: int) -> None:
+        """Add a token and see whether it ends the row."""
+        row.tokens.append(token)
+        if token in self.eos:
+            row.finished = "eos"
+        elif row.request.stop and self.meets_stop(row):
+            row.finished = "stop"
+        elif len(row.tokens) == row.budget:
+            row.finished = "length"
+
+    def meets_stop(self, row: _Row) -> bool:
+        """Look for a stop string that the newest token completes."""
+        tail = self.tokenizer.decode(row.tokens[-row.stop_window :], skip_special_tokens=True)
+        return any(stop in tail for stop in row.request.stop) and _stop_at(self.text(row), row.request.stop) >= 0
+
+    def text(self, row: _Row) -> str:
+        """Decode after the end of the prompt, because some tokenizers drop a space at the very beginning."""
+        context = row.prompt[-4:]
+        tokens = row.tokens[:-1] if row.finished == "eos" else row.tokens
+        decode = self.tokenizer.decode
+        return decode(context + tokens, skip_special_tokens=True)[len(decode(context, skip_special_tokens=True)) :]
+
+    def release(self) -> list[_Row]:
+        """Take finished rows out; the last row moves into the gap, so that live rows stay together."""
+        finished = [row for row in self.rows if row.finished]
+        for row in finished:
+            gap, last = self.rows.index(row), self.rows.pop()
+            if last is not row:
+                self.rows[gap] = last
+                self.cache.copy_row(len(self.rows), gap, last.position)
+        return finished
+
+    def completion(self, row: _Row) -> Completion:
+        text = self.text(row)
+        cut = _stop_at(text, row.request.stop)
+        text = text if cut < 0 else text[:cut]
+        return Completion(row.request.key, row.request.sample, text, tuple(row.tokens), row.finished, row.near_ties)
+
+    def tensor(self, values: list) -> Tensor:
+        return torch.tensor(values, device=self.model.device)
+
+
+def _stop_at(text: str, stop: tuple[str, ...]) -> int:
+    """Return where the earliest stop string begins, or -1.
+
+    Example:
+        >>> _stop_at("return x\\nclass A", ("\\nprint", "\\nclass"))
+        8
+    """
+    return min((at for s in stop if (at := text.find(s)) >= 0), default=-1)
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Collect end-of-text ids from the tokenizer and from the model's generation config."""
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = ids if isinstance(ids, list) else [ids]
+    return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}

@@ -1,0 +1,59 @@
+"""Keep keys and values in fixed slots: the token at position p of row b lives in slot (b, p).
+
+[연구 맥락] 배치의 행마다 길이도, 받아들인 초안의 수도 다르다. 위치가 곧 칸이면 왼쪽 채움도, 캐시 자르기도 필요 없다.
+[동작] 행 b의 위치 p에 있는 질의는 칸 0 … p만 본다. 거절된 초안은 p보다 뒤의 칸에 남지만, 그 칸은 보이기 전에 다음
+    토큰이 덮어쓴다.
+    초안이 몇 개나 맞았든 아무것도 복사하지 않는다. 메모리는 처음에 한 번 잡는다 (torch.cat 없음).
+[디버깅] 결과가 다르면 `aim`의 시작 위치를 보라: 받아들인 토큰 수와 같아야 한다.
+"""
+
+#   N rows in this forward, T new positions, S slots, R rows of the whole batch
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+
+class SlotCache(Cache):
+    """Hold preallocated keys and values for every layer and every extra head.
+
+    Args:
+        rows: R, 함께 디코딩하는 행의 최대 수.
+        slots: S, 한 행이 담을 수 있는 최대 위치 수.
+    """
+
+    def __init__(self, rows: int, slots: int) -> None:
+        super().__init__(layers=[])
+        self.rows, self.slots = rows, slots
+        self.store: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def aim(self, first_row: int, position_NT: Tensor, length: int) -> None:
+        """Say where the next forward writes, and how many slots it may look at."""
+        count = len(position_NT)
+        self.window = slice(first_row, first_row + count)
+        self.length = length
+        row_N1 = torch.arange(first_row, first_row + count, device=position_NT.device)[:, None]
+        self.flat_index = (row_N1 * self.slots + position_NT).flatten()
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple:
+        """Write the new keys and values of one layer and return what its queries attend to."""
+        if layer_idx not in self.store:
+            # Zeros, not empty: a masked slot still meets its value with weight 0, and 0 · NaN is NaN.
+            self.store[layer_idx] = tuple(
+                x.new_zeros(self.rows, self.slots, x.shape[1], x.shape[3]) for x in (keys, values)
+            )
+        seen = []
+        for stored, new in zip(self.store[layer_idx], (keys, values), strict=True):
+            stored.view(-1, *stored.shape[2:]).index_copy_(0, self.flat_index, new.transpose(1, 2).flatten(0, 1))
+            seen.append(stored[self.window, : self.length].transpose(1, 2))
+        return tuple(seen)
+
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of a row, over all layers and heads."""
+        for pair in self.store.values():
+            for stored in pair:
+                stored[target, :length] = stored[source, :length]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return 0: positions and masks are always given explicitly."""
+        return 0
