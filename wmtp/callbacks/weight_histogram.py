@@ -1,0 +1,84 @@
+"""Count the weights of all training tokens in fixed bins, clean and corrupted ones apart.
+
+[연구 맥락] 평균과 분위수는 모양을 숨긴다. 상하한에 몰렸는지, 봉우리가 둘인지는 히스토그램이 보여 준다.
+[동작] 스텝마다 장치에서 더하기만 하고, 끝날 때 한 번 `weight_histogram.json`으로 쓴다. 체크포인트에 담겨 이어진다.
+"""
+
+#   B sequences, T positions, K bins
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+def count_in_bins(count_2K: Tensor, weight_BT: Tensor, mask_BT: Tensor, noise_BT: Tensor | None, upper: float) -> None:
+    """Add a batch to the counts, in place; weights of `upper` and above fall into the last bin.
+
+    Args:
+        count_2K: 첫 줄은 깨끗한 토큰, 둘째 줄은 망가진 토큰의 수.
+        weight_BT: 토큰 가중치.
+        mask_BT: 목표 토큰이면 True.
+        noise_BT: 망가진 토큰이면 True. 모르면 None.
+        upper: 마지막 칸의 오른쪽 끝.
+
+    Example:
+        >>> count_2K = torch.zeros(2, 4)
+        >>> weight, mask = torch.tensor([[0.1, 0.6, 1.2, 9.9]]), torch.tensor([[True, True, False, True]])
+        >>> count_in_bins(count_2K, weight, mask, torch.tensor([[False, True, False, False]]), upper=2.0)
+        >>> count_2K
+        tensor([[1., 0., 0., 1.],
+                [0., 1., 0., 0.]])
+    """
+    bins = count_2K.shape[1]
+    place_BT = (weight_BT.detach() * (bins / upper)).long().clamp(0, bins - 1)
+    if noise_BT is not None:
+        place_BT = place_BT + bins * noise_BT
+    count_2K.view(-1).scatter_add_(0, place_BT.flatten(), mask_BT.flatten().to(count_2K.dtype))
+
+
+class WeightHistogram(Callback):
+    """Write `weight_histogram.json` into the run directory when training ends.
+
+    Args:
+        run_dir: 실행 디렉터리.
+        upper: 히스토그램의 오른쪽 끝. 더 큰 가중치는 마지막 칸에 들어간다.
+        bins: 칸의 수.
+    """
+
+    def __init__(self, run_dir: str | Path, upper: float = 4.0, bins: int = 200) -> None:
+        self.run_dir = Path(run_dir)
+        self.upper, self.bins = upper, bins
+        self._count_2K = torch.zeros(2, bins, dtype=torch.float64)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Add this micro-batch's tokens."""
+        step = pl_module.last_step
+        if step["weight_BT"] is None:
+            return
+        noise_BT = step["batch"].get("noise_BT")
+        self._count_2K = self._count_2K.to(step["weight_BT"].device)
+        count_in_bins(self._count_2K, step["weight_BT"], step["mask_BT"], noise_BT, self.upper)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add up the ranks and write the file; nothing for an algorithm without weights."""
+        clean_K, corrupted_K = trainer.strategy.reduce(self._count_2K.clone(), reduce_op="sum").long().tolist()
+        if not trainer.is_global_zero or (not any(clean_K) and not any(corrupted_K)):
+            return
+        path = self.run_dir / "weight_histogram.json"
+        temporary = path.with_suffix(".json.tmp")
+        temporary.write_text(
+            json.dumps({"upper": self.upper, "clean": clean_K, "corrupted": corrupted_K if any(corrupted_K) else None})
+        )
+        temporary.replace(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the counts in the checkpoint, as plain numbers."""
+        return {"counts": self._count_2K.tolist()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting where the checkpoint was written."""
+        self._count_2K = torch.tensor(state_dict["counts"], dtype=torch.float64)

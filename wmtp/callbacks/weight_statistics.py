@@ -1,0 +1,123 @@
+"""Log what the token weights look like while training.
+
+[연구 맥락] 가중치가 모두 1이거나 모두 상하한에 붙어 있으면 알고리즘은 아무 일도 하지 않은 것이다.
+    분위수, 유효 표본 비율 (Σw)²/(N·Σw²), 상하한에 닿은 비율로 알아본다. 망가진 토큰을 아는 데이터(data.noise)에서는
+    그 토큰들의 평균 가중치와 AUC(깨끗한 토큰이 더 높은 점수를 받을 확률)가 곧 성적표다: 0.5면 우연, 1이면 완벽.
+[동작] log_every_n_steps마다 장치에서 정렬 한 번, 호스트로 복사 한 번. 나머지 스텝에는 아무 일도 하지 않는다.
+[디버깅] weight/ess가 1이면 λ나 점수를, weight/at_ceiling이 크면 T와 W_max를 보라.
+"""
+
+#   B sequences, T positions, N target tokens
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+def weight_statistics(
+    weight_BT: Tensor, mask_BT: Tensor, bounds: tuple[float, float] | None = None
+) -> dict[str, Tensor]:
+    """Describe the weights of the target tokens by a few numbers, without leaving the device.
+
+    Args:
+        weight_BT: 토큰 가중치.
+        mask_BT: 목표 토큰이면 True.
+        bounds: 가중치가 닿을 수 있는 하한과 상한. 모르면 None.
+
+    Returns:
+        mean, min, p25, p75, p95, max, ess, (bounds가 있으면) at_floor, at_ceiling. 목표 토큰이 없으면 모두 NaN.
+
+    Example:
+        >>> s = weight_statistics(torch.tensor([[0., 1., 3., 9.]]), torch.tensor([[True, True, True, False]]))
+        >>> {key: round(value.item(), 3) for key, value in s.items()}
+        {'mean': 1.333, 'min': 0.0, 'p25': 0.5, 'p75': 2.0, 'p95': 2.8, 'max': 3.0, 'ess': 0.533}
+    """
+    mask_N = mask_BT.flatten()
+    weight_N = weight_BT.detach().flatten().double()
+    count = mask_N.sum()
+    sum_ = torch.where(mask_N, weight_N, 0.0).sum()
+    square = torch.where(mask_N, weight_N.square(), 0.0).sum()
+    # The masked ones sort to the end, so that no boolean indexing makes the host wait for the device.
+    ascending_N = torch.where(mask_N, weight_N, torch.inf).sort().values
+
+    def quantile(q: float) -> Tensor:
+        place = q * (count - 1).clamp(min=0)
+        below, above = ascending_N[place.floor().long()], ascending_N[place.ceil().long()]
+        return torch.where(count > 0, torch.lerp(below, above, place.frac().double()), torch.nan)
+
+    statistics = {
+        "mean": sum_ / count,
+        "min": quantile(0.0),
+        "p25": quantile(0.25),
+        "p75": quantile(0.75),
+        "p95": quantile(0.95),
+        "max": quantile(1.0),
+        "ess": sum_.square() / (count * square),
+    }
+    if bounds is not None:
+        statistics["at_floor"] = (mask_N & (weight_N <= bounds[0] + 1e-4)).sum() / count
+        statistics["at_ceiling"] = (mask_N & (weight_N >= bounds[1] - 1e-4)).sum() / count
+    return statistics
+
+
+def corruption_statistics(weight_BT: Tensor, score_BT: Tensor, mask_BT: Tensor, noise_BT: Tensor) -> dict[str, Tensor]:
+    """Tell whether tokens known to be corrupted get less weight than clean ones.
+
+    Args:
+        weight_BT: 토큰 가중치.
+        score_BT: 토큰 점수.
+        mask_BT: 목표 토큰이면 True.
+        noise_BT: 일부러 망가뜨린 토큰이면 True.
+
+    Returns:
+        corrupted_mean, clean_mean, auc = P(깨끗한 토큰의 점수 > 망가진 토큰의 점수), 동점은 1/2. 한쪽이 없으면 NaN.
+
+    Example:
+        >>> mask, noise = torch.ones(1, 4, dtype=torch.bool), torch.tensor([[True, False, False, False]])
+        >>> s = corruption_statistics(torch.tensor([[.4, 1., 1., 1.6]]), torch.tensor([[1., 0., 1., 2.]]), mask, noise)
+        >>> {key: round(value.item(), 3) for key, value in s.items()}
+        {'corrupted_mean': 0.4, 'clean_mean': 1.2, 'auc': 0.5}
+    """
+    score_N, weight_N = score_BT.detach().flatten().double(), weight_BT.detach().flatten().double()
+    corrupted_N, clean_N = (mask_BT & noise_BT).flatten(), (mask_BT & ~noise_BT).flatten()
+    ascending_N = torch.where(clean_N, score_N, torch.inf).sort().values
+    clean_count = clean_N.sum()
+    # Rank formula (Mann-Whitney): for each corrupted token, how many clean ones lie above it; a tie counts half.
+    not_above_N = torch.searchsorted(ascending_N, score_N) + torch.searchsorted(ascending_N, score_N, right=True)
+    above_N = 1.0 - not_above_N / (2 * clean_count)
+    pick = lambda value_N, chosen_N: torch.where(chosen_N, value_N, 0.0).sum() / chosen_N.sum()  # noqa: E731
+    return {
+        "corrupted_mean": pick(weight_N, corrupted_N),
+        "clean_mean": pick(weight_N, clean_N),
+        "auc": torch.where(clean_count > 0, pick(above_N, corrupted_N), torch.nan),
+    }
+
+
+def clip_bounds(weighting: Any) -> tuple[float, float] | None:
+    """Give the lowest and highest weight that a soft weighting can hand out, after the blend by λ."""
+    try:
+        return tuple(1 + weighting.lam * (bound - 1) for bound in (weighting.epsilon, weighting.w_max))
+    except AttributeError:
+        return None
+
+
+class WeightStatistics(Callback):
+    """Log `weight/…` at every logging step; nothing for an algorithm without weights."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Reduce on the device, then fetch all numbers at once."""
+        step = pl_module.last_step
+        due = trainer._logger_connector.should_update_logs and not trainer.fit_loop._should_accumulate()
+        if not due or step["weight_BT"] is None:
+            return
+        weight_BT, mask_BT, noise_BT = step["weight_BT"], step["mask_BT"], step["batch"].get("noise_BT")
+        statistics = weight_statistics(weight_BT, mask_BT, clip_bounds(getattr(pl_module, "weighting", None)))
+        if noise_BT is not None and step["score_BT"] is not None:
+            statistics |= corruption_statistics(weight_BT, step["score_BT"], mask_BT, noise_BT)
+        values = torch.stack(list(statistics.values())).tolist()
+        pl_module.log_dict(
+            {f"weight/{key}": value for key, value in zip(statistics, values, strict=True) if value == value},
+            batch_size=1,
+        )
