@@ -1,0 +1,273 @@
+"""Compute the weighted multi-token loss without ever holding all logits.
+
+[연구 맥락] 로짓 [B, T, H, V]은 모델보다 크다 (4096 토큰, 머리 4, 어휘 32000이면 2 GB, 역전파까지 8 GB).
+가중치는 손실을 구하기 전에 이미 알고 있으므로, 순전파에서 로짓을 한 묶음(chunk)씩 만들어 그 자리에서 기울기까지
+구하고 버린다. 재계산이 없어 시간도 덜 든다. (MATHS.md 2절; 수치는 scripts/bench/loss.py)
+
+    L = 1/(H·M) · Σ_k α_k · Σ_j w_j · nll[k, j]
+
+[동작] 머리별 은닉상태와 unembedding, 라벨, 목표 토큰의 가중치가 들어와 손실과 머리별 nll 합이 나간다.
+M(step_targets)은 스텝 전체의 머리 0 목표 수이다. 그래서 누적과 분산에 상관없이 기울기가 같다.
+[디버깅] 손실이 배치 구성에 따라 달라지면 M을, 머리 하나만 나쁘면 nll_sum_H / target_count_H를 본다.
+"""
+
+#   B sequences, T positions, H heads, D width, V vocabulary, N rows of one head that have a target, C rows of a chunk
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from wmtp.errors import ConfigError
+from wmtp.maths.alignment import IGNORE, shift_left
+
+CHUNK_SIZE = 512
+
+
+class MTPLoss(NamedTuple):
+    """Hold the loss and what is reported of each head.
+
+    Attributes:
+        loss: 스칼라. 은닉상태와 unembedding에 대해 미분된다.
+        nll_sum_H: 머리별 nll의 합. 가중치와 α를 곱하지 않은 값이고, 미분되지 않는다.
+        target_count_H: 머리별 목표 수. `nll_sum_H / target_count_H`가 머리별 평균 nll.
+    """
+
+    loss: Tensor
+    nll_sum_H: Tensor
+    target_count_H: Tensor
+
+
+def weighted_mtp_loss(
+    hidden: Sequence[Tensor],
+    unembedding_VD: Tensor,
+    labels_BT: Tensor,
+    weight_BT: Tensor | None,
+    step_targets: int,
+    head_weights: Sequence[float] | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> MTPLoss:
+    """Compute the weighted loss of all heads, with its gradients, chunk by chunk.
+
+    [연구 맥락] 이 패키지의 모든 알고리즘이 이 함수 하나로 학습한다. 가중치 None은 1과 비트까지 같다 (baseline).
+
+    Args:
+        hidden: 머리마다 하나인 최종 은닉상태 BTD. `hidden[k]`가 머리 k.
+        unembedding_VD: 출력 행렬 (`lm_head.weight`).
+        labels_BT: 학습할 토큰의 번호, 프롬프트와 패딩은 IGNORE.
+        weight_BT: *목표 토큰*의 가중치. 상수로 다룬다 (기울기가 흐르지 않는다).
+        step_targets: M. 스텝 전체(모든 누적 배치와 랭크)에서 머리 0의 목표 수.
+        head_weights: 머리별 α_k. 없으면 모두 1.
+        chunk_size: 한 번에 로짓을 만드는 행의 수.
+
+    Returns:
+        MTPLoss. 손실과 합은 float32 (float64 입력이면 float64).
+
+    Raises:
+        ConfigError: head_weights의 개수가 머리 수와 다를 때.
+        ValueError: step_targets가 이 배치의 목표 수보다 작을 때. M을 잘못 센 것이다.
+
+    Example:
+        >>> hidden = [torch.zeros(1, 3, 4, requires_grad=True) for _ in range(2)]
+        >>> out = weighted_mtp_loss(hidden, torch.zeros(8, 4), torch.tensor([[1, 2, 3]]), None, step_targets=2)
+        >>> out.nll_sum_H / out.target_count_H      # log 8
+        tensor([2.0794, 2.0794])
+    """
+    heads = len(hidden)
+    head_weights = [1.0] * heads if head_weights is None else list(head_weights)
+    if len(head_weights) != heads:
+        raise ConfigError(f"heads.loss_weights = {head_weights} must hold one number for each of the {heads} heads.")
+    rows = _rows_with_target(labels_BT, weight_BT, head_weights, _reduction_dtype(unembedding_VD.dtype))
+    if rows[0].count > step_targets:
+        raise ValueError(f"step_targets = {step_targets}, but this batch alone has {rows[0].count} target tokens.")
+    scale = 1.0 / (heads * max(step_targets, 1))
+    # Inside a Function grad mode is always off, and needs_input_grad ignores it: evaluation must say so here.
+    with_gradients = torch.is_grad_enabled()
+    return MTPLoss(*_ChunkedLoss.apply(rows, scale, chunk_size, with_gradients, unembedding_VD, *hidden))
+
+
+@torch.no_grad()
+def target_nll(
+    hidden_BTD: Tensor, unembedding_VD: Tensor, labels_BT: Tensor, k: int = 0, chunk_size: int = CHUNK_SIZE
+) -> Tensor:
+    """Compute head k's cross-entropy of every target token, without gradient.
+
+    [연구 맥락] rho1의 점수 CE_base - CE_ref와 검증 NLL이 여기서 나온다. (MATHS.md 4절)
+
+    Args:
+        hidden_BTD: 머리 k의 최종 은닉상태.
+        unembedding_VD: 출력 행렬.
+        labels_BT: 학습할 토큰의 번호, 프롬프트와 패딩은 IGNORE.
+        k: 머리 번호.
+        chunk_size: 한 번에 로짓을 만드는 행의 수.
+
+    Returns:
+        nll_BT, float32 (float64 입력이면 float64). *목표 토큰*의 자리에 놓인다; `target_mask(labels_BT, k)` 밖은 0.
+
+    Example:
+        >>> target_nll(torch.zeros(1, 3, 4), torch.zeros(8, 4), torch.tensor([[1, 2, 3]]))
+        tensor([[0.0000, 2.0794, 2.0794]])
+    """
+    wide = _reduction_dtype(unembedding_VD.dtype)
+    unembedding_VD = unembedding_VD.to(_matmul_dtype(unembedding_VD))
+    target_N = shift_left(labels_BT, k + 1, IGNORE).flatten()
+    row_N = (target_N != IGNORE).nonzero().squeeze(1)
+    target_N = target_N[row_N]
+    nll_BT = torch.zeros(labels_BT.shape, dtype=wide, device=hidden_BTD.device)
+    logits = _ChunkLogits(unembedding_VD, min(chunk_size, len(row_N)))
+    for chunk in _chunks(0, len(row_N), chunk_size):
+        hidden_CD = hidden_BTD.flatten(0, 1)[row_N[chunk]].to(unembedding_VD.dtype)
+        # A row's target lies 1 + k places to its right, in the same sequence.
+        nll_BT.view(-1)[row_N[chunk] + 1 + k] = logits.nll(hidden_CD, target_N[chunk])
+    return nll_BT
+
+
+class _HeadRows(NamedTuple):
+    """Hold one head's rows (flat b·T + t) that have a target, those with a coefficient other than 0 first."""
+
+    row_N: Tensor
+    target_N: Tensor
+    coefficient_N: Tensor
+    active: int
+
+    @property
+    def count(self) -> int:
+        return len(self.row_N)
+
+
+def _rows_with_target(
+    labels_BT: Tensor, weight_BT: Tensor | None, head_weights: Sequence[float], dtype: torch.dtype
+) -> list[_HeadRows]:
+    """Find every head's rows, targets and coefficients α_k·w_j, with one transfer to the host for all of them."""
+    weight_BT = torch.ones_like(labels_BT, dtype=dtype) if weight_BT is None else weight_BT.detach().to(dtype)
+    heads = range(len(head_weights))
+    target_HN = torch.stack([shift_left(labels_BT, k + 1, IGNORE).flatten() for k in heads])
+    coefficient_HN = torch.stack([shift_left(weight_BT, k + 1, 0).flatten() * head_weights[k] for k in heads])
+    exists_HN = target_HN != IGNORE
+    active_HN = exists_HN & (coefficient_HN != 0)
+    # A stable sort instead of nonzero: its size needs no host, so the counts below are the only thing to wait for.
+    order_HN = (exists_HN.to(torch.int8) + active_HN).argsort(dim=1, descending=True, stable=True)
+    counts = torch.stack([exists_HN.sum(1), active_HN.sum(1)], dim=1).tolist()
+    return [
+        _HeadRows(row_N, target_N[row_N], coefficient_N[row_N], active)
+        for row_N, target_N, coefficient_N, active in (
+            (order_HN[k, : counts[k][0]], target_HN[k], coefficient_HN[k], counts[k][1]) for k in heads
+        )
+    ]
+
+
+class _ChunkLogits:
+    """Hold the only logits there are: one chunk's, overwritten by the next."""
+
+    def __init__(self, unembedding_VD: Tensor, rows: int):
+        self.unembedding_VD = unembedding_VD
+        self.logits_CV = unembedding_VD.new_empty(rows, len(unembedding_VD))
+        # Where the model's precision is float32 already, this is the same memory.
+        self.exp_CV = torch.empty_like(self.logits_CV, dtype=_reduction_dtype(unembedding_VD.dtype))
+        if self.exp_CV.dtype == self.logits_CV.dtype:
+            self.exp_CV = self.logits_CV
+
+    def nll(self, hidden_CD: Tensor, target_C: Tensor) -> Tensor:
+        """Compute -log p(target) of each row."""
+        rows = len(target_C)
+        torch.mm(hidden_CD, self.unembedding_VD.T, out=self.logits_CV[:rows])
+        exp_CV = self.exp_CV[:rows]
+        if self.exp_CV is not self.logits_CV:
+            exp_CV.copy_(self.logits_CV[:rows])
+        exp_CV -= exp_CV.amax(dim=1, keepdim=True)
+        target_logit_C = exp_CV.gather(1, target_C[:, None]).squeeze(1)
+        self.sum_C = exp_CV.exp_().sum(dim=1)
+        return self.sum_C.log() - target_logit_C
+
+    def gradient(self, target_C: Tensor, coefficient_C: Tensor) -> Tensor:
+        """Turn the logits of the last `nll` into coefficient·(softmax - onehot), in place."""
+        rows = len(target_C)
+        exp_CV = self.exp_CV[:rows]
+        exp_CV *= (coefficient_C / self.sum_C)[:, None]
+        exp_CV.scatter_add_(1, target_C[:, None], -coefficient_C[:, None])
+        if self.exp_CV is not self.logits_CV:
+            self.logits_CV[:rows].copy_(exp_CV)
+        return self.logits_CV[:rows]
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Compute the loss and, since the weights are known, its gradients in the same pass over the logits."""
+
+    @staticmethod
+    def forward(ctx, heads, scale, chunk_size, with_gradients, unembedding_VD, *hidden):
+        wants_unembedding, *wants_hidden = (with_gradients and needed for needed in ctx.needs_input_grad[4:])
+        wide = _reduction_dtype(unembedding_VD.dtype)
+        matmul_VD = unembedding_VD.to(_matmul_dtype(unembedding_VD))
+        grad_VD = torch.zeros_like(unembedding_VD, dtype=wide) if wants_unembedding else None
+        scratch_VD = torch.empty_like(matmul_VD) if wants_unembedding and matmul_VD.dtype != wide else None
+        grad_hidden = [
+            torch.zeros_like(h, memory_format=torch.contiguous_format) if wants else None
+            for h, wants in zip(hidden, wants_hidden, strict=True)
+        ]
+        logits = _ChunkLogits(matmul_VD, min(chunk_size, max(head.count for head in heads)))
+        loss = torch.zeros((), dtype=wide, device=unembedding_VD.device)
+        nll_sum_H = loss.new_zeros(len(heads))
+
+        for k, head in enumerate(heads):
+            hidden_ND = hidden[k].flatten(0, 1)
+            for chunk in _chunks(0, head.active, chunk_size):
+                row_C, target_C, coefficient_C = head.row_N[chunk], head.target_N[chunk], head.coefficient_N[chunk]
+                hidden_CD = hidden_ND[row_C].to(matmul_VD.dtype)
+                nll_C = logits.nll(hidden_CD, target_C)
+                nll_sum_H[k] += nll_C.sum()
+                loss += torch.dot(coefficient_C, nll_C)
+                if grad_VD is None and grad_hidden[k] is None:
+                    continue
+                grad_CV = logits.gradient(target_C, coefficient_C)
+                if grad_hidden[k] is not None:
+                    grad_CD = torch.mm(grad_CV, matmul_VD).to(grad_hidden[k].dtype)
+                    grad_hidden[k].flatten(0, 1).index_copy_(0, row_C, grad_CD)
+                if grad_VD is not None and scratch_VD is None:
+                    grad_VD.addmm_(grad_CV.T, hidden_CD)
+                elif grad_VD is not None:
+                    # Each chunk's product is rounded to the model's precision, their sum is not.
+                    grad_VD += torch.mm(grad_CV.T, hidden_CD, out=scratch_VD)
+            # Tokens of weight 0 (hard selection) are reported and cost no gradient.
+            for chunk in _chunks(head.active, head.count, chunk_size):
+                hidden_CD = hidden_ND[head.row_N[chunk]].to(matmul_VD.dtype)
+                nll_sum_H[k] += logits.nll(hidden_CD, head.target_N[chunk]).sum()
+
+        target_count_H = torch.tensor([head.count for head in heads], device=loss.device)
+        ctx.mark_non_differentiable(nll_sum_H, target_count_H)
+        ctx.scale = scale
+        ctx.gradients = [grad_VD, *grad_hidden]
+        ctx.unembedding_dtype = unembedding_VD.dtype
+        return loss * scale, nll_sum_H, target_count_H
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_loss, *_):
+        # In place and given away: a second copy of the unembedding's gradient would be the peak of the whole step.
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of this loss were already handed out; compute the loss again")
+        gradients, ctx.gradients = ctx.gradients, None
+        # 1/(H·M) comes in only here: before, it would push float16 gradients under the smallest float16.
+        scale = grad_loss * ctx.scale
+        for gradient in gradients:
+            if gradient is not None:
+                gradient *= scale
+        grad_VD, *grad_hidden = gradients
+        return None, None, None, None, grad_VD if grad_VD is None else grad_VD.to(ctx.unembedding_dtype), *grad_hidden
+
+
+def _chunks(start: int, stop: int, size: int) -> Iterator[slice]:
+    return (slice(i, min(i + size, stop)) for i in range(start, stop, size))
+
+
+def _reduction_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _matmul_dtype(unembedding_VD: Tensor) -> torch.dtype:
+    """Give the precision a Linear would have here: autocast's where it is on, else the matrix's own."""
+    device = unembedding_VD.device.type
+    if torch.is_autocast_enabled(device) and unembedding_VD.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return unembedding_VD.dtype
