@@ -135,22 +135,26 @@ def clip_keeping_mean(log_weight_SL: Tensor, mask_SL: Tensor, epsilon: float, w_
         at_floor = torch.searchsorted(x_SL, low - log_c, right=True).minimum(count_S1)
         return at_floor, torch.searchsorted(x_SL, high - log_c).minimum(count_S1)
 
+    def room(at_floor: Tensor, below_top: Tensor) -> Tensor:
+        """Say what sum is left to the tokens between the bounds, if the mean is to be 1."""
+        # An integer tensor times a Python float would be float32.
+        return count_S1 - epsilon * at_floor.double() - w_max * (count_S1 - below_top).double()
+
     # Each token bends the curve where it leaves ε and where it reaches W_max; padding's bends are at -inf.
     bend_SL = torch.cat([low - x_SL, high - x_SL], dim=1)
     at_floor_SL, below_top_SL = regime(bend_SL)
-    between_SL = (log_sum_SL.gather(1, below_top_SL) + bend_SL).exp() - (
-        log_sum_SL.gather(1, at_floor_SL) + bend_SL
-    ).exp()
-    enough_SL = epsilon * at_floor_SL + between_SL + w_max * (count_S1 - below_top_SL) >= count_S1
+    between_SL = (log_sum_SL.gather(1, below_top_SL) + bend_SL).exp()
+    between_SL -= (log_sum_SL.gather(1, at_floor_SL) + bend_SL).exp()
+    enough_SL = between_SL >= room(at_floor_SL, below_top_SL)
     left_S1 = torch.where(enough_SL, -torch.inf, bend_SL).amax(dim=1, keepdim=True)
     right_S1 = torch.where(enough_SL, bend_SL, torch.inf).amin(dim=1, keepdim=True)
 
     # Between two neighbouring bends it is settled who is at ε and who is at W_max; solve for c.
     middle_S1 = (left_S1 + right_S1) / 2
     at_floor_S1, below_top_S1 = regime(middle_S1)
-    rest_S1 = count_S1 - epsilon * at_floor_S1 - w_max * (count_S1 - below_top_S1)
     top_S1, floor_S1 = log_sum_SL.gather(1, below_top_S1), log_sum_SL.gather(1, at_floor_S1)
-    log_c_S1 = rest_S1.log() - top_S1 - torch.log1p(-(floor_S1 - top_S1).exp())
+    log_between_S1 = top_S1 + torch.log1p(-(floor_S1 - top_S1).exp())
+    log_c_S1 = room(at_floor_S1, below_top_S1).log() - log_between_S1
     # With nobody between the bounds every c of the interval gives the same weights.
     log_c_S1 = torch.where(at_floor_S1 < below_top_S1, log_c_S1.clamp(left_S1, right_S1), middle_S1)
     weight_SL = (log_weight_SL + log_c_S1).exp().float().clamp(epsilon, w_max)
@@ -204,7 +208,8 @@ def shuffle_weights(weight_SL: Tensor, mask_SL: Tensor, key_SL: Tensor) -> Tenso
         유효한 토큰끼리 자리를 바꾼 가중치. mask 밖은 그대로.
 
     Example:
-        >>> shuffle_weights(torch.tensor([[2., 0., 1.]]), torch.tensor([[True, False, True]]), torch.tensor([[9, 5, 1]]))
+        >>> mask = torch.tensor([[True, False, True]])
+        >>> shuffle_weights(torch.tensor([[2., 0., 1.]]), mask, torch.tensor([[.9, .5, .1]]))
         tensor([[1., 0., 2.]])
     """
     from_SL = (~mask_SL).to(torch.int8).argsort(dim=1, stable=True)
