@@ -16,8 +16,11 @@
 # transformers' own generate and its continuous batching were considered: neither has a seed per request, so a sample
 # would depend on its neighbours; stop strings are matched by the whole batch; drafts come from another model.
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -96,6 +99,8 @@ class Completion:
         tokens: 뽑은 토큰 전부 (멈추게 한 토큰까지).
         finished: "eos", "stop", 또는 길이가 다해서 "length".
         near_ties: 반올림으로 갈릴 뻔해서 다시 계산한 토큰의 수.
+        blocks: 초안을 검증한 횟수.
+        accepted: 헤드 1, 2, …의 초안이 (앞의 초안과 함께) 받아들여진 횟수.
     """
 
     key: str
@@ -104,6 +109,20 @@ class Completion:
     tokens: tuple[int, ...]
     finished: Literal["eos", "stop", "length"]
     near_ties: int = 0
+    blocks: int = 0
+    accepted: tuple[int, ...] = ()
+
+
+def acceptance(completions: Sequence[Completion]) -> list[float]:
+    """Return how often the draft of each extra head was accepted, together with those before it.
+
+    Example:
+        >>> acceptance([Completion("x", 0, "", (), "eos", blocks=4, accepted=(4, 2))])
+        [1.0, 0.5]
+    """
+    drafted = [c for c in completions if c.blocks]
+    blocks = sum(c.blocks for c in drafted)
+    return [sum(counts) / blocks for counts in zip(*(c.accepted for c in drafted), strict=True)]
 
 
 def generate(
@@ -143,8 +162,8 @@ def _encode(model: Any, tokenizer: Any, requests: list[Request]) -> list[list[in
             )
         if len(prompts[i]) >= limit:
             raise ConfigError(
-                f"{request.key}: the prompt has {len(prompts[i])} tokens, but the model has {limit} positions and needs "
-                "one for an answer; use a prompt with fewer shots or a model with more positions."
+                f"{request.key}: the prompt has {len(prompts[i])} tokens, but the model has {limit} positions and "
+                "needs one for an answer; use a prompt with fewer shots or a model with more positions."
             )
     return prompts
 
@@ -168,6 +187,8 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     finished: str | None = None
     near_ties: int = 0
+    blocks: int = 0
+    accepted: list[int] = field(default_factory=list)
 
     @property
     def last(self) -> int:
@@ -180,7 +201,10 @@ class _Row:
 
 
 class _Decoder:
-    """Keep a batch full of rows and decode it step by step."""
+    """Keep a batch full of rows and decode it block by block.
+
+    A block is the last token of each row, then one draft of each extra head (none in ordinary decoding).
+    """
 
     def __init__(self, model, tokenizer, requests, prompts, sampling, on_tokens) -> None:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
@@ -191,7 +215,10 @@ class _Decoder:
         # Longest first: memory runs out at once or never, and equal prompts are neighbours.
         self.queue = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i], i), reverse=True)
         self.rows: list[_Row] = []
-        slots = max((min(len(p) + sampling.max_new_tokens, self.limit) for p in prompts), default=0)
+        heads = getattr(model, "heads", 1)
+        self.pace = Pace(sampling.decoding if heads > 1 else "ordinary")
+        self.drafts_ND = self.tensor([]).long().view(0, heads - 1)
+        slots = max((min(len(p) + sampling.max_new_tokens, self.limit) for p in prompts), default=0) + heads
         self.cache = SlotCache(min(sampling.batch_size, len(requests)), slots)
 
     def run(self) -> Iterator[tuple[int, Completion]]:
@@ -218,42 +245,102 @@ class _Decoder:
             noise = noise_seed(self.sampling.seed, request.key, request.sample)
             # Every token holds at least one byte, so the newest stop string lies within this many tokens.
             window = 8 + max((len(stop.encode()) for stop in request.stop), default=0)
-            self.rows.append(_Row(i, request, prompt, noise, budget, window))
+            self.rows.append(_Row(i, request, prompt, noise, budget, window, accepted=[0] * self.drafts_ND.shape[1]))
         new = self.rows[first:]
-        width = max((len(row.prompt) - 1 for row in new), default=0)
-        if width:
-            # Right padding writes into slots that the row's own tokens overwrite before anyone sees them.
-            block_NT = self.tensor([row.prompt[:-1] + [0] * (width + 1 - len(row.prompt)) for row in new])
-            self.forward(self.model.base_model, first, block_NT, self.tensor([0] * len(new)), width)
+        if not new:
+            return
+        # Right padding writes into slots that the row's own tokens overwrite before anyone sees them.
+        width = max(1, max(len(row.prompt) for row in new) - 1)
+        block_NT = self.tensor([row.prompt[:-1] + [0] * (width + 1 - len(row.prompt)) for row in new])
+        with self.last_layer_call() as call:
+            self.forward(self.model.base_model, first, block_NT, [0] * len(new))
+        if self.pace.drafting:
+            drafts_ND = self.draft(call, new, [max(0, len(row.prompt) - 2) for row in new])
+            self.drafts_ND = torch.cat([self.drafts_ND, drafts_ND])
 
     @torch.inference_mode()
     def step(self) -> list[_Row]:
-        """Decode one token for every row; return the rows that finished."""
-        rows = self.rows
-        start = [row.position for row in rows]
+        """Verify one block of every row; return the rows that finished."""
+        rows, verifying = self.rows, self.pace.next_block_has_drafts()
         block_NT = self.tensor([[row.last] for row in rows])
-        logits_NTV = self.forward(self.model, 0, block_NT, self.tensor(start), max(start) + 1).logits
-        seed_N = self.tensor([row.noise for row in rows]) + self.tensor([len(row.tokens) for row in rows])
-        token_N, sure_N = draw_tokens(logits_NTV[:, -1], seed_N, self.sampling.temperature, self.sampling.top_p)
-        for row, token, sure in zip(rows, token_N.tolist(), sure_N.tolist(), strict=True):
-            self.append(row, token if sure else self.settle(row))
-        self.on_tokens(len(rows))
+        if verifying:
+            block_NT = torch.cat([block_NT, self.drafts_ND], dim=1)
+        with self.last_layer_call() as call:
+            logits_NTV = self.forward(self.model, 0, block_NT, [row.position for row in rows]).logits
+        token_NT, sure_NT = self.draw(logits_NTV, rows)
+        # The only transfer from the device in a step.
+        drawn, sure, block = torch.stack([token_NT, sure_NT.long(), block_NT]).tolist()
+        last_accepted = [self.accept(row, *lists) for row, *lists in zip(rows, drawn, sure, block, strict=True)]
+        self.on_tokens(sum(last_accepted) + len(rows))
+        self.pace.block_verified(len(rows), sum(last_accepted))
+        if self.pace.drafting and not all(row.finished for row in rows):
+            self.drafts_ND = self.draft(call, rows, last_accepted)
+        self.pace.step_ended()
         return self.release()
 
-    def forward(self, module: Any, first: int, block_NT: Tensor, start_N: Tensor, length: int) -> Any:
+    def accept(self, row: _Row, drawn: list[int], sure: list[bool], block: list[int]) -> int:
+        """Append the drawn tokens for as long as the drafts equal them; return the number of drafts that did.
+
+        Position t of the block was computed from the drafts before it, so its token is the one that ordinary decoding
+        draws if those drafts are right: the output does not depend on the drafts, greedy or sampled.
+        """
+        for t, token in enumerate(drawn):
+            self.append(row, token if sure[t] else self.settle(row))
+            if row.finished or t + 1 == len(block) or row.tokens[-1] != block[t + 1]:
+                break
+            row.accepted[t] += 1
+        row.blocks += len(block) > 1
+        return t
+
+    def draft(self, call: dict[str, Any], rows: list[_Row], last_accepted: list[int]) -> Tensor:
+        """Let every extra head read the block's trunk states and draft after the last accepted position only."""
+        # Rejected positions write keys and values too; the next block overwrites them before they are seen.
+        row_N, position_N = torch.arange(len(rows)), self.tensor(last_accepted)
+        hidden = [head(*call["args"], **call["kwargs"]) for head in self.model.extra_heads]
+        hidden = [(h if torch.is_tensor(h) else h[0])[row_N, position_N] for h in hidden]
+        hidden_NDD = self.model.final_norm(torch.stack(hidden, dim=1))
+        return self.draw(self.model.get_output_embeddings()(hidden_NDD), rows)[0]
+
+    def draw(self, logits_NTV: Tensor, rows: list[_Row]) -> tuple[Tensor, Tensor]:
+        """Draw the tokens that follow the rows' tokens, with the noise of their positions."""
+        count, width = logits_NTV.shape[:2]
+        seed_NT = self.tensor([row.noise + len(row.tokens) for row in rows])[:, None] + self.tensor(range(width))
+        temperature, top_p = self.sampling.temperature, self.sampling.top_p
+        token_N, sure_N = draw_tokens(logits_NTV.flatten(0, 1), seed_NT.flatten(), temperature, top_p)
+        return token_N.view(count, width), sure_N.view(count, width)
+
+    def forward(self, module: Any, first: int, block_NT: Tensor, start: list[int]) -> Any:
         """Run a block of tokens of the rows from `first` on, each from its own position."""
-        position_NT = start_N[:, None] + torch.arange(block_NT.shape[1], device=block_NT.device)
+        length = max(start) + block_NT.shape[1]
+        position_NT = self.tensor(start)[:, None] + self.tensor(range(block_NT.shape[1]))
         self.cache.aim(first, position_NT, length)
-        hidden_N1TS = torch.arange(length, device=block_NT.device) > position_NT[:, None, :, None]
+        unseen_N1TS = torch.arange(length, device=block_NT.device) > position_NT[:, None, :, None]
         dtype = self.model.dtype
-        mask_N1TS = hidden_N1TS.to(dtype) * torch.finfo(dtype).min
         return module(
             input_ids=block_NT,
-            attention_mask=mask_N1TS,
+            attention_mask=unseen_N1TS.to(dtype) * torch.finfo(dtype).min,
+            # Drafts past the last position are never accepted, but must not fall off a table of positions.
             position_ids=position_NT.clamp(max=self.limit - 1),
             past_key_values=self.cache,
             use_cache=True,
         )
+
+    @contextmanager
+    def last_layer_call(self) -> Iterator[dict[str, Any]]:
+        """Catch what head 0's layer is called with (trunk states, mask, rotary angles, cache), for the other heads."""
+        call: dict[str, Any] = {}
+        if not self.pace.drafting:
+            yield call
+            return
+
+        def catch(_module: Any, args: tuple, kwargs: dict) -> None:
+            call["args"], call["kwargs"] = args, kwargs
+
+        hook = self.model.decoder_layers[-1].register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            yield call
+        finally:
+            hook.remove()
 
     def settle(self, row: _Row) -> int:
         """Decide a near-tie by a forward whose shape depends on this row's tokens alone."""
@@ -288,21 +375,84 @@ class _Decoder:
     def release(self) -> list[_Row]:
         """Take finished rows out; the last row moves into the gap, so that live rows stay together."""
         finished = [row for row in self.rows if row.finished]
+        order = list(range(len(self.rows)))
         for row in finished:
-            gap, last = self.rows.index(row), self.rows.pop()
+            gap, last, source = self.rows.index(row), self.rows.pop(), order.pop()
             if last is not row:
-                self.rows[gap] = last
+                self.rows[gap], order[gap] = last, source
                 self.cache.copy_row(len(self.rows), gap, last.position)
+        if finished and self.pace.drafting:
+            self.drafts_ND = self.drafts_ND[order]
         return finished
 
     def completion(self, row: _Row) -> Completion:
         text = self.text(row)
         cut = _stop_at(text, row.request.stop)
         text = text if cut < 0 else text[:cut]
-        return Completion(row.request.key, row.request.sample, text, tuple(row.tokens), row.finished, row.near_ties)
+        return Completion(
+            key=row.request.key,
+            sample=row.request.sample,
+            text=text,
+            tokens=tuple(row.tokens),
+            finished=row.finished,
+            near_ties=row.near_ties,
+            blocks=row.blocks,
+            accepted=tuple(row.accepted),
+        )
 
     def tensor(self, values: list) -> Tensor:
         return torch.tensor(values, device=self.model.device)
+
+
+class Pace:
+    """Decide whether blocks carry drafts, by what they cost and bring on this machine.
+
+    [연구 맥락] 초안은 검증할 토큰을 늘린다. 배치가 작으면 거의 공짜지만, 배치가 크면 계산이 그만큼 늘어난다. 그래서 잰다.
+        결과는 어느 쪽이든 같으므로 시간을 재어 정해도 재현성을 해치지 않는다.
+    [동작] auto는 처음 몇 블록을 번갈아 해 보고, 그 뒤로는 초안이 벌어 주는 토큰이 비용보다 적으면 그만둔다.
+
+    Args:
+        decoding: "auto", "ordinary", "speculative".
+    """
+
+    TRIAL = 10  # blocks with and without drafts in turn; the first of each kind warms up and is not counted
+
+    def __init__(self, decoding: str) -> None:
+        self.drafting = decoding != "ordinary"
+        self.measuring = decoding == "auto"
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self.drafts_verified, self.rows_verified, self.accepted = False, 0.0, 0.0
+
+    def next_block_has_drafts(self) -> bool:
+        """Start the clock of a block and say whether it carries drafts."""
+        trial = sum(map(len, self.seconds.values()))
+        self.with_drafts = self.drafting and not (self.measuring and trial < self.TRIAL and trial % 2)
+        self.started = self.clock()
+        return self.with_drafts
+
+    def block_verified(self, rows: int, accepted: int) -> None:
+        """Note the tokens that the block brought; without drafts, its clock stops here."""
+        if self.with_drafts:
+            # A running mean over about 20 blocks.
+            self.rows_verified = 0.95 * self.rows_verified + rows
+            self.accepted = 0.95 * self.accepted + accepted
+        self.elapsed = None if self.with_drafts else self.clock() - self.started
+
+    def step_ended(self) -> None:
+        """Stop drafting if ordinary decoding would have been faster."""
+        if not (self.measuring and self.drafting):
+            return
+        if sum(map(len, self.seconds.values())) < self.TRIAL:
+            self.seconds[self.with_drafts].append(self.elapsed or self.clock() - self.started)
+        else:
+            cost = median(self.seconds[True][1:]) / median(self.seconds[False][1:])
+            self.drafting = 1 + self.accepted / self.rows_verified > 1.05 * cost
+
+    def clock(self) -> float:
+        """Read the time, after the accelerator has caught up while measuring."""
+        if self.measuring and torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        return time.perf_counter()
 
 
 def _stop_at(text: str, stop: tuple[str, ...]) -> int:

@@ -42,6 +42,13 @@ def complete(model, tokenizer, asked, **settings):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.2, 0.8])
+@pytest.mark.parametrize("decoding", ["speculative", "auto"])
+def test_drafts_change_no_token(model, tokenizer, temperature, decoding):
+    ordinary = complete(model, tokenizer, requests(), temperature=temperature, decoding="ordinary")
+    assert complete(model, tokenizer, requests(), temperature=temperature, decoding=decoding, batch_size=5) == ordinary
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.2, 0.8])
 def test_samples_are_the_same_for_any_batch_size_order_and_interruption(model, tokenizer, temperature):
     asked = requests()
     alone = complete(model, tokenizer, asked, temperature=temperature, batch_size=1)
