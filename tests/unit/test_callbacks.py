@@ -1,0 +1,217 @@
+"""Hold the promises of wmtp/callbacks on a real, very small training run."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_lightning import Trainer
+from rich.console import Console
+from transformers import AutoTokenizer, LlamaConfig
+
+from wmtp.algos.baseline import Baseline
+from wmtp.algos.rho1 import Rho1
+from wmtp.callbacks.progress import TrainingProgress
+from wmtp.callbacks.throughput import Throughput
+from wmtp.callbacks.token_weights import TokenWeights, text_pieces
+from wmtp.callbacks.weight_histogram import WeightHistogram, count_in_bins
+from wmtp.callbacks.weight_statistics import WeightStatistics, clip_bounds, corruption_statistics, weight_statistics
+from wmtp.data.module import MTPDataModule
+from wmtp.data.prompts import Synthetic0Shot
+from wmtp.data.synthetic import Synthetic
+from wmtp.maths.weighting import SoftWeighting
+from wmtp.models.mtp import MTPForCausalLM
+from wmtp.tracking import MetricsCSV
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from importlib import resources
+
+    return AutoTokenizer.from_pretrained(str(resources.files("wmtp") / "assets" / "tokenizer"))
+
+
+def model(tokenizer, seed):
+    torch.manual_seed(seed)
+    return MTPForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+                    num_attention_heads=2, mtp_heads=2)
+    )  # fmt: skip
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def rho1(tokenizer):
+    return Rho1(model(tokenizer, 42), model(tokenizer, 43), SoftWeighting(lam=1.0), optimizer=sgd)
+
+
+def train(run_dir, algo, tokenizer, callbacks, **kwargs):
+    source = Synthetic(train_size=60, validation_size=4, test_size=0, noise=0.5)
+    data = MTPDataModule(source, Synthetic0Shot(), tokenizer, token_budget=1024)
+    defaults = dict(max_steps=6, log_every_n_steps=2, limit_val_batches=1, val_check_interval=3)
+    trainer = Trainer(
+        accelerator="cpu", default_root_dir=run_dir, logger=[MetricsCSV(run_dir)], callbacks=callbacks,
+        check_val_every_n_epoch=None, num_sanity_val_steps=0, enable_model_summary=False,
+        enable_checkpointing=False, use_distributed_sampler=False, **{**defaults, **kwargs},
+    )  # fmt: skip
+    trainer.fit(algo, data)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tokenizer):
+    """Train rho1 for six steps with every callback."""
+    run_dir = tmp_path_factory.mktemp("run")
+    screen = io.StringIO()
+    bar = TrainingProgress(console=Console(file=screen, force_terminal=True, width=140))
+    histogram = WeightHistogram(run_dir)
+    algo = rho1(tokenizer)
+    algo.last_pass_at_1 = 0.125
+    train(run_dir, algo, tokenizer, [WeightStatistics(), histogram, Throughput(), TokenWeights(run_dir), bar])
+    return {"dir": run_dir, "screen": screen.getvalue(), "histogram": histogram}
+
+
+def rows(run_dir):
+    import csv
+
+    with (run_dir / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+# ---- the maths ----
+
+
+def test_weight_statistics_are_those_of_numpy_on_the_valid_tokens():
+    generator = torch.Generator().manual_seed(42)
+    weight = torch.rand(7, 31, generator=generator) * 3
+    mask = torch.rand(7, 31, generator=generator) < 0.6
+    got = {key: value.item() for key, value in weight_statistics(weight, mask, bounds=(0.5, 2.5)).items()}
+    valid = weight[mask].double().numpy()
+    assert got["mean"] == pytest.approx(valid.mean())
+    for key, q in (("min", 0), ("p25", 25), ("p75", 75), ("p95", 95), ("max", 100)):
+        assert got[key] == pytest.approx(np.percentile(valid, q))
+    assert got["ess"] == pytest.approx(valid.sum() ** 2 / (valid**2).sum() / valid.size)
+    assert got["at_floor"] == pytest.approx((valid <= 0.5001).mean())
+    assert got["at_ceiling"] == pytest.approx((valid >= 2.4999).mean())
+
+
+def test_equal_weights_count_as_a_full_effective_sample():
+    assert weight_statistics(torch.ones(1, 9), torch.ones(1, 9, dtype=torch.bool))["ess"] == 1
+
+
+def test_no_target_token_gives_nan_and_no_error():
+    nothing = torch.zeros(1, 3, dtype=torch.bool)
+    assert all(math.isnan(value) for value in weight_statistics(torch.ones(1, 3), nothing).values())
+    assert all(
+        math.isnan(v) for v in corruption_statistics(torch.ones(1, 3), torch.ones(1, 3), nothing, nothing).values()
+    )
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.booleans()), min_size=1, max_size=30))
+def test_auc_is_the_share_of_pairs_where_the_clean_token_scores_higher(tokens):
+    score = torch.tensor([[float(s) for s, _, _ in tokens]])
+    noise = torch.tensor([[n for _, n, _ in tokens]])
+    mask = torch.tensor([[m for _, _, m in tokens]])
+    got = corruption_statistics(score, score, mask, noise)["auc"].item()
+    bad = [s for s, n, m in tokens if n and m]
+    good = [s for s, n, m in tokens if not n and m]
+    pairs = [(g > b) + 0.5 * (g == b) for g in good for b in bad]
+    assert math.isnan(got) if not pairs else got == pytest.approx(sum(pairs) / len(pairs))
+
+
+def test_clip_bounds_are_those_after_the_blend():
+    assert clip_bounds(SoftWeighting(lam=0.5, epsilon=0.1, w_max=3.0)) == pytest.approx((0.55, 2.0))
+    assert clip_bounds(None) is None
+
+
+def test_every_target_token_falls_into_exactly_one_bin():
+    generator = torch.Generator().manual_seed(42)
+    weight, mask = torch.rand(4, 50, generator=generator) * 9, torch.rand(4, 50, generator=generator) < 0.5
+    count = torch.zeros(2, 10)
+    count_in_bins(count, weight, mask, None, upper=4.0)
+    assert count[0].sum() == mask.sum() and count[1].sum() == 0
+    assert count[0, -1] == (weight[mask] >= 3.6).sum()
+
+
+# ---- on a run ----
+
+
+def test_weight_statistics_are_logged_at_logging_steps_only(run):
+    logged = [int(row["step"]) for row in rows(run["dir"]) if row["weight/mean"]]
+    assert logged == [1, 3, 5]
+    row = next(row for row in rows(run["dir"]) if row["weight/mean"])
+    assert float(row["weight/mean"]) == pytest.approx(1, abs=1e-4)
+    for key in ("min", "max", "p25", "p75", "p95", "ess", "at_floor", "at_ceiling", "corrupted_mean", "auc"):
+        assert math.isfinite(float(row[f"weight/{key}"])), key
+
+
+def test_speed_is_logged_and_padding_is_not_counted(run):
+    row = next(row for row in rows(run["dir"]) if row["speed/tokens_per_second"])
+    assert 0 < float(row["speed/target_tokens_per_second"]) < float(row["speed/tokens_per_second"])
+    assert 0.5 < float(row["speed/real_token_share"]) <= 1
+
+
+def test_the_histogram_holds_every_target_token_of_the_run_and_survives_a_checkpoint(run):
+    histogram = json.loads((run["dir"] / "weight_histogram.json").read_text())
+    assert len(histogram["clean"]) == 200 and sum(histogram["corrupted"]) > 0
+    total = sum(histogram["clean"]) + sum(histogram["corrupted"])
+    resumed = WeightHistogram(run["dir"])
+    resumed.load_state_dict(run["histogram"].state_dict())
+    assert resumed._count_2K.sum() == total > 100
+
+
+def test_token_weights_spell_the_sample_and_are_kept_from_start_and_end(run, tokenizer):
+    samples = json.loads((run["dir"] / "token_weights.json").read_text())["samples"]
+    assert len(samples) == 6 and any(samples[0]["noise"])
+    problems = {p.task_id: p for p in Synthetic(train_size=60, noise=0.5).problems("train")}
+    for sample in samples:
+        text = "".join(sample["pieces"])
+        assert problems[sample["problem_id"]].solutions[0] in text
+        for stage in ("start", "end"):
+            weight = sample[stage]["weight"]
+            assert len(weight) == len(sample["pieces"]) == len(sample["noise"]) == len(sample[stage]["score"])
+            assert all(w is None for w in weight[: sample["prompt_length"]])
+            assert all(0.05 <= w <= 3 for w in weight[sample["prompt_length"] :])
+    assert samples[0]["start"] != samples[0]["end"]
+
+
+def test_capturing_token_weights_does_not_change_the_training(tmp_path, tokenizer):
+    plain, watched = rho1(tokenizer), rho1(tokenizer)
+    train(tmp_path / "a", plain, tokenizer, [TrainingProgress()], max_steps=3)
+    callbacks = [TokenWeights(tmp_path), WeightStatistics(), WeightHistogram(tmp_path), Throughput()]
+    train(tmp_path / "b", watched, tokenizer, [*callbacks, TrainingProgress()], max_steps=3)
+    for a, b in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_bar_shows_loss_pass_at_1_and_speed(run):
+    for part in ("training", "6/6", "loss ", "pass@1 12.5 %", "tokens/s"):
+        assert part in run["screen"], part
+
+
+def test_a_log_file_gets_plain_lines_and_a_baseline_no_weight_files(tmp_path, tokenizer, capsys):
+    callbacks = [WeightStatistics(), WeightHistogram(tmp_path), Throughput(), TokenWeights(tmp_path)]
+    train(tmp_path, Baseline(model(tokenizer, 42), optimizer=sgd), tokenizer, [*callbacks, TrainingProgress()])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert lines[0].startswith("step 1/6  loss ") and lines[-1].startswith("step 6/6  loss ")
+    assert "\x1b" not in "".join(lines)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv"]
+
+
+def test_steps_are_counted_once_under_accumulation(tmp_path, tokenizer):
+    callbacks = [WeightStatistics(), Throughput(), TrainingProgress()]
+    train(tmp_path, rho1(tokenizer), tokenizer, callbacks, accumulate_grad_batches=2, max_steps=2, log_every_n_steps=1)
+    assert [int(row["step"]) for row in rows(tmp_path) if row["weight/mean"]] == [0, 1]
+
+
+def test_a_character_of_several_tokens_is_shown_at_the_last_of_them(tokenizer):
+    ids = tokenizer("값 = 1", add_special_tokens=False)["input_ids"]
+    pieces = text_pieces(tokenizer, ids)
+    assert "".join(pieces) == "값 = 1" and len(pieces) == len(ids) and "" in pieces
