@@ -1,0 +1,120 @@
+"""Estimate pass@k without bias, and how sure the estimate is.
+
+[연구 맥락] 문제마다 n개를 뽑아 c개가 맞았을 때, k개를 뽑으면 하나라도 맞을 확률 (Chen et al. 2021, MATHS.md 7절).
+    pass@k = 1 - C(n-c, k) / C(n, k) = 1 - Π_{i<k} (n-c-i)/(n-i)
+[동작] 문제별 값을 먼저 구하고 평균한다. 신뢰구간은 문제를 다시 뽑는 bootstrap, 두 실행은 같은 문제끼리 짝지어 비교한다.
+[디버깅] 구간이 넓으면 표본이 아니라 문제가 모자란 것이다: 문제 200개의 pass@1은 표준오차가 3.4 %p이다.
+"""
+
+#   P problems, R resamples drawn at a time
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wmtp.errors import ConfigError
+
+# 8 million indices at a time: 64 MB, whatever the number of problems.
+_INDICES_AT_A_TIME = 2**23
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Estimate the probability that at least one of k samples passes, from c of n that did.
+
+    Args:
+        n: 뽑은 표본 수.
+        c: 통과한 표본 수.
+        k: pass@k의 k.
+
+    Returns:
+        불편추정값, [0, 1].
+
+    Raises:
+        ConfigError: k > n일 때. 조용히 빼지 않는다.
+
+    Example:
+        >>> pass_at_k(n=4, c=1, k=2)
+        0.5
+    """
+    if not 1 <= k <= n:
+        raise ConfigError(
+            f"pass@{k} cannot be estimated from n = {n} samples a problem: k must be in [1, n]. "
+            f"Draw at least {max(k, 1)} samples a problem, or ask for a smaller k."
+        )
+    if not 0 <= c <= n:
+        raise ValueError(f"c = {c} of n = {n} samples cannot have passed.")
+    all_fail = 1.0
+    for i in range(k):
+        all_fail *= max(n - c - i, 0) / (n - i)
+    return 1.0 - all_fail
+
+
+def bootstrap_interval(
+    values: Sequence[float], level: float = 0.95, resamples: int = 10_000, seed: int = 42
+) -> tuple[float, float]:
+    """Bound the mean over problems by resampling the problems.
+
+    Args:
+        values: 문제별 값 (예: pass@1).
+        level: 신뢰수준.
+        resamples: 다시 뽑는 횟수.
+        seed: 난수 씨앗.
+
+    Returns:
+        (low, high), 백분위 구간.
+
+    Example:
+        >>> bootstrap_interval([0.0, 1.0] * 50)
+        (0.4, 0.6)
+    """
+    means_R = _resampled_means(torch.tensor(values, dtype=torch.float64), resamples, seed)
+    tail = (1.0 - level) / 2.0
+    low, high = means_R.quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def paired_bootstrap(
+    values_a: Sequence[float],
+    values_b: Sequence[float],
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 42,
+) -> tuple[float, float, float]:
+    """Compare two runs on the same problems: the mean of a - b and its interval.
+
+    [연구 맥락] 문제의 난이도 차이는 두 실행에 똑같이 들어 있다. 짝을 지으면 그만큼 구간이 좁아진다.
+
+    Args:
+        values_a: 한 실행의 문제별 값.
+        values_b: 다른 실행의, 같은 문제 같은 순서의 값.
+        level: 신뢰수준.
+        resamples: 다시 뽑는 횟수.
+        seed: 난수 씨앗.
+
+    Returns:
+        (mean(a - b), low, high). 구간에 0이 없으면 차이가 있다고 말할 수 있다.
+
+    Example:
+        >>> paired_bootstrap([0.5, 1.0, 0.25], [0.25, 0.75, 0.0])
+        (0.25, 0.25, 0.25)
+    """
+    if len(values_a) != len(values_b):
+        raise ConfigError(
+            f"a paired comparison needs the same problems in both runs, but they hold {len(values_a)} and "
+            f"{len(values_b)}. Evaluate both on the same benchmark and split."
+        )
+    differences = [a - b for a, b in zip(values_a, values_b, strict=True)]
+    low, high = bootstrap_interval(differences, level, resamples, seed)
+    return sum(differences) / len(differences), low, high
+
+
+def _resampled_means(values_P: Tensor, resamples: int, seed: int) -> Tensor:
+    if len(values_P) == 0:
+        raise ValueError("there is no interval over no problems.")
+    generator = torch.Generator().manual_seed(seed)
+    rows = max(_INDICES_AT_A_TIME // len(values_P), 1)
+    blocks = [min(rows, resamples - start) for start in range(0, resamples, rows)]
+    return torch.cat(
+        [values_P[torch.randint(len(values_P), (R, len(values_P)), generator=generator)].mean(1) for R in blocks]
+    )
