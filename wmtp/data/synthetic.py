@@ -1,9 +1,11 @@
 """Generate MBPP-format problems that a tiny model can learn, and corrupt them where asked.
 
-[연구 맥락] 데이터도 GPU도 없이 전체 실험이 돌아야 하고, 어느 토큰이 나쁜지 아는 학습 데이터가 있어야 가중치가 그 토큰을 찾는지 판정할 수 있다.
+[연구 맥락] 데이터도 GPU도 없이 전체 실험이 돌아야 한다. 그리고 어느 토큰이 나쁜지 아는 학습 데이터가 있어야
+가중치가 그 토큰을 찾는지 판정할 수 있다.
 [동작] grammar.py의 연산 1~3개와 집계 하나를 뽑아 영어 문장, 정답, 단위 테스트 여섯 개를 만든다.
-분할은 상수를 뺀 연산 순서의 해시로 정한다: 시험에 나오는 순서는 어떤 seed의 학습 데이터에도 나오지 않는다.
-상수까지 넣어 나누면 같은 순서에 숫자만 다른 문제가 학습에 섞여 시험이 쉬워진다. 낱낱의 연산과 상수는 모두 학습에 나온다.
+분할은 상수를 뺀 연산 순서의 해시로 정한다: 시험에 나오는 순서는 어떤 seed의 학습 데이터에도 없다.
+상수까지 넣어 나누면 같은 순서에 숫자만 다른 문제가 학습에 섞여 시험이 쉬워진다.
+낱낱의 연산과 상수는 모두 학습에 나온다.
 [디버깅] pass@1이 0에 머물면 head 0의 NLL부터 본다: 0.15 아래로 내려가야 풀리기 시작한다.
 """
 
@@ -66,7 +68,7 @@ class Synthetic:
         self.seed = seed
         self.noise = noise
         for split, size in self.sizes.items():
-            if not isinstance(size, int) or size < 0:
+            if type(size) is not int or size < 0:
                 raise ConfigError(f"data.{split}_size = {size} must be a whole number >= 0. Try 500.")
         if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise <= 1:
             raise ConfigError(
@@ -134,7 +136,7 @@ def composition(source: str) -> tuple[str, ...]:
 def mutate(problem: Problem, rng: random.Random) -> tuple[str, tuple[int, int]]:
     """Write the reference solution with one wrong operation or constant.
 
-    [연구 맥락] 정답과 한 곳만 다른 프로그램의 쌍은 critic이 틀린 자리를 배우는 재료다. (MATHS.md 5절)
+    [연구 맥락] 정답과 한 곳만 다른 프로그램의 쌍은 critic이 틀린 자리를 배우는 재료다. (MATHS.md 5절, pairwise)
     [동작] 한 줄을 같은 변수를 읽고 쓰는 다른 줄로 바꾼다. 바뀐 프로그램이 여섯 테스트를 우연히 통과하는
     비율은 약 1 %다 (시험 문제 4000번 측정; 주로 x < 7과 x < 8처럼 이웃한 상수).
 
@@ -209,7 +211,14 @@ def _wrong_step(step: Step, rng: random.Random) -> Step:
     family = next(steps for steps in table[step.takes] if steps[0].operation == step.operation)
     if len(family) > 1 and rng.random() < 0.5:
         return rng.choice([other for other in family if other is not step])
-    rivals = [steps for steps in table[step.takes] if steps is not family and steps[0].gives == step.gives]
+    rivals = [
+        steps
+        for steps in table[step.takes]
+        if steps is not family
+        and steps[0].gives == step.gives
+        # "return xs" for "return xs[-1] if xs else 0" only stops early: it has no character that is wrong.
+        and not step.statement.startswith(steps[0].statement)
+    ]
     return rng.choice(rng.choice(rivals))
 
 
