@@ -1,0 +1,285 @@
+"""Hold the promises of wmtp/reporting on run directories that look like real ones."""
+
+import csv
+import json
+import math
+import random
+import re
+from html.parser import HTMLParser
+from importlib import resources
+from xml.etree import ElementTree
+
+import pytest
+
+from wmtp.reporting import write_report
+from wmtp.reporting.heat_map import shade_of, visible
+from wmtp.reporting.reading import read_run
+from wmtp.reporting.report import frequent_failures, paired_gain
+
+CONFIG = """\
+algo: {_target_: wmtp.algos.rho1.Rho1, score: excess, weighting: {lam: 0.3, temperature: 0.7, control: none}}
+data: {noise: 0.5, module: {source: {_target_: wmtp.data.synthetic.Synthetic}}}
+model: {path: "asset:tiny-base", heads: 4}
+trainer: {max_steps: 300}
+storage: {hf_token: hf_do_not_show_me}
+seed: 42
+"""
+
+
+def make_run(run_dir, problems=120):
+    """Write what a run of the main job leaves in its directory."""
+    from transformers import AutoTokenizer
+
+    from wmtp.callbacks.token_weights import text_pieces
+    from wmtp.data.prompts import Synthetic0Shot
+    from wmtp.data.synthetic import Synthetic
+    from wmtp.data.tokenization import tokenize_problem
+
+    rng = random.Random(42)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(CONFIG)
+    with (run_dir / "metrics.csv").open("w", newline="") as file:
+        heads = [f"{split}/ce_head{k}" for split in ("train", "val") for k in range(4)]
+        weights = ["mean", "min", "max", "p25", "p75", "p95", "ess", "corrupted_mean", "clean_mean", "auc"]
+        columns = ["step", "epoch", "train/loss", *heads, *(f"weight/{key}" for key in weights)]
+        writer = csv.DictWriter(file, [*columns, "speed/target_tokens_per_second"])
+        writer.writeheader()
+        for step in range(9, 300, 10):
+            fall = math.exp(-step / 80)
+            ce = {f"train/ce_head{k}": 0.45 + 0.5 * k + (1 + k) * fall + rng.gauss(0, 0.05) for k in range(4)}
+            weight = {
+                "mean": 1.0, "min": 0.74, "max": 1.6, "p25": 0.86 - 0.02 * fall, "p75": 1.1, "p95": 1.4, "ess": 0.94,
+                "corrupted_mean": 0.84 + 0.1 * fall + rng.gauss(0, 0.02), "clean_mean": 1.05 - 0.03 * fall,
+                "auc": 0.78 - 0.2 * fall,
+            }  # fmt: skip
+            writer.writerow(
+                {"step": step, "epoch": 0, "train/loss": sum(ce.values()) / 4, **ce,
+                 **{f"weight/{key}": value for key, value in weight.items()},
+                 "speed/target_tokens_per_second": rng.gauss(9000, 300)}
+            )  # fmt: skip
+            if step % 100 == 99:
+                writer.writerow({"step": step} | {f"val/ce_head{k}": 0.2 + 0.45 * k + (1 + k) * fall for k in range(4)})
+    normal = [rng.gauss(1.05, 0.15) for _ in range(20000)]
+    low = [rng.gauss(0.84, 0.08) for _ in range(4000)]
+    histogram = {"upper": 4.0}
+    for name, values in (("clean", normal), ("corrupted", low)):
+        counts = [0] * 200
+        for value in values:
+            counts[int(min(max(value, 0.72), 1.6) * 50)] += 1
+        histogram[name] = counts
+    (run_dir / "weight_histogram.json").write_text(json.dumps(histogram))
+
+    tokenizer = AutoTokenizer.from_pretrained(str(resources.files("wmtp") / "assets" / "tokenizer"))
+    source = Synthetic(train_size=12, test_size=problems, noise=0.5)
+    samples = []
+    for problem in source.problems("train")[:6]:
+        sample = tokenize_problem(problem, Synthetic0Shot(), tokenizer)
+        row = {"problem_id": sample.task_id, "prompt_length": sample.prompt_length, "noise": list(sample.noise)}
+        row["pieces"] = text_pieces(tokenizer, sample.input_ids)
+        for stage in ("start", "end"):
+            score = [rng.gauss(-0.8 if noisy else 0.2, 0.6 if stage == "end" else 1.2) for noisy in sample.noise]
+            hidden = [i < sample.prompt_length for i in range(len(score))]
+            row[stage] = {
+                "score": [None if h else round(s, 4) for s, h in zip(score, hidden, strict=True)],
+                "weight": [
+                    None if h else round(min(max(1 + 0.3 * s, 0.715), 1.6), 4)
+                    for s, h in zip(score, hidden, strict=True)
+                ],
+            }
+        samples.append(row)
+    (run_dir / "token_weights.json").write_text(json.dumps({"samples": samples}))
+
+    for stage, share in (("before", 0.3), ("after", 0.6)):
+        folder = run_dir / "eval" / stage
+        folder.mkdir(parents=True)
+        results, completions = [], []
+        for problem in source.problems("test"):
+            passed = rng.random() < share
+            reason = rng.choice(
+                [("wrong", "assertion 3 of 6 failed: 14 is not 15"), ("wrong", "assertion 1 of 6 failed: 3 is not 5"),
+                 ("error", "NameError: name 'xs' is not defined"), ("timeout", "more than 4.0 s of CPU time"),
+                 ("error", "SyntaxError: invalid syntax (line 3)")]
+            )  # fmt: skip
+            status, message = ("passed", "") if passed else reason
+            code = problem.solutions[0] if passed else problem.solutions[0].replace("return", "return not")
+            results.append({"task_id": problem.task_id, "sample": 0, "status": status, "message": message})
+            completions.append({"task_id": problem.task_id, "sample": 0, "completion": code})
+        passed = sum(row["status"] == "passed" for row in results) / problems
+        error = 1.96 * math.sqrt(passed * (1 - passed) / problems)
+        metrics = {"pass@1": passed, "pass@1_low": passed - error, "pass@1_high": passed + error, "problems": problems}
+        (folder / "metrics.json").write_text(json.dumps({f"synthetic/{k}": v for k, v in metrics.items()}))
+        (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results))
+        (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in completions))
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    run_dir = make_run(tmp_path_factory.mktemp("runs") / "rho1-synthetic-tiny")
+    write_report(run_dir)
+    return run_dir
+
+
+class Page(HTMLParser):
+    """Collect elements, addresses and the text of a page, and check that every element is closed."""
+
+    VOID = {"meta", "input", "br", "link", "img", "path", "rect", "use", "g"}
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.attributes, self.text, self.open = [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_is_well_formed_stands_alone_and_runs_no_script(run_dir):
+    html = (run_dir / "report.html").read_text()
+    page = Page(html)
+    assert page.open == []
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert page.tags.count("svg") == 5
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in ("href", "src", "xlink:href"):
+            assert value.startswith("#")
+    assert not re.search(r"url\((?!#)", html) and "@import" not in html
+    assert "default-src 'none'" in html
+
+
+def test_the_page_says_what_happened(run_dir):
+    text = " ".join(Page((run_dir / "report.html").read_text()).text)
+    before, after = (
+        json.loads((run_dir / "eval" / stage / "metrics.json").read_text())["synthetic/pass@1"]
+        for stage in ("before", "after")
+    )
+    assert f"{100 * before:.1f} → {100 * after:.1f} %" in text
+    for part in ("Rho1", "Weight of corrupted tokens", "망가진 토큰", "solved now", "timeout", "Not in this report"):
+        assert (part in text) == (part != "Not in this report"), part
+
+
+def test_no_secret_of_the_config_is_shown(run_dir):
+    for name in ("report.html", "report.md"):
+        assert "hf_do_not_show_me" not in (run_dir / name).read_text()
+
+
+def test_the_plots_are_svg_files_of_their_own_and_markdown_shows_them(run_dir):
+    names = {"loss", "ce_per_head", "weight_histogram", "weights_over_time", "pass_at_1"}
+    markdown = (run_dir / "report.md").read_text()
+    for name in names:
+        ElementTree.parse(run_dir / "report" / f"{name}.svg")
+        assert f"](report/{name}.svg)" in markdown
+    assert {path.stem for path in (run_dir / "report").iterdir()} == names
+
+
+def test_a_report_is_the_same_when_it_is_written_again(run_dir):
+    first = (run_dir / "report.html").read_bytes()
+    assert write_report(run_dir).read_bytes() == first
+
+
+HOSTILE = (
+    "</pre></div><script>alert(1)</script><img src=x onerror=alert(2)>\n"
+    "{{ 7*7 }} {% raw %} \u202edlrow \x1b[2J \x00 \ud800 ```\n```` | &amp; \" ' 한국어\n"
+)
+
+
+def test_hostile_text_anywhere_shows_as_text(tmp_path):
+    run_dir = make_run(tmp_path / "run", problems=20)
+    for stage in ("before", "after"):
+        row = {"task_id": HOSTILE, "sample": 0}
+        with (run_dir / "eval" / stage / "results.jsonl").open("a") as file:
+            file.write(json.dumps({**row, "status": "wrong" + HOSTILE, "message": HOSTILE}) + "\n")
+        with (run_dir / "eval" / stage / "samples.jsonl").open("a") as file:
+            file.write(json.dumps({**row, "completion": HOSTILE}) + "\n")
+        for name in ("results.jsonl", "samples.jsonl"):  # the only problem left, so that it is shown
+            path = run_dir / "eval" / stage / name
+            path.write_text(path.read_text().splitlines()[-1] + "\n")
+    weights = json.loads((run_dir / "token_weights.json").read_text())
+    weights["samples"][0]["pieces"][-1] = weights["samples"][0]["problem_id"] = HOSTILE
+    (run_dir / "token_weights.json").write_text(json.dumps(weights))
+    write_report(run_dir)
+    html, markdown = (run_dir / "report.html").read_text(), (run_dir / "report.md").read_text()
+    page = Page(html)
+    assert page.open == []
+    assert not {"script", "img"} & set(page.tags) and not any(name.startswith("on") for name, _ in page.attributes)
+    shown = "".join(page.text)
+    assert "<script>alert(1)</script>" in shown and "{{ 7*7 }}" in shown and "한국어" in shown
+    for text in (html, markdown):
+        assert not {"\u202e", "\x1b", "\x00"} & set(text)
+    outside_fences = re.sub(r"^(`{3,})python\n.*?^\1$", "", markdown, flags=re.S | re.M)
+    assert "\n`````python\n" in markdown  # longer than any fence inside
+    assert "<script>" not in outside_fences.replace("\\<script", "")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["config.yaml", "metrics.csv", "weight_histogram.json", "token_weights.json", "eval/before/metrics.json",
+     "eval/after/metrics.json", "eval/after/results.jsonl", "eval/after/samples.jsonl"],
+)  # fmt: skip
+def test_any_file_may_be_missing(run_dir, tmp_path, missing):
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    (copy / missing).unlink()
+    page = Page(write_report(copy).read_text())
+    assert page.open == []
+    if "jsonl" not in missing:
+        assert "Not in this report" in " ".join(page.text)
+
+
+def test_an_empty_directory_gives_a_report_that_says_so(tmp_path):
+    text = " ".join(Page(write_report(tmp_path).read_text()).text)
+    for part in ("No evaluation was run", "No training was logged", "Every token weighed the same"):
+        assert part in text
+        assert part in (tmp_path / "report.md").read_text()
+
+
+def test_a_half_written_line_is_left_out_and_counted(run_dir, tmp_path):
+    folder = tmp_path / "eval" / "after"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text('{"mbpp/pass@1": 0.5')
+    (folder / "results.jsonl").write_text('{"task_id": "a", "sample": 0, "status": "passed"}\n{"task_id": "b", "sam')
+    run = read_run(tmp_path)
+    assert run.evaluations["after"].verdicts == {"passed": 1}
+    assert any("1 unreadable line" in line for line in run.missing)
+    assert any(line.startswith("metrics.json: cannot be read") for line in run.missing)
+    write_report(tmp_path)
+
+
+def test_failures_of_one_kind_are_counted_together(run_dir):
+    failures = frequent_failures(read_run(run_dir))
+    assert [count for *_, count, _ in failures] == sorted((count for *_, count, _ in failures), reverse=True)
+    patterns = [pattern for _, pattern, *_ in failures]
+    assert "assertion … of … failed: … is not …" in patterns and len(patterns) == len(set(patterns))
+
+
+def test_the_gain_is_paired_over_the_problems_that_both_have(run_dir):
+    difference, low, high, problems = paired_gain(read_run(run_dir))
+    assert low < difference < high and problems == 120
+
+
+def test_shades_are_monotone_and_symmetric_about_weight_one():
+    levels = [shade_of(w / 10, 0.5, 3.0) for w in range(5, 31)]
+    numbers = [0 if not s else int(s[-1]) * (1 if s.startswith("up") else -1) for s in levels]
+    assert numbers == sorted(numbers) and numbers[0] == -8 and numbers[-1] == 8
+    assert shade_of(1.0, 1.0, 1.0) == ""
+
+
+def test_korean_stays_korean():
+    assert visible("한국어 값 = 1\t# 주석\n") == "한국어 값 = 1\t# 주석\n"

@@ -1,0 +1,182 @@
+"""Draw the curves of a run as SVG, readable in light and dark and by the colour-blind.
+
+[동작] 글자와 축은 두 가지 표식 색으로 그린다. 파일로 쓸 때는 흰 바탕의 검은 글자로, HTML에 넣을 때는 `currentColor`로
+    바꾸므로 한 그림이 밝은 화면과 어두운 화면 모두에 맞는다. 글꼴이 없는 컴퓨터를 위해 그림 속 글자는 영어만 쓴다.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from wmtp.reporting.reading import STAGES, RunResults
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK, _GRID = "#123457", "#654323"  # stand-ins, replaced below; nothing else has these colours
+
+# Okabe and Ito's palette, darkened or lightened where it would vanish on white or on black.
+BLUE, ORANGE, GREEN, PINK, SKY, GREY = "#2f86c9", "#e08214", "#159a74", "#c96a9e", "#52a9d9", "#8a8f98"
+HEADS = (BLUE, ORANGE, GREEN, PINK, SKY, "#b0912f", "#7a6fc4", GREY)
+
+
+def draw_all(run: RunResults) -> dict[str, str]:
+    """Draw every plot that the run has data for.
+
+    Returns:
+        이름 → SVG (표식 색 그대로). `standalone`이나 `inline`으로 바꾸어 쓴다.
+    """
+    plots: dict[str, str] = {}
+    loss = run.series.get("train/loss")
+    if loss:
+        plots["loss"] = _draw("loss", lambda axes: _loss(axes, loss))
+    heads = [key for key in (f"ce_head{k}" for k in range(64)) if f"train/{key}" in run.series]
+    if heads:
+        plots["ce_per_head"] = _draw("ce_per_head", lambda axes: _ce_per_head(axes, run.series, heads))
+    if run.histogram:
+        plots["weight_histogram"] = _draw("weight_histogram", lambda axes: _histogram(axes, run.histogram))
+    if "weight/mean" in run.series:
+        plots["weights_over_time"] = _draw("weights_over_time", lambda axes: _weights_over_time(axes, run.series))
+    bars = pass_at_1(run)
+    if bars:
+        plots["pass_at_1"] = _draw("pass_at_1", lambda axes: _pass_at_1(axes, bars), height=0.9 + 0.45 * len(bars))
+    return plots
+
+
+def pass_at_1(run: RunResults) -> list[tuple[str, str, float, float, float]]:
+    """List (benchmark, stage, pass@1, low, high) as shares, benchmark by benchmark, before and then after."""
+    names = dict.fromkeys(name for stage in STAGES if stage in run.evaluations
+                          for name in run.evaluations[stage].benchmarks)  # fmt: skip
+    rows = []
+    for name in names:
+        for stage in STAGES:
+            metrics = run.evaluations[stage].metrics if stage in run.evaluations else {}
+            if f"{name}/pass@1" in metrics:
+                value = metrics[f"{name}/pass@1"]
+                low, high = (metrics.get(f"{name}/pass@1_{end}", value) for end in ("low", "high"))
+                rows.append((name, stage, value, low, high))
+    return rows
+
+
+def standalone(svg: str) -> str:
+    """Turn a drawing into a file of its own: dark ink on white."""
+    svg = svg.replace(_INK, "#222222").replace(_GRID, "#dddddd")
+    return re.sub(r"(<svg [^>]*>)", r'\1<rect width="100%" height="100%" fill="white"/>', svg, count=1)
+
+
+def inline(svg: str, label: str) -> str:
+    """Turn a drawing into a part of a page: ink and grid follow the page's colours.
+
+    Args:
+        svg: `draw_all`의 그림.
+        label: 화면 낭독기가 읽을 설명 (영어, 특수 문자 없이).
+    """
+    svg = svg[svg.index("<svg ") :].replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r' id="[a-zA-Z]+\w*_\d+"', "", svg)  # figure_1, axes_1 …: the same in every drawing
+    return re.sub(r"<svg ", f'<svg role="img" aria-label="{label}" ', svg, count=1)
+
+
+def _draw(name: str, paint: Callable[["Axes"], None], width: float = 6.4, height: float = 3.1) -> str:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style = {
+        "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5, "font.family": "sans-serif",
+        "text.color": _INK, "axes.edgecolor": _GRID, "axes.labelcolor": _INK, "xtick.color": _GRID,
+        "ytick.color": _GRID, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK, "axes.grid": True,
+        "grid.color": _GRID, "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.axisbelow": True, "lines.solid_capstyle": "round",
+    }  # fmt: skip
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        paint(axes)
+        out = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
+    svg = out.getvalue()
+    return re.sub(r"font: ([\d.]+)px [^;]*;", r"font: \1px system-ui, sans-serif;", svg)
+
+
+def _smooth(values: Sequence[float], share: float = 0.06) -> list[float]:
+    """Average exponentially, over about `share` of the points."""
+    alpha, smooth = min(1.0, 2 / (1 + share * len(values))), []
+    for value in values:
+        smooth.append(value if not smooth else smooth[-1] + alpha * (value - smooth[-1]))
+    return smooth
+
+
+def _loss(axes: "Axes", loss: Sequence[tuple[int, float]]) -> None:
+    steps, values = zip(*loss, strict=True)
+    axes.plot(steps, values, color=BLUE, alpha=0.3, linewidth=1)
+    axes.plot(steps, _smooth(values), color=BLUE, linewidth=2)
+    axes.set(xlabel="step", ylabel="weighted loss per token, mean of heads [nat]")
+
+
+def _ce_per_head(axes: "Axes", series: Mapping[str, Any], heads: Sequence[str]) -> None:
+    for k, key in enumerate(heads):
+        colour = HEADS[k % len(HEADS)]
+        steps, values = zip(*series[f"train/{key}"], strict=True)
+        axes.plot(steps, _smooth(values), color=colour, linewidth=1.2, alpha=0.55)
+        end = (steps[-1], _smooth(values)[-1])
+        if f"val/{key}" in series:
+            steps, values = zip(*series[f"val/{key}"], strict=True)
+            axes.plot(steps, values, color=colour, linewidth=2, marker="o", markersize=4)
+            end = max(end, (steps[-1], values[-1]))
+        axes.annotate(f"head {k}", end, (6, 0), textcoords="offset points", color=colour, va="center", weight="bold")
+    axes.plot([], [], color=GREY, linewidth=1.2, alpha=0.7, label="training (noisy text included)")
+    axes.plot([], [], color=GREY, linewidth=2, marker="o", markersize=4, label="validation")
+    axes.legend(frameon=False, fontsize=8.5)
+    axes.set(xlabel="step", ylabel="cross entropy [nat per token]")
+    axes.margins(x=0.08)
+
+
+def _histogram(axes: "Axes", histogram: Mapping[str, Any]) -> None:
+    upper, bins = histogram["upper"], len(histogram["clean"])
+    edges = [upper * i / bins for i in range(bins + 1)]
+    kinds = [("clean tokens", histogram["clean"], BLUE), ("corrupted tokens", histogram.get("corrupted"), ORANGE)]
+    if not histogram.get("corrupted"):
+        kinds = [("target tokens", histogram["clean"], BLUE)]
+    last = 1
+    for label, counts, colour in kinds:
+        total = max(sum(counts), 1)
+        share = [100 * count / total for count in counts]
+        axes.stairs(share, edges, fill=True, color=colour, alpha=0.35)
+        axes.stairs(share, edges, color=colour, linewidth=1.4, label=f"{label} ({total:,})")
+        last = max(last, *(i for i, count in enumerate(counts, 1) if count))
+    axes.axvline(1, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    first = min(i for i in range(bins) if any(counts[i] for _, counts, _ in kinds))
+    axes.set_xlim(max(0, edges[first] - 0.1), edges[last] + 0.1)
+    axes.legend(frameon=False, fontsize=8.5)
+    axes.set(xlabel="weight (1 = as in the baseline)", ylabel="share of the tokens [%]")
+
+
+def _weights_over_time(axes: "Axes", series: Mapping[str, Any]) -> None:
+    steps, low = zip(*series["weight/p25"], strict=True)
+    high, top = ([value for _, value in series[key]] for key in ("weight/p75", "weight/p95"))
+    axes.fill_between(steps, _smooth(low), _smooth(high), color=GREY, alpha=0.3, linewidth=0, label="middle half")
+    axes.plot(steps, _smooth(top), color=GREY, linewidth=1, linestyle=(0, (3, 2)), label="95th percentile")
+    for key, label, colour in (("clean_mean", "mean of clean", BLUE), ("corrupted_mean", "mean of corrupted", ORANGE)):
+        if f"weight/{key}" in series:
+            steps, values = zip(*series[f"weight/{key}"], strict=True)
+            axes.plot(steps, _smooth(values), color=colour, linewidth=2, label=label)
+    axes.axhline(1, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.legend(frameon=False, fontsize=8.5, ncols=2)
+    axes.set(xlabel="step", ylabel="weight")
+
+
+def _pass_at_1(axes: "Axes", rows: Sequence[tuple[str, str, float, float, float]]) -> None:
+    for i, (_name, stage, value, low, high) in enumerate(rows):
+        colour = GREY if stage == "before" else BLUE
+        axes.barh(i, 100 * value, height=0.62, color=colour, alpha=0.55)
+        axes.plot([100 * low, 100 * high], [i, i], color=_INK, linewidth=1.6)
+        axes.annotate(f"{100 * value:.1f} %", (100 * high, i), (7, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(rows)), [f"{name}, {stage}" for name, stage, *_ in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.invert_yaxis()
+    axes.set(xlabel="pass@1 [% of problems], with 95 % interval", xlim=(0, min(110, 115 * max(r[4] for r in rows) + 4)))

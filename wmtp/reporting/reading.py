@@ -1,0 +1,150 @@
+"""Read what a run left in its directory, and say what is not there.
+
+[연구 맥락] 보고서는 실행 디렉터리의 파일만 본다: 학습이 끝난 뒤에도, 다른 컴퓨터에서도 다시 만들 수 있다.
+[동작] 없는 파일은 오류가 아니라 한 줄의 알림이다 (baseline에는 가중치가 없고, 평가는 끌 수 있다).
+    끊긴 실행의 마지막 줄처럼 읽을 수 없는 줄은 건너뛰고 몇 줄인지 적는다.
+"""
+
+import csv
+import json
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+STAGES = ("before", "after")
+
+
+@dataclass
+class Evaluation:
+    """Hold one evaluation: its metrics, verdicts and completions.
+
+    Attributes:
+        metrics: `<benchmark>/pass@1` 같은 숫자들.
+        results: 표본마다 한 줄: task_id, sample, status, message.
+        completions: (task_id, sample) → 생성한 글.
+    """
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    completions: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    @property
+    def verdicts(self) -> Counter[str]:
+        """Count the samples by verdict."""
+        return Counter(str(result.get("status", "unknown")) for result in self.results)
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Name the benchmarks that have a pass@1."""
+        return [key.removesuffix("/pass@1") for key in self.metrics if key.endswith("/pass@1")]
+
+
+@dataclass
+class RunResults:
+    """Hold everything that a report shows.
+
+    Attributes:
+        name: 실행 이름.
+        config: 정리된 설정. 비밀은 가려져 있다.
+        series: 지표 이름 → [(스텝, 값)], 스텝 순서.
+        histogram: `weight_histogram.json`, 없으면 None.
+        token_weights: `token_weights.json`의 표본들.
+        evaluations: "before", "after" → Evaluation.
+        missing: 없거나 읽지 못한 것, 사람이 읽을 문장.
+    """
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    histogram: dict[str, Any] | None = None
+    token_weights: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    def ends(self, key: str) -> tuple[float, float] | None:
+        """Give the first and the last value of a metric, None where it was not logged."""
+        points = self.series.get(key)
+        return (points[0][1], points[-1][1]) if points else None
+
+
+def read_run(run_dir: Path) -> RunResults:
+    """Read a run directory.
+
+    Args:
+        run_dir: `runs/<name>`.
+
+    Returns:
+        있는 만큼 채운 RunResults. 없는 것은 `missing`에 적힌다.
+    """
+    from wmtp.tracking import mask_secrets
+
+    run = RunResults(run_dir.resolve().name)
+    config = _read(run_dir / "config.yaml", yaml.safe_load, run.missing, "the resolved configuration")
+    run.config = mask_secrets(config) if isinstance(config, dict) else {}
+    run.series = _read(run_dir / "metrics.csv", read_series, run.missing, "curves (no training was logged)") or {}
+    weights = "token weights (this algorithm has none, or their callback is off)"
+    run.histogram = _read(run_dir / "weight_histogram.json", json.loads, run.missing, weights)
+    kept = _read(run_dir / "token_weights.json", json.loads, run.missing, weights) or {}
+    run.token_weights = kept.get("samples", [])
+    for stage in STAGES:
+        folder = run_dir / "eval" / stage
+        files = sorted(folder.rglob("metrics.json"))
+        if not files:
+            run.missing.append(f"eval/{stage}: no evaluation {stage} training (it is off, or did not finish)")
+        evaluation = Evaluation()
+        for path in files:
+            evaluation.metrics |= _read(path, json.loads, run.missing, "an evaluation") or {}
+        for path in sorted(folder.rglob("results.jsonl")):
+            evaluation.results += _read_lines(path, run.missing)
+        for path in sorted(folder.rglob("samples.jsonl")):
+            for line in _read_lines(path, run.missing):
+                evaluation.completions[str(line.get("task_id")), line.get("sample", 0)] = str(line.get("completion"))
+        if evaluation.metrics or evaluation.results:
+            run.evaluations[stage] = evaluation
+    return run
+
+
+def read_series(text: str) -> dict[str, list[tuple[int, float]]]:
+    """Read metrics.csv into one series a metric; where a step stands twice, the later line is right.
+
+    Example:
+        >>> read_series("step,loss,val\\n1,2.0,\\n2,1.5,\\n2,,3.0\\n2,1.0,\\n")
+        {'loss': [(1, 2.0), (2, 1.0)], 'val': [(2, 3.0)]}
+    """
+    points: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in csv.DictReader(text.splitlines()):
+        for key, value in row.items():
+            if key and key != "step" and isinstance(value, str) and value and row["step"]:
+                number = float(value)
+                if math.isfinite(number):
+                    points[key][int(row["step"])] = number
+    return {key: sorted(values.items()) for key, values in points.items()}
+
+
+def _read(path: Path, parse: Any, missing: list[str], what: str) -> Any:
+    """Parse a file; note in `missing` that it is not there, or cannot be read."""
+    if not path.exists():
+        missing.append(f"{path.name}: no {what}")
+        return None
+    try:
+        return parse(path.read_text(encoding="utf-8", errors="replace"))
+    except (ValueError, KeyError, yaml.YAMLError) as error:
+        missing.append(f"{path.name}: cannot be read ({str(error).splitlines()[0]})")
+        return None
+
+
+def _read_lines(path: Path, missing: list[str]) -> list[dict[str, Any]]:
+    rows, bad = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                bad += 1
+    if bad:
+        missing.append(f"{path.parent.name}/{path.name}: {bad} unreadable line(s), left out")
+    return rows

@@ -1,0 +1,296 @@
+"""Write report.md and report.html from what a run left in its directory.
+
+[연구 맥락] 사람이 가장 먼저 보는 것이다: 나아졌는가 (pass@1 전과 후), 가중치는 무엇을 했는가, 무엇이 아직 틀리는가.
+[동작] reading이 파일을 읽고, plots가 그리고, 두 템플릿(report.html.j2, report.md.j2)이 보여 준다.
+    HTML은 혼자 선다: 네트워크도 스크립트도 없고, 밝은 화면과 어두운 화면에 맞춘다.
+[디버깅] 생성된 프로그램은 적대적이다. 모든 값은 템플릿 환경이 이스케이프한다. `Markup`은 그림에만 쓴다.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wmtp.maths.pass_at_k import paired_bootstrap
+from wmtp.reporting import heat_map, plots
+from wmtp.reporting.heat_map import visible
+from wmtp.reporting.reading import STAGES, RunResults, read_run
+
+# Verdicts in the order in which they are shown.
+VERDICTS = ("passed", "wrong", "error", "timeout", "memory", "output", "crashed", "harness_error")
+
+# What a long completion is cut to on the page; the files have it whole.
+_LINES_SHOWN, _CHARACTERS_SHOWN = 40, 3000
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.md`, `report.html` and `report/*.svg` into a run directory.
+
+    Args:
+        run_dir: `runs/<name>`. 들어 있는 파일만 읽는다. 없는 것은 보고서에 한 줄로 적힌다.
+
+    Returns:
+        report.html의 경로.
+    """
+    run_dir = Path(run_dir)
+    run = read_run(run_dir)
+    drawings = plots.draw_all(run)
+    (run_dir / "report").mkdir(exist_ok=True)
+    for name, svg in drawings.items():
+        _write(run_dir / "report" / f"{name}.svg", plots.standalone(svg))
+    content = collect(run)
+    _write(run_dir / "report.md", _render("report.md.j2", content, drawings))
+    _write(run_dir / "report.html", _render("report.html.j2", content, drawings))
+    return run_dir / "report.html"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Hold one headline number.
+
+    Attributes:
+        label: 무엇인지, 영어.
+        korean: 무엇인지, 한국어.
+        value: 숫자, 단위까지.
+        note: 그 아래 작은 글.
+    """
+
+    label: str
+    korean: str
+    value: str
+    note: str
+
+
+def collect(run: RunResults) -> dict[str, Any]:
+    """Work out everything that both templates show."""
+    low, high = heat_map.weight_range(run.token_weights)
+    stages = [stage for stage in ("start", "end") if any(stage in sample for sample in run.token_weights)]
+    return {
+        "run": run,
+        "facts": facts(run.config),
+        "tiles": tiles(run),
+        "pass_at_1": plots.pass_at_1(run),
+        "verdicts": [(name, [_verdict_count(run, stage, name) for stage in STAGES]) for name in verdict_names(run)],
+        "totals": [
+            sum(run.evaluations[stage].verdicts.values()) if stage in run.evaluations else 0 for stage in STAGES
+        ],
+        "failures": frequent_failures(run),
+        "pairs": chosen_pairs(run),
+        "heat_stages": stages,
+        "heat": [
+            {
+                "problem_id": sample["problem_id"],
+                "prompt": "".join(sample["pieces"][: sample["prompt_length"]]),
+                "stages": {s: heat_map.shade_tokens(sample, s, low, high) for s in stages if s in sample},
+            }
+            for sample in run.token_weights
+        ],
+        "heat_range": (low, high),
+        "settings": _flatten(run.config),
+    }
+
+
+def facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name what was run, in a line's worth of pairs; keys that are not there are left out."""
+    flat = _flatten(config)
+    last_word = lambda value: str(value).rsplit(".", 1)[-1]  # noqa: E731
+    wanted = (
+        ("algo", "algo._target_", last_word), ("score", "algo.score", str), ("λ", "algo.weighting.lam", str),
+        ("T", "algo.weighting.temperature", str), ("control", "algo.weighting.control", str),
+        ("data", "data.module.source._target_", last_word), ("noise", "data.noise", str),
+        ("model", "model.path", str), ("heads", "model.heads", str), ("steps", "trainer.max_steps", str),
+        ("seed", "seed", str),
+    )  # fmt: skip
+    return [(name, show(flat[key])) for name, key, show in wanted if flat.get(key) not in (None, "none")]
+
+
+def tiles(run: RunResults) -> list[Tile]:
+    """Choose the headline numbers; what is not known makes no tile."""
+    found = []
+    rows = plots.pass_at_1(run)
+    for name in dict.fromkeys(row[0] for row in rows):
+        value = {stage: (v, low, high) for benchmark, stage, v, low, high in rows if benchmark == name}
+        shown = " → ".join(f"{100 * v[0]:.1f}" for v in value.values()) + " %"
+        notes = [f"95 % interval {stage}: {100 * v[1]:.1f} to {100 * v[2]:.1f}" for stage, v in value.items()]
+        gain = paired_gain(run)
+        if len(value) == 2 and gain and len({row[0] for row in rows}) == 1:
+            notes = [
+                "{:+.1f} points (95 %: {:+.1f} to {:+.1f}) on {} problems".format(*(100 * x for x in gain[:3]), gain[3])
+            ]
+        found.append(Tile(f"pass@1 on {name}", "한 번에 푼 문제의 비율", shown, "; ".join(notes)))
+    ce = run.ends("val/ce_head0")
+    if ce:
+        found.append(
+            Tile(
+                "Validation CE, head 0",
+                "검증 교차엔트로피",
+                f"{ce[0]:.3f} → {ce[1]:.3f}",
+                "nat per token; lower is better",
+            )
+        )
+    corrupted, clean, auc = (run.series.get(f"weight/{key}") for key in ("corrupted_mean", "clean_mean", "auc"))
+    if corrupted and clean and auc:
+        corrupted, clean, auc = (_tail_mean(points) for points in (corrupted, clean, auc))
+        note = f"against {clean:.2f} on clean ones; AUC {auc:.2f} (0.5 is chance, 1 is perfect)"
+        found.append(Tile("Weight of corrupted tokens", "망가진 토큰의 평균 가중치", f"{corrupted:.2f}", note))
+    speed = run.series.get("speed/target_tokens_per_second")
+    if speed:
+        rate = sorted(value for _, value in speed)[len(speed) // 2]
+        found.append(Tile("Training speed", "학습 속도", f"{rate:,.0f}", "target tokens a second (median)"))
+    return found
+
+
+def paired_gain(run: RunResults) -> tuple[float, float, float, int] | None:
+    """Compare after with before on the same problems: (difference, low, high, problems)."""
+    if set(run.evaluations) != set(STAGES):
+        return None
+    passed: dict[str, dict[str, list[float]]] = {}
+    for stage in STAGES:
+        for result in run.evaluations[stage].results:
+            task = passed.setdefault(str(result.get("task_id")), {})
+            task.setdefault(stage, []).append(float(result.get("status") == "passed"))
+    both = [task for _, task in sorted(passed.items()) if len(task) == 2]
+    if not both:
+        return None
+    mean = {stage: [sum(task[stage]) / len(task[stage]) for task in both] for stage in STAGES}
+    return (*paired_bootstrap(mean["after"], mean["before"]), len(both))
+
+
+def verdict_names(run: RunResults) -> list[str]:
+    """List the verdicts that occur, in the usual order and unknown ones last."""
+    seen = {name for evaluation in run.evaluations.values() for name in evaluation.verdicts}
+    return [name for name in VERDICTS if name in seen] + sorted(seen - set(VERDICTS))
+
+
+def frequent_failures(run: RunResults, most: int = 8) -> list[tuple[str, str, int, str]]:
+    """Count the failures of the last evaluation by kind: (verdict, pattern, count, one task that shows it)."""
+    if not run.evaluations:
+        return []
+    evaluation = run.evaluations[[stage for stage in STAGES if stage in run.evaluations][-1]]
+    counts: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], str] = {}
+    for result in evaluation.results:
+        if result.get("status") != "passed":
+            kind = (str(result.get("status")), pattern_of(str(result.get("message") or "")))
+            counts[kind] += 1
+            example.setdefault(kind, str(result.get("task_id")))
+    return [(*kind, count, example[kind]) for kind, count in counts.most_common(most)]
+
+
+def pattern_of(message: str) -> str:
+    """Make messages of one kind equal: names and numbers become `…`.
+
+    Example:
+        >>> pattern_of("NameError: name 'xs' is not defined")
+        "NameError: name '…' is not defined"
+        >>> pattern_of("test 3 of 6: 14 is not 15")
+        'test … of …: … is not …'
+    """
+    line = message.strip().split("\n")[-1][:200]
+    return re.sub(r"-?\b\d+(\.\d+)?\b", "…", re.sub(r"'[^']*'", "'…'", line))
+
+
+def chosen_pairs(run: RunResults) -> list[dict[str, Any]]:
+    """Choose a few problems to show side by side: solved now, still failing, and any that got worse."""
+    stages = [stage for stage in STAGES if stage in run.evaluations]
+    first: dict[str, dict[str, dict[str, Any]]] = {}
+    for stage in stages:
+        for result in run.evaluations[stage].results:
+            first.setdefault(str(result.get("task_id")), {}).setdefault(stage, result)
+    groups: dict[str, list[dict[str, Any]]] = {"solved now": [], "got worse": [], "still failing": [], "solved": []}
+    for task_id, results in sorted(first.items()):
+        passed = {stage: result.get("status") == "passed" for stage, result in results.items()}
+        if stages[-1] not in passed:
+            continue
+        after, before = passed[stages[-1]], passed.get("before", False)
+        one_only = len(stages) == 1
+        group = (
+            ("solved" if one_only or before else "solved now")
+            if after
+            else "got worse"
+            if before and not one_only
+            else "still failing"
+        )
+        columns = []
+        for stage in stages:
+            result = results.get(stage, {})
+            text = run.evaluations[stage].completions.get((task_id, result.get("sample", 0)))
+            columns.append(
+                (stage, str(result.get("status", "not judged")), str(result.get("message") or ""), _cut(text))
+            )
+        groups[group].append({"task_id": task_id, "group": group, "columns": columns})
+    take = {"solved now": 3, "got worse": 1, "still failing": 2, "solved": 0 if groups["solved now"] else 2}
+    return [pair for group, count in take.items() for pair in groups[group][:count]]
+
+
+def _cut(text: str | None) -> str:
+    if text is None:
+        return "(no completion was kept)"
+    kept = "\n".join(text[:_CHARACTERS_SHOWN].split("\n")[:_LINES_SHOWN]).strip("\n")
+    left = len(text.strip("\n")) - len(kept)
+    return kept + (f"\n… {left:,} more characters in samples.jsonl" if left > 0 else "") or "(empty)"
+
+
+def _verdict_count(run: RunResults, stage: str, name: str) -> int:
+    return run.evaluations[stage].verdicts[name] if stage in run.evaluations else 0
+
+
+def _tail_mean(points: list[tuple[int, float]]) -> float:
+    """Average the last quarter: single steps are noisy."""
+    tail = [value for _, value in points[-max(len(points) // 4, 1) :]]
+    return sum(tail) / len(tail)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _render(template: str, content: dict[str, Any], drawings: dict[str, str]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    html = template.startswith("report.html")
+    environment = Environment(
+        loader=PackageLoader("wmtp.reporting", ""),
+        autoescape=html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # Every value passes here: what a model wrote cannot turn the text around or hide in it.
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    environment.filters["cell"] = _markdown_cell
+    environment.filters["fence"] = _markdown_fence
+    labels = {name: name.replace("_", " ") for name in drawings}
+    shown = {n: Markup(plots.inline(svg, labels[n])) if html else f"report/{n}.svg" for n, svg in drawings.items()}
+    return environment.get_template(template).render(content, plots=shown)
+
+
+def _markdown_cell(text: Any) -> str:
+    r"""Escape what would be markup inside a Markdown table.
+
+    Example:
+        >>> _markdown_cell("a|b <script> `x`\nnext")
+        'a\\|b \\<script\\> \\`x\\` next'
+    """
+    return re.sub(r"([\\`*_\[\]<>|#!])", r"\\\1", str(text)).replace("\n", " ")
+
+
+def _markdown_fence(text: str) -> str:
+    """Fence text that may hold fences itself."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}python\n{visible(text)}\n{fence}"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
