@@ -1,0 +1,366 @@
+"""Judge programs on all cores: start workers, feed them, replace them when they break.
+
+[연구 맥락] 평가가 결정한다. 그래서 판정은 작업자의 수나 기계의 부하에 좌우되지 않고, 하네스의 고장이 오답이 되지 않는다.
+[동작] 코어마다 작업자(worker/) 하나를 새 인터프리터로 exec한다. `judge`는 프로그램을 조금씩만 미리 꺼내고, 끝나는 대로
+(번호, 판정)을 돌려준다. 같은 프로그램은 한 번만 채점한다.
+[디버깅] 어느 단으로 격리되었는지는 `sandbox.isolation`. 단을 골라 시험하려면 `Sandbox(rung="landlock")`.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import selectors
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+from wmtp.errors import HarnessError, SandboxUnavailableError
+
+from .program import Program, Verdict
+from .worker import confinement, wire
+
+_LADDER = ("namespaces", "bubblewrap", "landlock")
+_ATTEMPTS = 3
+_QUEUE = 2  # programs per worker: the one that runs and the one that is next
+_GRACE_SECONDS = 10.0
+_START_SECONDS = 30.0
+_PROBE = Program(
+    source="def probe():\n    import socket\n    try:\n        socket.socket()\n    except PermissionError:\n        pass\n"
+    "    else:\n        return 'it can open sockets'\n    try:\n        open('/etc/passwd')\n    except OSError:\n"
+    "        return 'confined'\n    return 'it can read /etc'\n",
+    tests=("assert probe() == 'confined'",),
+)
+
+
+class Sandbox:
+    """Run hostile programs and judge them.
+
+    Args:
+        workers: 작업자의 수. None이면 코어마다 하나.
+        allow_unsafe: 안전한 단이 하나도 없을 때, 자원 한도만 걸고 실행해도 되는가.
+        rung: "namespaces", "bubblewrap", "landlock", "unsafe" 중 하나를 강제한다. None이면 되는 것 중 가장 위.
+
+    Raises:
+        SandboxUnavailableError: 이 기계에 안전한 단이 없고 allow_unsafe가 아닐 때 (`with`에 들어갈 때).
+
+    Example:
+        >>> right = Program("def double(x): return 2 * x", tests=("assert double(2) == 4",))
+        >>> wrong = Program("def double(x): return x", tests=("assert double(2) == 4",))
+        >>> with Sandbox(workers=1, allow_unsafe=True) as sandbox:
+        ...     for index, verdict in sorted(sandbox.judge([right, wrong])):
+        ...         print(index, verdict.status, verdict.message)
+        0 passed
+        1 wrong failed in test 1 of 1
+    """
+
+    def __init__(self, workers: int | None = None, allow_unsafe: bool = False, rung: str | None = None):
+        if workers is not None and workers < 1:
+            raise ValueError(f"sandbox.workers = {workers} must be at least 1, or null for one a core.")
+        self.workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self.allow_unsafe = allow_unsafe
+        self.rung = rung
+        self.isolation = ""
+        self._pool: list[_Worker] = []
+        self._known: dict[bytes, Verdict] = {}
+        self._jobs = 0
+
+    def __enter__(self) -> "Sandbox":
+        self.rung, first = self._climb_ladder()
+        self.isolation = first.isolation
+        self._pool.append(first)
+        try:
+            self._pool += [_Worker(self.rung) for _ in range(self.workers - 1)]
+            for worker in self._pool[1:]:
+                worker.wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers, and with them everything that runs in them."""
+        while self._pool:
+            self._pool.pop().end()
+
+    def judge(self, programs: Iterable[Program]) -> Iterator[tuple[int, Verdict]]:
+        """Judge programs, and yield each verdict as it comes.
+
+        Args:
+            programs: 채점할 프로그램들. 필요한 만큼만 꺼내므로 끝없이 만들어 내는 반복자여도 된다.
+
+        Yields:
+            (programs에서의 번호, 판정). 끝나는 순서대로.
+
+        Raises:
+            HarnessError: 채점 자체가 세 번 거듭 실패했을 때. 결코 오답으로 세지 않는다.
+        """
+        numbered = enumerate(programs)
+        exhausted = False
+        waiting: dict[bytes, list[int]] = {}
+        jobs: dict[int, _Job] = {}
+        retry: collections.deque[_Job] = collections.deque()
+        with selectors.DefaultSelector() as selector:
+            for worker in self._pool:
+                worker.jobs.clear()  # of an iteration that was given up; their verdicts are ignored when they come
+                selector.register(worker.channel, selectors.EVENT_READ, worker)
+            while True:
+                while (
+                    (retry or not exhausted) and (free := min(self._pool, key=len)) is not None and len(free) < _QUEUE
+                ):
+                    if retry:
+                        job = retry.popleft()
+                    else:
+                        if (item := next(numbered, None)) is None:
+                            exhausted = True
+                            break
+                        index, program = item
+                        key = _hash(program)
+                        if key in self._known:
+                            yield index, self._known[key]
+                            continue
+                        if key in waiting:
+                            waiting[key].append(index)
+                            continue
+                        waiting[key] = [index]
+                        job = _Job(self._jobs, key, program)
+                        self._jobs += 1
+                        jobs[job.number] = job
+                    free.give(job)
+                if not jobs:
+                    return
+                for worker in self._pool:
+                    writing = selectors.EVENT_WRITE if worker.unsent else 0
+                    selector.modify(worker.channel, selectors.EVENT_READ | writing, worker)
+                for selected, events in selector.select(timeout=1.0):
+                    worker = selected.data
+                    broken = not worker.move(events)
+                    for number, status, seconds, message in worker.verdicts():
+                        if number not in jobs:
+                            continue
+                        job = worker.take(number)
+                        if status == "harness_error":
+                            job.fail(message)
+                            retry.append(job)
+                            continue
+                        del jobs[number]
+                        self._known[job.key] = verdict = Verdict(status, seconds, message)
+                        for index in waiting.pop(job.key):
+                            yield index, verdict
+                    if broken:
+                        self._replace(worker, selector, retry, "its worker ended")
+                for worker in list(self._pool):
+                    if worker.is_overdue():
+                        self._replace(worker, selector, retry, "its worker did not answer")
+
+    def _replace(self, worker, selector, retry, reason: str) -> None:
+        """Put a new worker in the place of a broken one and give its programs another try."""
+        selector.unregister(worker.channel)
+        worker.end()
+        for place, job in enumerate(worker.jobs.values()):
+            if place == 0:
+                job.fail(reason)
+            retry.append(job)
+        new = _Worker(self.rung)
+        new.wait_until_ready()
+        self._pool[self._pool.index(worker)] = new
+        selector.register(new.channel, selectors.EVENT_READ, new)
+
+    def _climb_ladder(self) -> tuple[str, "_Worker"]:
+        """Find the highest rung that works here."""
+        reasons = []
+        rungs = [self.rung] if self.rung else [*(_LADDER if sys.platform == "linux" else ())]
+        if self.allow_unsafe and not self.rung:
+            rungs.append("unsafe")
+        for rung in rungs:
+            try:
+                worker = _Worker(rung)
+                worker.wait_until_ready()
+            except _NotHereError as error:
+                reasons.append(str(error))
+                continue
+            if rung != "unsafe" and (reason := worker.probe()) is not None:
+                worker.end()
+                reasons.append(f"{rung}: {reason}")
+                continue
+            return rung, worker
+        offers = "; ".join(reasons) or f"{sys.platform} has no namespaces, Landlock or seccomp; only Linux does"
+        raise SandboxUnavailableError(
+            f"sandbox: nothing here can run generated programs safely ({offers}). Allow user namespaces, install "
+            "bubblewrap or use Linux 5.13 or newer; on a machine that may be lost, sandbox.allow_unsafe=true."
+        )
+
+
+@dataclasses.dataclass
+class _Job:
+    """One distinct program on its way through the workers."""
+
+    number: int
+    key: bytes
+    program: Program
+    failures: int = 0
+
+    def fail(self, reason: str) -> None:
+        """Count a failure of the harness; raise when there were too many."""
+        self.failures += 1
+        if self.failures == _ATTEMPTS:
+            name = self.program.task_id or "a program without task_id"
+            raise HarnessError(
+                f"sandbox: judging {name} failed {_ATTEMPTS} times: {reason}. Nothing is known about it."
+            )
+
+
+class _NotHereError(Exception):
+    """Say why a rung cannot be used on this machine."""
+
+
+class _Worker:
+    """Hold one worker process and the jobs it has been given."""
+
+    def __init__(self, rung: str):
+        self.channel, theirs = socket.socketpair()
+        self.rung, self.jobs, self.unsent, self.received = rung, {}, bytearray(), bytearray()
+        self.directory = ""
+        package = os.path.dirname(os.path.abspath(__file__))
+        python = getattr(sys, "_base_executable", None) or sys.executable
+        start = (
+            f"import sys, socket; sys.path.insert(0, {package!r}); from worker.start import main; "
+            f"sys.path.pop(0); main({rung!r}, socket.socket(fileno={theirs.fileno()}))"
+        )
+        # -s -S -P: nothing but the standard library; not -I, which would ignore PYTHONHASHSEED.
+        command = [python, "-s", "-S", "-P", "-B", "-X", "utf8", "-c", start]
+        environment = {"PYTHONHASHSEED": "0", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        if "LD_LIBRARY_PATH" in os.environ:
+            environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+        if rung == "bubblewrap":
+            command = [*_bubblewrap(package, python), *command]
+        try:
+            self.process = subprocess.Popen(
+                command,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            theirs.close()
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def wait_until_ready(self) -> None:
+        """Wait for the first message of the worker."""
+        self.channel.settimeout(_START_SECONDS)
+        try:
+            message = wire.receive(self.channel.recv)
+        except OSError:
+            message = None
+        if message is None or message[0] != "ready":
+            self.end()
+            raise _NotHereError(message[1] if message else f"{self.rung}: the worker did not start")
+        _, self.isolation, self.directory = message
+        self.channel.settimeout(None)
+
+    def probe(self) -> str | None:
+        """Try whether programs run and are confined; return what is wrong."""
+        self.channel.settimeout(_START_SECONDS)
+        try:
+            self.channel.sendall(wire.pack([-1, _plain(_PROBE)]))
+            answer = wire.receive(self.channel.recv)
+        except OSError:
+            answer = None
+        self.channel.settimeout(None)
+        if answer is None:
+            return "the worker ended at the first program"
+        return None if answer[1] == "passed" else f"the probe {answer[3] or answer[1]}"
+
+    def give(self, job: _Job) -> None:
+        """Queue a job for this worker."""
+        if not self.jobs:
+            self.since = time.monotonic()
+        self.jobs[job.number] = job
+        self.unsent += wire.pack([job.number, _plain(job.program)])
+
+    def take(self, number: int) -> _Job:
+        """Take back a job that is done."""
+        self.since = time.monotonic()
+        return self.jobs.pop(number)
+
+    def move(self, events: int) -> bool:
+        """Send and receive what is possible without waiting; return whether the worker still lives."""
+        try:
+            if events & selectors.EVENT_WRITE:
+                sent = self.channel.send(memoryview(self.unsent)[: 1 << 16], socket.MSG_DONTWAIT)
+                del self.unsent[:sent]
+            if events & selectors.EVENT_READ:
+                data = self.channel.recv(1 << 16, socket.MSG_DONTWAIT)
+                self.received += data
+                return bool(data)
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        return True
+
+    def verdicts(self) -> Iterator[list]:
+        """Take the complete messages that have come."""
+        while len(self.received) >= 4:
+            end = 4 + int.from_bytes(self.received[:4], "little")
+            if len(self.received) < end:
+                return
+            message = json.loads(self.received[4:end])
+            del self.received[:end]
+            yield message
+
+    def is_overdue(self) -> bool:
+        """Tell whether the worker has been silent for longer than its program may take."""
+        if not self.jobs:
+            return False
+        program = next(iter(self.jobs.values())).program
+        allowed = program.limits.wall_seconds * max(1, len(program.stdio)) + _GRACE_SECONDS
+        return time.monotonic() - self.since > allowed
+
+    def end(self) -> None:
+        """Let the worker go; kill it where it does not go by itself."""
+        self.channel.close()
+        try:
+            self.process.wait(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if os.path.basename(self.directory).startswith("wmtp-sandbox-"):
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _plain(program: Program) -> dict:
+    """Turn a program into JSON types."""
+    return {**vars(program), "limits": vars(program.limits)}
+
+
+def _hash(program: Program) -> bytes:
+    """Name a program by everything that decides its verdict."""
+    content = _plain(program)
+    del content["task_id"]
+    return hashlib.sha256(json.dumps(content).encode()).digest()
+
+
+def _bubblewrap(package: str, python: str) -> list[str]:
+    """Return the command that makes namespaces by bubblewrap and runs what follows in them."""
+    if (path := shutil.which("bwrap")) is None:
+        raise _NotHereError("bubblewrap: not installed")
+    command = [path, "--unshare-all", "--hostname", "sandbox", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
+    readable = dict.fromkeys([*confinement.interpreter_paths(), package, python, os.path.realpath(python)])
+    for name in readable:
+        if not name.startswith("/dev/"):
+            command += ["--ro-bind", name, name]
+    return [*command, "--"]

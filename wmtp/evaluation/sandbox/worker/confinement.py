@@ -1,0 +1,356 @@
+"""Confine a program: what each rung of the ladder forbids.
+
+[연구 맥락] 커널이 허락하는 것은 기계마다 다르다 (Ubuntu 24.04와 Docker의 기본 seccomp는 user namespace를 막는다).
+그래서 사다리를 위에서부터 시도하고, 쓰인 단을 결과에 함께 적는다.
+
+| 단 | 파일 | 네트워크 | 프로세스 | 남의 프로세스 |
+|---|---|---|---|---|
+| namespaces | 새 root: 인터프리터만 읽기, /tmp만 쓰기 | net namespace + seccomp | pid namespace째로 끝냄 | 보이지 않음 |
+| bubblewrap | bwrap의 새 root | net namespace + seccomp | fork 거절 | signal 거절 |
+| landlock | Landlock | seccomp | fork 거절 | signal 거절 |
+| unsafe | 막지 않음 | 막지 않음 | process group째로 끝냄 | 막지 않음 |
+
+[동작] `enter()`는 작업자가 시작할 때 한 번, `fork()`와 `confine()`은 프로그램마다, `clean()`은 프로그램이 끝날 때마다.
+위의 세 단 모두 seccomp, no_new_privs, rlimit, (있으면) Landlock을 더하고 권한을 모두 버린다.
+[디버깅] 단 하나를 강제하려면 `Sandbox(rung="landlock")`.
+"""
+
+import math
+import os
+import platform
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+
+from . import kernel
+
+_UNPRIVILEGED = 65534
+_DIRECTORY_BYTES = 64 << 20
+_DIRECTORY_FILES = 4096
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+_FORK_IS_COUNTED_PER_NAMESPACE = (5, 14)
+
+
+def interpreter_paths() -> list[str]:
+    """List what a program may read: the standard library, shared libraries, time zones, four devices."""
+    paths = [os.path.dirname(os.__file__), os.path.join(sys.base_exec_prefix, "lib")]
+    paths += ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo"]
+    paths = [path for path in paths if os.path.exists(path)]
+    inside = [path for path in paths if any(path.startswith(other + "/") for other in paths)]
+    return [*dict.fromkeys(path for path in paths if path not in inside), *filter(os.path.exists, _DEVICES)]
+
+
+class Unsafe:
+    """Run programs with resource limits only. Nothing keeps a hostile one from doing what this user may."""
+
+    name = "unsafe"
+
+    def enter(self, proc: int) -> None:
+        """Make the private directory."""
+        self.directory = os.path.realpath(tempfile.mkdtemp(prefix="wmtp-sandbox-"))
+        self._renew()
+
+    def leave(self) -> None:
+        """Remove the private directory."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def fork(self) -> int:
+        """Start the process of a program."""
+        return os.fork()
+
+    def kill(self, pid: int) -> None:
+        """End a program, with its process group."""
+        for end in (os.killpg, os.kill):
+            try:
+                end(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+
+    def confine(self, limits: dict) -> None:
+        """Hold the calling process to the limits, before the program starts."""
+        os.setsid()
+        os.chdir(self.directory)
+        _set_limits(limits)
+
+    def clean(self) -> None:
+        """Leave no trace of a program in the private directory."""
+        if os.stat(self.directory).st_ctime_ns != self._untouched:
+            os.chmod(self.directory, 0o700)
+            shutil.rmtree(self.directory, onerror=_make_removable)
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            self._renew()
+
+    def used_bytes(self) -> int:
+        """Sum up the private directory, where no file system of its own bounds it."""
+        if os.stat(self.directory).st_ctime_ns == self._untouched:
+            return 0
+        total = 0
+        for count, (folder, _, names) in enumerate(os.walk(self.directory)):
+            for name in names:
+                try:
+                    total += 4096 + os.lstat(os.path.join(folder, name)).st_size
+                except OSError:
+                    pass
+            if count > _DIRECTORY_FILES:
+                return total + _DIRECTORY_BYTES
+        return total
+
+    def _renew(self) -> None:
+        """Remember what the empty directory looks like: any change inside shows in its ctime."""
+        os.environ["TMPDIR"] = os.environ["HOME"] = self.directory
+        self._untouched = os.stat(self.directory).st_ctime_ns
+
+
+class Landlocked(Unsafe):
+    """Confine with Landlock, seccomp, no_new_privs and limits; a program cannot fork, so nothing survives it."""
+
+    name = "landlock+seccomp"
+
+    def enter(self, proc: int) -> None:
+        """Check what the kernel offers and prepare the filters."""
+        if not kernel.landlock_abi():
+            raise OSError(kernel.ENOSYS, "Landlock is not available")
+        super().enter(proc)
+
+    def confine(self, limits: dict) -> None:
+        """Take everything from the calling process that a program does not need."""
+        os.chdir(self.directory)
+        _set_limits(limits)
+        self._restrict(_seccomp_alone(os.getpid()))
+
+    def _restrict(self, compiled: bytes) -> None:
+        """Give up privileges for good."""
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        if self._rules is not None:
+            kernel.landlock(self._rules)
+        kernel.drop_capabilities()
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        kernel.seccomp(compiled)
+
+    def _renew(self) -> None:
+        super()._renew()
+        if getattr(self, "_rules", None) is not None:
+            os.close(self._rules)
+        self._rules = None
+        if kernel.landlock_abi():
+            self._rules = kernel.landlock_rules(interpreter_paths(), [self.directory])
+
+
+class Bubblewrapped(Landlocked):
+    """Confine the whole worker by bubblewrap, which made the namespaces before this process began."""
+
+    name = "bubblewrap+seccomp"
+
+    def enter(self, proc: int) -> None:
+        """Add what Landlock can, where there is one."""
+        Unsafe.enter(self, proc)
+        if self._rules is not None:
+            self.name = "bubblewrap+landlock+seccomp"
+
+
+class Namespaces(Landlocked):
+    """Give programs a root, a network and processes of their own; one SIGKILL ends a whole tree."""
+
+    name = "namespaces+seccomp"
+
+    def enter(self, proc: int) -> None:
+        """Move this worker into new namespaces whose root holds the interpreter and nothing else."""
+        everything = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+        if os.geteuid() == 0:
+            # Root first builds the root (an ordinary user may not read below /root), then becomes nobody.
+            kernel.unshare(kernel.CLONE_NEWNS)
+            _build_root()
+            os.setgroups([])
+            os.setresgid(*[_UNPRIVILEGED] * 3)
+            os.setresuid(*[_UNPRIVILEGED] * 3)
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # or /proc/self stays root's
+            _enter_user_namespace(everything, proc)
+        else:
+            _enter_user_namespace(everything, proc)
+            _build_root()
+        self.directory = "/tmp"
+        self._mount()
+        self._renew()
+        if self._rules is not None:
+            self.name = "namespaces+landlock+seccomp"
+        self._filter = _seccomp_in_namespaces()
+
+    def leave(self) -> None:
+        """Do nothing: the kernel takes the mounts away with the last process."""
+
+    def fork(self) -> int:
+        """Start the process of a program as the first one of a new pid namespace."""
+        return kernel.clone(kernel.CLONE_NEWPID)
+
+    def kill(self, pid: int) -> None:
+        """End a program; the kernel ends its whole pid namespace."""
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def confine(self, limits: dict) -> None:
+        """Take everything from the calling process that a program does not need."""
+        os.chdir(self.directory)
+        _set_limits(limits)
+        resource.setrlimit(resource.RLIMIT_NPROC, (limits["processes"] + limits["others"],) * 2)
+        self._restrict(self._filter)
+
+    def clean(self) -> None:
+        """Replace the private file system, however deep the program has nested it."""
+        if os.stat(self.directory).st_ctime_ns != self._untouched:
+            kernel.unmount(self.directory)
+            self._mount()
+            self._renew()
+
+    def used_bytes(self) -> int:
+        """Return 0: the file system has a size of its own."""
+        return 0
+
+    def _mount(self) -> None:
+        options = f"mode=0700,size={_DIRECTORY_BYTES},nr_inodes={_DIRECTORY_FILES}"
+        kernel.mount("tmpfs", self.directory, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+
+
+RUNGS = {"namespaces": Namespaces, "bubblewrap": Bubblewrapped, "landlock": Landlocked, "unsafe": Unsafe}
+
+
+def other_processes() -> int:
+    """Count what RLIMIT_NPROC counts beside the program: judge and zygote, or all of the user on old kernels."""
+    release = tuple(int("".join(filter(str.isdigit, part))) for part in platform.release().split("-")[0].split(".")[:2])
+    if release >= _FORK_IS_COUNTED_PER_NAMESPACE:
+        return 2
+    return 2 + sum(len(os.listdir(f"/proc/{name}/task")) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _set_limits(limits: dict) -> None:
+    """Apply the resource limits that every rung has."""
+    memory = limits["memory_bytes"] + limits["baseline_bytes"]
+    seconds = math.ceil(limits["cpu_seconds"]) + 1  # the judge ends it exactly; this is for when the judge is gone
+    size = max(limits["file_bytes"], limits["output_bytes"] + 1)
+    wanted = {
+        "RLIMIT_AS": (memory, memory + (32 << 20)),  # the rest lets describe() report a MemoryError
+        "RLIMIT_CPU": (seconds, seconds),
+        "RLIMIT_FSIZE": (size, size),
+        "RLIMIT_NOFILE": (128, 128),
+        "RLIMIT_CORE": (0, 0),
+        "RLIMIT_STACK": (64 << 20, 64 << 20),
+    }
+    for name, pair in wanted.items():
+        try:
+            resource.setrlimit(getattr(resource, name), pair)
+        except (AttributeError, ValueError, OSError):
+            if sys.platform == "linux" and name != "RLIMIT_STACK":  # macOS knows no RLIMIT_AS
+                raise
+
+
+def _make_removable(function, path, _) -> None:
+    """Open a directory that a program has closed, then remove it."""
+    try:
+        os.chmod(os.path.dirname(path), 0o700)
+        os.chmod(path, 0o700)
+        shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)
+    except OSError:
+        pass
+
+
+def _enter_user_namespace(also: int, proc: int) -> None:
+    """Become the owner of new namespaces, under the same user and group numbers."""
+    user, group = os.geteuid(), os.getegid()
+    kernel.unshare(kernel.CLONE_NEWUSER | also)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        descriptor = os.open(f"self/{name}", os.O_WRONLY, dir_fd=proc)
+        os.write(descriptor, text.encode())
+        os.close(descriptor)
+
+
+def _build_root() -> None:
+    """Replace the root by one that holds the interpreter, read-only, and an empty /tmp."""
+    paths = interpreter_paths()
+    kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    sources = [os.open(path, os.O_PATH) for path in paths]
+    kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=1m")
+    for path, source in zip(paths, sources, strict=True):
+        target = "/tmp" + path
+        if os.path.isdir(path):
+            os.makedirs(target, mode=0o755, exist_ok=True)
+        else:
+            os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+        kernel.mount(f"/proc/self/fd/{source}", target, None, kernel.MS_BIND | kernel.MS_REC)
+        if path not in _DEVICES:
+            kernel.mount(
+                "none", target, None, kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | _kept_flags(target)
+            )
+        os.close(source)
+    os.mkdir("/tmp/tmp")
+    os.chdir("/tmp")
+    kernel.pivot_root_here()
+    os.chdir("/")
+    kernel.mount("none", "/", None, kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | _kept_flags("/"))
+
+
+def _kept_flags(path: str) -> int:
+    """Return the flags of a mount that a user namespace may not take away."""
+    found = os.statvfs(path).f_flag
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV | (found & kernel.MS_NOEXEC)
+    return flags | (found & 1024) | (found & 2048) | ((1 << 21) if found & 4096 else 0)  # noatime, nodiratime, relatime
+
+
+_CONDITIONAL = {"clone", "clone3", "fork", "vfork", "pivot_root", "capset", "prctl", "fcntl", "ioctl", "kill", "tkill"}
+_CONDITIONAL |= {"tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "prlimit64"}
+_CONDITIONAL |= {name for name in kernel.SYSCALLS if name.startswith(("landlock_", "sched_", "setpriority", "ioprio"))}
+_NEVER = {name: kernel.EPERM for name in kernel.SYSCALLS if name not in _CONDITIONAL}
+_NEVER |= {"pivot_root": kernel.EPERM, "capset": kernel.EPERM, "clone3": kernel.ENOSYS}  # libc falls back to clone
+_ALLOWED = (kernel.RETURN, 0, 0, kernel.ALLOW)
+_REFUSED = (kernel.RETURN, 0, 0, kernel.REFUSE | kernel.EPERM)
+
+
+def _unless(test: int, *operands: int, argument: int) -> list:
+    """Refuse a call whose argument passes the test for one of the operands."""
+    body = [kernel.load_argument(argument)]
+    for operand in operands:
+        body += [(test, 0, 1, operand), _REFUSED]
+    return [*body, _ALLOWED]
+
+
+def _only_if(*operands: int, argument: int) -> list:
+    """Refuse a call whose argument is none of the operands."""
+    body = [kernel.load_argument(argument)]
+    for operand in operands:
+        body += [(kernel.JUMP_EQUAL, 0, 1, operand), _ALLOWED]
+    return [*body, _REFUSED]
+
+
+_EVERYWHERE = {
+    # PR_SET_PDEATHSIG ties the program to the zygote: it must stay.
+    "prctl": _unless(kernel.JUMP_EQUAL, kernel.PR_SET_PDEATHSIG, kernel.PR_SET_SECCOMP, argument=0),
+    "prlimit64": _only_if(0, argument=0),
+}
+
+
+def _seccomp_in_namespaces() -> bytes:
+    """Compile the filter for a program that is alone in its pid namespace."""
+    suicide = [kernel.load_argument(1), (kernel.JUMP_EQUAL, 1, 0, signal.SIGKILL), _ALLOWED, kernel.load_argument(0)]
+    for target in (1, 0, 0xFFFFFFFF):  # the kernel lets no first process kill itself: do it for it
+        suicide += [(kernel.JUMP_EQUAL, 0, 1, target), (kernel.RETURN, 0, 0, kernel.KILL)]
+    clone = _unless(kernel.JUMP_ANY_BIT, kernel.CLONE_NEW_ANYTHING, argument=0)
+    return kernel.seccomp_filter(_NEVER, {**_EVERYWHERE, "clone": clone, "kill": [*suicide, _ALLOWED]})
+
+
+def _seccomp_alone(pid: int) -> bytes:
+    """Compile the filter for a program that shares its pid namespace: threads yes, processes and signals no."""
+    refused = dict.fromkeys(["fork", "vfork", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill"], kernel.EPERM)
+    refused |= {name: kernel.EPERM for name in kernel.SYSCALLS if name.startswith(("sched_", "setpriority", "ioprio"))}
+    threads = [kernel.load_argument(0), (kernel.JUMP_ANY_BIT, 0, 1, kernel.CLONE_THREAD), _ALLOWED, _REFUSED]
+    owner = _unless(kernel.JUMP_EQUAL, 8, 10, 15, argument=1)  # F_SETOWN, F_SETSIG, F_SETOWN_EX send signals to others
+    conditions = {
+        "clone": threads,
+        "kill": _only_if(pid, argument=0),
+        "tgkill": _only_if(pid, argument=0),
+        "fcntl": owner,
+        "ioctl": _unless(kernel.JUMP_EQUAL, 0x8901, 0x8902, argument=1),  # FIOSETOWN, SIOCSPGRP: the same
+    }
+    return kernel.seccomp_filter(_NEVER | refused, {**_EVERYWHERE, **conditions})

@@ -1,0 +1,293 @@
+"""Call the kernel features that the standard library does not wrap.
+
+[동작] ctypes로 부르는 얇은 껍질이다: clone, unshare, mount, Landlock, seccomp, prctl, capset.
+실패하면 언제나 `OSError`이고, 어떤 것을 어떻게 쓸지는 confinement.py가 정한다.
+"""
+
+import ctypes
+import os
+import platform
+import signal
+import struct
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER = 0x00020000, 0x04000000, 0x08000000, 0x10000000
+CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWCGROUP, CLONE_NEWTIME = 0x20000000, 0x40000000, 0x02000000, 0x00000080
+CLONE_THREAD = 0x00010000
+CLONE_NEW_ANYTHING = (
+    CLONE_NEWNS
+    | CLONE_NEWUTS
+    | CLONE_NEWIPC
+    | CLONE_NEWUSER
+    | CLONE_NEWPID
+    | CLONE_NEWNET
+    | CLONE_NEWCGROUP
+    | CLONE_NEWTIME
+)
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
+
+#: name: (x86_64, aarch64); None where the architecture has no such call.
+SYSCALLS = {
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "fork": (57, None),
+    "vfork": (58, None),
+    "pivot_root": (155, 41),
+    "capset": (126, 91),
+    "prctl": (157, 167),
+    "fcntl": (72, 25),
+    "ioctl": (16, 29),
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "prlimit64": (302, 261),
+    "setpriority": (141, 140),
+    "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
+    # what no program that is judged has any business with
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "kcmp": (312, 272),
+    "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438),
+    "pidfd_send_signal": (424, 424),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "chroot": (161, 51),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "keyctl": (250, 219),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "acct": (163, 89),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "syslog": (103, 116),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "vhangup": (153, 58),
+    "iopl": (172, None),
+    "ioperm": (173, None),
+    "modify_ldt": (154, None),
+    "personality": (135, 92),
+    "fanotify_init": (300, 262),
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "socket": (41, 198),
+    "connect": (42, 203),
+    "bind": (49, 200),
+    "listen": (50, 201),
+    "accept": (43, 202),
+    "accept4": (288, 242),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "shmdt": (67, 197),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semctl": (66, 191),
+    "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "mq_open": (240, 180),
+}
+#: Calls newer than this are unknown to us and so refused with ENOSYS, which every libc expects from an old kernel.
+LAST_KNOWN_SYSCALL = 462
+
+MACHINE = {"x86_64": 0, "aarch64": 1}.get(platform.machine())
+AUDIT_ARCH = (0xC000003E, 0xC00000B7)
+
+# PyDLL keeps the GIL: between clone and the interpreter's own after-fork work no other Python code may run.
+libc = ctypes.PyDLL(None, use_errno=True)
+
+
+def syscall(name: str, *arguments) -> int:
+    """Make one system call by name; raise OSError where it fails."""
+    if MACHINE is None:
+        raise OSError(38, f"no system call table for {platform.machine()}")
+    result = libc.syscall(SYSCALLS[name][MACHINE], *[ctypes.c_long(value) for value in arguments])
+    return checked(result, name)
+
+
+def checked(result: int, name: str) -> int:
+    """Turn a libc result of -1 into an OSError that names the call."""
+    if result == -1:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{name}: {os.strerror(error)}")
+    return result
+
+
+def clone(flags: int) -> int:
+    """Fork like os.fork(), into the new namespaces that `flags` ask for."""
+    api = ctypes.pythonapi
+    api.PyOS_BeforeFork()
+    pid = libc.syscall(SYSCALLS["clone"][MACHINE], ctypes.c_long(flags | signal.SIGCHLD), *[ctypes.c_long(0)] * 4)
+    if pid == 0:
+        api.PyOS_AfterFork_Child()
+        return 0
+    api.PyOS_AfterFork_Parent()
+    return checked(pid, "clone")
+
+
+def prctl(option: int, value: int = 0) -> None:
+    """Set one attribute of this process."""
+    checked(libc.prctl(option, ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3), "prctl")
+
+
+def unshare(flags: int) -> None:
+    """Move this process into new namespaces."""
+    checked(libc.unshare(flags), "unshare")
+
+
+def mount(source: str, target: str, kind: str | None = None, flags: int = 0, options: str = "") -> None:
+    """Mount as mount(2) does."""
+    encoded = [text.encode() if text is not None else None for text in (source, target, kind)]
+    checked(libc.mount(*encoded, ctypes.c_ulong(flags), options.encode()), "mount")
+
+
+def unmount(target: str) -> None:
+    """Detach a mount."""
+    checked(libc.umount2(target.encode(), MNT_DETACH), "umount2")
+
+
+def pivot_root_here() -> None:
+    """Make the current directory the root and let go of the old one."""
+    here = ctypes.create_string_buffer(b".")
+    syscall("pivot_root", ctypes.addressof(here), ctypes.addressof(here))
+    unmount(".")
+
+
+def drop_capabilities() -> None:
+    """Give up every capability, also those that a later exec could bring back."""
+    for capability in range(64):
+        if libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), *[ctypes.c_ulong(0)] * 3) == -1:
+            break  # the first unknown number, or no right to drop (then none to gain either)
+    header, empty = struct.pack("<Ii", 0x20080522, 0), bytes(24)
+    syscall("capset", *[ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value for data in (header, empty)])
+
+
+# Landlock: which rights exist depends on the ABI of the kernel.
+READ, EXECUTE = (1 << 2) | (1 << 3), 1 << 0
+FILE_RIGHTS = (1 << 0) | (1 << 1) | (1 << 2) | (1 << 14)
+
+
+def landlock_abi() -> int:
+    """Return the Landlock version of this kernel, 0 where there is none."""
+    try:
+        return syscall("landlock_create_ruleset", 0, 0, 1)
+    except OSError:
+        return 0
+
+
+def landlock_rules(readable: list[str], writable: list[str]) -> int:
+    """Build rules that allow these paths and no others; return their descriptor."""
+    abi = landlock_abi()
+    rights = (1 << 13) - 1
+    rights |= (1 << 13) * (abi >= 2) | (1 << 14) * (abi >= 3) | (1 << 15) * (abi >= 5)
+    network, scopes = 3 * (abi >= 4), 3 * (abi >= 6)
+    attributes = struct.pack("<QQQ", rights, network, scopes)[: 8 if abi < 4 else 16 if abi < 6 else 24]
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    rules = syscall("landlock_create_ruleset", ctypes.addressof(buffer), len(attributes), 0)
+    os.set_inheritable(rules, False)
+    for path, allowed in [(path, READ) for path in readable] + [(path, rights & ~EXECUTE) for path in writable]:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        if not os.path.isdir(path):
+            allowed &= FILE_RIGHTS
+        rule = ctypes.create_string_buffer(struct.pack("<Qi", allowed, descriptor), 12)
+        syscall("landlock_add_rule", rules, 1, ctypes.addressof(rule), 0)
+        os.close(descriptor)
+    return rules
+
+
+def landlock(rules: int) -> None:
+    """Hold this process and all it starts to the rules, for good."""
+    syscall("landlock_restrict_self", rules, 0)
+
+
+# seccomp: a filter is a list of (code, jump if true, jump if false, operand).
+LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
+EPERM, EACCES, ENOSYS = 1, 13, 38
+
+
+def load_argument(index: int) -> tuple[int, int, int, int]:
+    """Load the low half of an argument of the system call."""
+    return (LOAD, 0, 0, 16 + 8 * index)
+
+
+def seccomp_filter(refused: dict[str, int], conditions: dict[str, list[tuple[int, int, int, int]]]) -> bytes:
+    """Compile a filter: calls refused with an errno, and calls with conditions of their own.
+
+    Args:
+        refused: 시스템 호출의 이름 → errno. 언제나 거절한다.
+        conditions: 이름 → 그 호출의 인자를 보는 명령들. RETURN으로 끝나야 한다.
+
+    Returns:
+        커널에 그대로 넘길 수 있는 명령들.
+    """
+    program = [(LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, AUDIT_ARCH[MACHINE]), (RETURN, 0, 0, KILL), (LOAD, 0, 0, 0)]
+    program += [(JUMP_AT_LEAST, 0, 1, LAST_KNOWN_SYSCALL + 1), (RETURN, 0, 0, REFUSE | ENOSYS)]
+    for name, error in refused.items():
+        number = SYSCALLS[name][MACHINE]
+        if number is not None:
+            program += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE | error)]
+    for name, body in conditions.items():
+        number = SYSCALLS[name][MACHINE]
+        if number is not None:
+            program += [(JUMP_EQUAL, 0, len(body), number), *body]
+    program.append((RETURN, 0, 0, ALLOW))
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
+
+
+def seccomp(compiled: bytes) -> None:
+    """Hold this process and all it starts to the filter, for good."""
+    buffer = ctypes.create_string_buffer(compiled, len(compiled))
+    program = ctypes.create_string_buffer(struct.pack("@HP", len(compiled) // 8, ctypes.addressof(buffer)))
+    checked(libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(2), program, ctypes.c_ulong(0), ctypes.c_ulong(0)), "seccomp")
