@@ -169,7 +169,7 @@ def test_the_page_says_what_happened(run_dir):
         for stage in ("before", "after")
     )
     assert f"{100 * before:.1f} → {100 * after:.1f} %" in text
-    for part in ("Rho1", "Weight of corrupted tokens", "망가진 토큰", "solved now", "timeout", "Not in this report"):
+    for part in ("Rho1", "Corrupted-token weight", "망가진 토큰", "solved now", "timeout", "Not in this report"):
         assert (part in text) == (part != "Not in this report"), part
 
 

@@ -102,6 +102,14 @@ def _draw(name: str, paint: Callable[["Axes"], None], width: float = 6.4, height
     return re.sub(r"font: ([\d.]+)px [^;]*;", r"font: \1px system-ui, sans-serif;", svg)
 
 
+def _legend(axes: "Axes") -> None:
+    """Put the legend above the plot, where no curve can run through it."""
+    axes.legend(
+        frameon=False, fontsize=8.5, ncols=4, loc="lower left", bbox_to_anchor=(-0.02, 1), columnspacing=1.2,
+        handlelength=1.6, borderpad=0.2,
+    )  # fmt: skip
+
+
 def _smooth(values: Sequence[float], share: float = 0.06) -> list[float]:
     """Average exponentially, over about `share` of the points."""
     alpha, smooth = min(1.0, 2 / (1 + share * len(values))), []
@@ -114,7 +122,7 @@ def _loss(axes: "Axes", loss: Sequence[tuple[int, float]]) -> None:
     steps, values = zip(*loss, strict=True)
     axes.plot(steps, values, color=BLUE, alpha=0.3, linewidth=1)
     axes.plot(steps, _smooth(values), color=BLUE, linewidth=2)
-    axes.set(xlabel="step", ylabel="weighted loss per token, mean of heads [nat]")
+    axes.set(xlabel="step", ylabel="loss [nat per token]")
 
 
 def _ce_per_head(axes: "Axes", series: Mapping[str, Any], heads: Sequence[str]) -> None:
@@ -130,7 +138,7 @@ def _ce_per_head(axes: "Axes", series: Mapping[str, Any], heads: Sequence[str]) 
         axes.annotate(f"head {k}", end, (6, 0), textcoords="offset points", color=colour, va="center", weight="bold")
     axes.plot([], [], color=GREY, linewidth=1.2, alpha=0.7, label="training (noisy text included)")
     axes.plot([], [], color=GREY, linewidth=2, marker="o", markersize=4, label="validation")
-    axes.legend(frameon=False, fontsize=8.5)
+    _legend(axes)
     axes.set(xlabel="step", ylabel="cross entropy [nat per token]")
     axes.margins(x=0.08)
 
@@ -151,7 +159,7 @@ def _histogram(axes: "Axes", histogram: Mapping[str, Any]) -> None:
     axes.axvline(1, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
     first = min(i for i in range(bins) if any(counts[i] for _, counts, _ in kinds))
     axes.set_xlim(max(0, edges[first] - 0.1), edges[last] + 0.1)
-    axes.legend(frameon=False, fontsize=8.5)
+    _legend(axes)
     axes.set(xlabel="weight (1 = as in the baseline)", ylabel="share of the tokens [%]")
 
 
@@ -165,7 +173,7 @@ def _weights_over_time(axes: "Axes", series: Mapping[str, Any]) -> None:
             steps, values = zip(*series[f"weight/{key}"], strict=True)
             axes.plot(steps, _smooth(values), color=colour, linewidth=2, label=label)
     axes.axhline(1, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.legend(frameon=False, fontsize=8.5, ncols=2)
+    _legend(axes)
     axes.set(xlabel="step", ylabel="weight")
 
 

@@ -133,8 +133,8 @@ def tiles(run: RunResults) -> list[Tile]:
     corrupted, clean, auc = (run.series.get(f"weight/{key}") for key in ("corrupted_mean", "clean_mean", "auc"))
     if corrupted and clean and auc:
         corrupted, clean, auc = (_tail_mean(points) for points in (corrupted, clean, auc))
-        note = f"against {clean:.2f} on clean ones; AUC {auc:.2f} (0.5 is chance, 1 is perfect)"
-        found.append(Tile("Weight of corrupted tokens", "망가진 토큰의 평균 가중치", f"{corrupted:.2f}", note))
+        note = f"mean of corrupted against clean ones; AUC {auc:.2f} (0.5 is chance, 1 is perfect)"
+        found.append(Tile("Corrupted-token weight", "망가진 토큰의 가중치", f"{corrupted:.2f} vs {clean:.2f}", note))
     speed = run.series.get("speed/target_tokens_per_second")
     if speed:
         rate = sorted(value for _, value in speed)[len(speed) // 2]
