@@ -31,20 +31,16 @@ def standardize(score_SL: Tensor, mask_SL: Tensor) -> Tensor:
     z-score로 맞추어야 같은 온도 T가 같은 뜻을 가진다. (MATHS.md 3절 1단계)
 
     Args:
-        score_SL: 토큰별 원점수, 실수. 단위는 무관.
+        score_SL: 토큰별 원점수, 유한한 실수. 단위는 무관.
         mask_SL: 학습 대상 토큰이면 True.
 
     Returns:
         z_SL, float32. mask 밖은 0.
 
-    Raises:
-        NonFiniteScoreError: 유효한 토큰에 NaN/Inf가 있을 때. 개수와 첫 위치를 알려 준다.
-
     Example:
         >>> standardize(torch.tensor([[1., 2., 3.]]), torch.ones(1, 3, dtype=torch.bool))
         tensor([[-1.2247,  0.0000,  1.2247]])
     """
-    check_finite(score_SL, mask_SL)
     # float64 sums equal numbers exactly (equal scores give exactly 0) and squares the largest float32.
     score_SL = torch.where(mask_SL, score_SL.double(), 0.0)
     count_S1 = mask_SL.sum(dim=1, keepdim=True).clamp(min=1)
@@ -181,19 +177,6 @@ def blend(weight_SL: Tensor, mask_SL: Tensor, lam: float) -> Tensor:
     return torch.where(mask_SL, 1.0 + lam * (weight_SL - 1.0), 0.0)
 
 
-def check_finite(score_BT: Tensor, mask_BT: Tensor) -> None:
-    """Refuse scores that hold NaN or Inf on valid tokens: the one place that waits for the device."""
-    bad_BT = mask_BT & ~torch.isfinite(score_BT)
-    if not bad_BT.any():
-        return
-    row, column = bad_BT.nonzero()[0].tolist()
-    raise NonFiniteScoreError(
-        f"{int(bad_BT.sum())} of {int(mask_BT.sum())} token scores are not finite, the first one at sequence {row}, "
-        f"position {column} ({score_BT[row, column].item()}). A score is never guessed: look at the loss and the "
-        "learning rate of the steps before."
-    )
-
-
 def shuffle_weights(weight_SL: Tensor, mask_SL: Tensor, key_SL: Tensor) -> Tensor:
     """Permute the weights over the valid tokens of every row, in the order of random keys.
 
@@ -269,6 +252,9 @@ class SoftWeighting:
 
         Returns:
             weight_BT, float32, 기울기 없음. mask 밖은 0.
+
+        Raises:
+            NonFiniteScoreError: 목표 토큰의 점수에 NaN/Inf가 있을 때. 개수와 첫 위치를 알려 준다.
         """
         return _weigh_scopes(self._weigh_rows, score_BT, mask_BT, self.scope, self.control, seed)
 
@@ -316,7 +302,6 @@ class HardSelection:
         return _weigh_scopes(self._weigh_rows, score_BT, mask_BT, self.scope, self.control, seed)
 
     def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor) -> Tensor:
-        check_finite(score_SL, mask_SL)
         count_S1 = mask_SL.sum(dim=1, keepdim=True)
         keep_S1 = (count_S1.double() * self.percentile).round().long().clamp(min=1)
         descending_SL = torch.where(mask_SL, score_SL, -torch.inf).sort(dim=1, descending=True).values
@@ -327,6 +312,7 @@ class HardSelection:
 @torch.no_grad()
 def _weigh_scopes(weigh_rows, score_BT: Tensor, mask_BT: Tensor, scope: str, control: str, seed: int) -> Tensor:
     """Lay the scopes out as rows, weigh them, and shuffle within them where the control asks for it."""
+    _check_finite(score_BT, mask_BT)
     rows = (1, -1) if scope == "batch" else mask_BT.shape
     score_SL, mask_SL = score_BT.reshape(rows), mask_BT.reshape(rows)
     weight_SL = weigh_rows(score_SL, mask_SL)
@@ -336,6 +322,19 @@ def _weigh_scopes(weigh_rows, score_BT: Tensor, mask_BT: Tensor, scope: str, con
         key_BT = torch.rand(mask_BT.shape[::-1], generator=generator, dtype=torch.float64).T.to(weight_SL.device)
         weight_SL = shuffle_weights(weight_SL, mask_SL, key_BT.reshape(rows))
     return weight_SL.reshape(mask_BT.shape)
+
+
+def _check_finite(score_BT: Tensor, mask_BT: Tensor) -> None:
+    """Refuse scores that hold NaN or Inf on valid tokens: the one place that waits for the device."""
+    bad_BT = mask_BT & ~torch.isfinite(score_BT)
+    if not bad_BT.any():
+        return
+    row, column = bad_BT.nonzero()[0].tolist()
+    raise NonFiniteScoreError(
+        f"{int(bad_BT.sum())} of {int(mask_BT.sum())} token scores are not finite, the first one at sequence {row}, "
+        f"position {column} ({score_BT[row, column].item()}). A score is never guessed: look at the loss and the "
+        "learning rate of the steps before."
+    )
 
 
 def _check_number(key: str, value: object, range_: str, inside, advice: str) -> None:

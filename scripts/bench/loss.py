@@ -1,0 +1,138 @@
+"""Measure the weighted 4-head loss against explicit logits: peak memory and time of one forward and backward.
+
+[연구 맥락] 로짓을 통째로 만들지 않는 손실이 메모리는 1/8 이하, 시간은 0.9배 이하라는 약속을 재어 본다.
+[동작] 변형마다 새 프로세스에서 한 번씩, 스레드 하나로 돌린다. 은닉상태, unembedding, 그 기울기는 어느 변형에나 있으므로
+미리 잡아 두고, 그 위로 더 쓴 최대 메모리(VmHWM - VmRSS, 리눅스)와 CPU 시간을 잰다. 약 6분 걸린다.
+
+    python scripts/bench/loss.py                          # all variants, float32 and bfloat16
+    python scripts/bench/loss.py --variants naive wmtp-512 --dtypes bfloat16
+"""
+
+#   B sequences, T positions, H heads, D width, V vocabulary
+
+import argparse
+import json
+import subprocess
+import sys
+
+HEADS, BATCH, POSITIONS, WIDTH, VOCABULARY = 4, 4, 1024, 512, 32_000
+VARIANTS = ["naive", "per-head", "linear_cross_entropy", "wmtp-128", "wmtp-256", "wmtp-512", "wmtp-1024", "wmtp-2048"]
+
+
+def main() -> None:
+    """Run every variant in a process of its own and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variants", nargs="+", default=VARIANTS)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--one", nargs=2, metavar=("VARIANT", "DTYPE"), help="measure here and print one JSON line")
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(*args.one)))
+        return
+
+    tokens = BATCH * POSITIONS
+    print(f"{HEADS} heads, {tokens} tokens, width {WIDTH}, vocabulary {VOCABULARY}, one thread.")
+    print("MB: peak RSS over hidden states, unembedding and their gradients. s: CPU seconds of forward and backward.\n")
+    print(f"{'dtype':9} {'variant':21} {'MB':>7} {'/ naive':>8} {'s':>7} {'/ naive':>8} {'loss':>10}")
+    for dtype in args.dtypes:
+        naive = None
+        for variant in args.variants:
+            command = [sys.executable, __file__, "--one", variant, dtype]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                print(f"{dtype:9} {variant:21} {done.stderr.strip().splitlines()[-1]}")
+                continue
+            row = json.loads(done.stdout)
+            naive = row if variant == "naive" else naive
+            memory, time = (f"{row[key] / naive[key]:.3f}" if naive else "" for key in ("megabytes", "seconds"))
+            print(
+                f"{dtype:9} {variant:21} {row['megabytes']:7.0f} {memory:>8} {row['seconds']:7.1f} {time:>8} "
+                f"{row['loss']:10.6f}",
+                flush=True,
+            )
+
+
+def measure(variant: str, dtype: str) -> dict[str, float]:
+    """Measure one forward and backward of one variant in this process."""
+    import time
+
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(42)
+    run(
+        variant, *inputs(torch.__dict__[dtype], batch=1, positions=64, vocabulary=512)
+    )  # load kernels and their buffers
+    hidden, unembedding_VD, labels_BT, weight_BT = inputs(torch.__dict__[dtype], BATCH, POSITIONS, VOCABULARY)
+    for leaf in (*hidden, unembedding_VD):
+        leaf.grad = torch.ones_like(leaf)  # written to, so that the pages are really there
+    held = status_megabytes("VmRSS")
+    start = time.process_time()
+    loss = run(variant, hidden, unembedding_VD, labels_BT, weight_BT)
+    seconds = time.process_time() - start
+    return {"megabytes": status_megabytes("VmHWM") - held, "seconds": seconds, "loss": loss}
+
+
+def inputs(dtype, batch: int, positions: int, vocabulary: int):
+    """Draw hidden states, unembedding, labels and weights."""
+    import torch
+
+    hidden = [torch.randn(batch, positions, WIDTH, dtype=dtype).requires_grad_() for _ in range(HEADS)]
+    unembedding_VD = (torch.randn(vocabulary, WIDTH, dtype=dtype) / WIDTH**0.5).requires_grad_()
+    labels_BT = torch.randint(vocabulary, (batch, positions))
+    return hidden, unembedding_VD, labels_BT, 0.5 + torch.rand(batch, positions)
+
+
+def run(variant: str, hidden, unembedding_VD, labels_BT, weight_BT) -> float:
+    """Compute the loss in the variant's way, and its gradients."""
+    import torch
+    import torch.nn.functional as F
+
+    from wmtp.maths.alignment import IGNORE, shift_left
+    from wmtp.maths.loss import weighted_mtp_loss
+
+    step_targets = len(labels_BT) * (labels_BT.shape[1] - 1)
+    target = [shift_left(labels_BT, k + 1, IGNORE) for k in range(HEADS)]
+    weight = [shift_left(weight_BT, k + 1, 0) for k in range(HEADS)]
+    scale = 1 / (HEADS * step_targets)
+    if variant == "naive":
+        logits_BTHV = torch.stack(hidden, dim=2) @ unembedding_VD.T
+        target_BTH, weight_BTH = torch.stack(target, dim=2), torch.stack(weight, dim=2)
+        nll_N = F.cross_entropy(
+            logits_BTHV.flatten(0, 2).float(), target_BTH.flatten(), reduction="none", ignore_index=IGNORE
+        )
+        loss = scale * (weight_BTH.flatten() * nll_N).sum()
+    elif variant == "per-head":
+        loss = 0.0
+        for k in range(HEADS):
+            logits_NV = (hidden[k] @ unembedding_VD.T).flatten(0, 1)
+            nll_N = F.cross_entropy(logits_NV.float(), target[k].flatten(), reduction="none", ignore_index=IGNORE)
+            loss = loss + scale * (weight[k].flatten() * nll_N).sum()
+    elif variant == "linear_cross_entropy":
+        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=512)
+        loss = 0.0
+        for k in range(HEADS):
+            nll_N = F.linear_cross_entropy(
+                hidden[k].flatten(0, 1),
+                unembedding_VD,
+                target[k].flatten(),
+                reduction="none",
+                ignore_index=IGNORE,
+                options=options,
+            )
+            loss = loss + scale * (weight[k].flatten() * nll_N).sum()
+    else:
+        chunk_size = int(variant.removeprefix("wmtp-"))
+        loss = weighted_mtp_loss(hidden, unembedding_VD, labels_BT, weight_BT, step_targets, chunk_size=chunk_size).loss
+    loss.backward()
+    return loss.item()
+
+
+def status_megabytes(key: str) -> float:
+    """Read a line of /proc/self/status."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":"))
+
+
+if __name__ == "__main__":
+    main()
