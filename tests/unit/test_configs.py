@@ -1,0 +1,41 @@
+"""Hold that no config under conf/ has a typo that only a long run would find."""
+
+from pathlib import Path
+
+from scripts.check_configs import check_configs
+
+
+def test_every_config_composes_and_every_target_takes_its_keys():
+    composed, problems = check_configs()
+    assert problems == []
+    assert composed > 0
+
+
+def problems_of(tmp_path: Path, **files: str) -> str:
+    for name, text in files.items():
+        path = tmp_path / f"{name.replace('__', '/')}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    return "\n".join(check_configs(tmp_path)[1])
+
+
+def test_a_wrong_config_is_named_with_the_way_to_see_it_again(tmp_path):
+    found = problems_of(
+        tmp_path,
+        train="defaults: [{algo: good}, {callbacks: [good]}, {experiment: null}, _self_]\nsteps: 3\npath: ???\n",
+        algo__good="_target_: textwrap.TextWrapper\nwidth: ${steps}\ntabsize: ${path}\nmax_lines: ???\n",
+        algo__typo="_target_: textwrap.TextWrapper\nwidht: 1\n",
+        algo__gone="_target_: textwrap.TextRapper\n",
+        algo__dangling="width: ${stepz}\n",
+        callbacks__good="one: {_target_: fractions.Fraction, numerator: 1}\n",
+        callbacks__inner="one: {_target_: fractions.Fraction, numerator: {_target_: string.Template}}\n",
+        experiment__sweep="# @package _global_\nhydra: {sweeper: {params: {algo: 'good,absent', steps: 1}}}\n",
+        lonely__unused="_target_: textwrap.TextWrapper\nwideness: 1\n",
+    )
+    assert "train algo=typo: algo: textwrap.TextWrapper: got an unexpected keyword argument 'widht'" in found
+    assert "train algo=gone: algo: textwrap.TextRapper: " in found
+    assert "train algo=dangling: algo.width: Interpolation key 'stepz' not found" in found
+    assert "train +callbacks=inner: callbacks.one.numerator: string.Template: missing a required argument" in found
+    assert "train experiment=sweep algo=absent steps=1: In 'train': Could not find 'algo/absent'" in found
+    assert "train +lonely=unused: lonely: textwrap.TextWrapper: got an unexpected keyword argument 'wideness'" in found
+    assert len(found.splitlines()) == 6, found
