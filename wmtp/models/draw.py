@@ -37,7 +37,7 @@ def noise_seed(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 2
 
 
-def uniform(seed: Tensor, counter: Tensor) -> Tensor:
+def uniform(seed: Tensor, counter: Tensor | int) -> Tensor:
     """Return numbers strictly between 0 and 1 in float64 that depend on (seed, counter) alone.
 
     Example:
@@ -57,51 +57,76 @@ def _mix(x: Tensor) -> Tensor:
 def rounding_margin(logits_NV: Tensor) -> Tensor:
     """Bound the difference that another batch shape could make to a logit, per row."""
     eps = torch.finfo(logits_NV.dtype).eps
-    return ROUNDING[logits_NV.dtype] * eps * logits_NV.abs().amax(-1).double()
+    return ROUNDING[logits_NV.dtype] * eps * logits_NV.abs().amax(-1, keepdim=True).double()
 
 
-def draw_tokens(logits_NV: Tensor, seed_N: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
-    """Draw one token per row, and say where rounding could have decided it.
+def draw_tokens(logits: Tensor, seed: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+    """Draw one token per place, and say where rounding could have decided it.
 
     Args:
-        logits_NV: head 0 또는 초안 헤드의 로짓.
-        seed_N: 행과 위치마다의 씨앗 (int64). temperature가 0이면 쓰지 않는다.
+        logits: head 0 또는 초안 헤드의 로짓, [..., V].
+        seed: 행과 위치마다의 씨앗, [...] int64. temperature가 0이면 쓰지 않는다.
         temperature: 0이면 가장 큰 로짓.
         top_p: 누적 확률이 이 값에 이를 때까지의 토큰만 남긴다.
 
     Returns:
-        token_N, 그리고 sure_N: 로짓이 `rounding_margin`만큼 흔들려도 같은 토큰이면 True.
+        token, 그리고 sure: 로짓이 `rounding_margin`만큼 흔들려도 같은 토큰이면 True. 둘 다 [...].
 
     Example:
         >>> logits_NV = torch.tensor([[0.0, 3.0, 1.0], [2.0, 2.0, 0.0]])
         >>> draw_tokens(logits_NV, torch.zeros(2, dtype=torch.long), temperature=0.0, top_p=1.0)
         (tensor([1, 0]), tensor([ True, False]))
     """
-    margin_N1 = 2 * rounding_margin(logits_NV)[:, None]
+    logits_NV, seed_N1 = logits.flatten(0, -2), seed.reshape(-1, 1)
     if temperature == 0:
-        best = logits_NV.topk(2).values.double()
-        return logits_NV.argmax(-1), best[:, 0] - best[:, 1] > margin_N1[:, 0]
-    margin_N1 = margin_N1 / temperature
+        token_N, sure_N = _draw_largest(logits_NV)
+    else:
+        token_N, sure_N = _draw_gumbel(logits_NV, seed_N1, temperature, top_p)
+    return token_N.view(seed.shape), sure_N.view(seed.shape)
+
+
+def _draw_largest(logits_NV: Tensor) -> tuple[Tensor, Tensor]:
+    best_N2 = logits_NV.topk(2).values.double()
+    return logits_NV.argmax(-1), best_N2[:, 0] - best_N2[:, 1] > 2 * rounding_margin(logits_NV)[:, 0]
+
+
+def _draw_gumbel(logits_NV: Tensor, seed_N1: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+    """Add Gumbel noise inside the nucleus and take the largest."""
+    # Both of two tokens may be wrong by the rounding, in opposite directions.
+    margin_N1 = 2 * rounding_margin(logits_NV) / temperature
     z_NV = logits_NV.double() / temperature
+    z_NK, index_NK, before_NK = _most_likely(z_NV, top_p + margin_N1.max().item())
+    inside_NK = before_NK < top_p
+    score_NK = z_NK - (-uniform(seed_N1, index_NK).log()).log()
+    winner_N1 = score_NK.masked_fill(~inside_NK, -torch.inf).argmax(1, keepdim=True)
+
     # A token is in the nucleus iff the tokens before it hold less than top_p. An error of margin in every z moves that
     # sum by at most margin and swaps only tokens that are margin apart: `must` are certainly in, and `may` are not
-    # certainly out.
-    z_NK, index_NK, before_NK = _most_likely(z_NV, top_p + margin_N1.max().item())
+    # certainly out. The winner is sure if it must be in and beats all that may be in.
     must_NK = before_NK < top_p - margin_N1
     must_NK[:, 0] = True
-    inside_NK = before_NK < top_p
     last_N1 = (before_NK < top_p + margin_N1).sum(1, keepdim=True) - 1
     may_NK = z_NK >= z_NK.gather(1, last_N1) - margin_N1
-
-    score_NK = z_NK - (-uniform(seed_N[:, None], index_NK).log()).log()
-    winner_N1 = score_NK.masked_fill(~inside_NK, -torch.inf).argmax(1, keepdim=True)
     rival_N1 = score_NK.masked_fill(~may_NK, -torch.inf).scatter(1, winner_N1, -torch.inf).amax(1, keepdim=True)
     doubtful_N1 = z_NK.masked_fill(must_NK, -torch.inf).amax(1, keepdim=True)
     sure_N1 = score_NK.gather(1, winner_N1) > rival_N1 + margin_N1
     sure_N1 &= z_NK.gather(1, winner_N1) > doubtful_N1 + margin_N1
     if z_NK.shape[1] < z_NV.shape[1]:
         sure_N1 &= ~may_NK[:, -1:]
-    return index_NK.gather(1, winner_N1)[:, 0], sure_N1[:, 0]
+    return index_NK.gather(1, winner_N1), sure_N1
+
+
+def nucleus_probabilities(logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Return the distribution that `draw_tokens` draws from, in float64.
+
+    Example:
+        >>> nucleus_probabilities(torch.tensor([[0.5, 0.3, 0.2]]).log(), temperature=1.0, top_p=0.7)
+        tensor([[0.6250, 0.3750, 0.0000]], dtype=torch.float64)
+    """
+    z_NV = logits.flatten(0, -2).double() / temperature
+    z_NK, index_NK, before_NK = _most_likely(z_NV, top_p)
+    p_NK = z_NK.masked_fill(before_NK >= top_p, -torch.inf).softmax(1)
+    return torch.zeros_like(z_NV).scatter(1, index_NK, p_NK).view(logits.shape)
 
 
 def _most_likely(z_NV: Tensor, mass: float, first_try: int = 64) -> tuple[Tensor, Tensor, Tensor]:

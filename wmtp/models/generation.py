@@ -11,7 +11,7 @@
 [디버깅] 배치 크기 1과 16의 결과가 다르면 `draw.ROUNDING`이 작은 것이다. 느리면 `Completion.near_ties`를 보라.
 """
 
-#   N rows in the batch, T positions of one forward, S cache slots, V vocabulary
+#   N rows in the batch, T positions of one block, K = H - 1 drafts, S cache slots, D width, V vocabulary
 
 # transformers' own generate and its continuous batching were considered: neither has a seed per request, so a sample
 # would depend on its neighbours; stop strings are matched by the whole batch; drafts come from another model.
@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from wmtp.errors import ConfigError
-from wmtp.models.draw import draw_tokens, noise_seed
+from wmtp.maths.speculative import accept_matching, accept_sampled
+from wmtp.models.draw import draw_tokens, noise_seed, nucleus_probabilities, uniform
 from wmtp.models.slot_cache import SlotCache
 
 
@@ -59,8 +60,12 @@ class Sampling:
         seed: 표본의 씨앗.
         max_new_tokens: 이어 쓸 토큰의 최대 수.
         batch_size: 함께 디코딩하는 행의 수. 결과는 달라지지 않는다.
-        decoding: "ordinary"는 한 토큰씩, "speculative"는 헤드의 초안을 검증, "auto"는 재어 보고 빠른 쪽. 결과는 셋 다
-        같다.
+        decoding: greedy의 결과는 셋 다 같다.
+            "ordinary"는 한 토큰씩.
+            "auto"는 헤드의 초안 가운데 보통의 디코딩이 뽑을 토큰만 받아들인다. 표본도 "ordinary"와 같으므로,
+            실행하면서 재어 보고 빠른 쪽을 고른다.
+            "speculative"는 언제나 초안을 쓰고, 표본은 MATHS.md 8절의 min(1, p/q)로 받아들인다. 더 많이 받아들이지만
+            같은 것은 분포이고 표본은 아니다. 반올림에 대한 보장도 없다.
     """
 
     temperature: float = 0.2
@@ -151,7 +156,9 @@ def generate(
 
 def _encode(model: Any, tokenizer: Any, requests: list[Request]) -> list[list[int]]:
     """Tokenize the prompts and refuse those that cannot be continued."""
-    prompts = tokenizer([request.prompt for request in requests]).input_ids if requests else []
+    texts = list(dict.fromkeys(request.prompt for request in requests))  # many samples share a prompt
+    encoded = dict(zip(texts, tokenizer(texts).input_ids, strict=True)) if texts else {}
+    prompts = [encoded[request.prompt] for request in requests]
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     limit = position_limit(model)
     for i, request in enumerate(requests):
@@ -174,7 +181,7 @@ def position_limit(model: Any) -> int:
     return min(value for name in names if (value := getattr(model.config, name, None)))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Row:
     """Hold one request while it is being decoded."""
 
@@ -189,6 +196,7 @@ class _Row:
     near_ties: int = 0
     blocks: int = 0
     accepted: list[int] = field(default_factory=list)
+    prompt_hidden_KD: Tensor | None = None
 
     @property
     def last(self) -> int:
@@ -198,6 +206,19 @@ class _Row:
     def position(self) -> int:
         """Position of the last token, the first one not in the cache."""
         return len(self.prompt) + len(self.tokens) - 1
+
+
+class _Drafts(NamedTuple):
+    """Hold the extra heads' next tokens, and their distributions where p/q is needed."""
+
+    token_NK: Tensor
+    prob_NKV: Tensor | None = None
+
+    def select(self, order: list[int]) -> "_Drafts":
+        return _Drafts(*(x if x is None else x[order] for x in self))
+
+    def join(self, other: "_Drafts") -> "_Drafts":
+        return _Drafts(*(x if x is None else torch.cat([x, y]) for x, y in zip(self, other, strict=True)))
 
 
 class _Decoder:
@@ -215,10 +236,11 @@ class _Decoder:
         # Longest first: memory runs out at once or never, and equal prompts are neighbours.
         self.queue = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i], i), reverse=True)
         self.rows: list[_Row] = []
-        heads = getattr(model, "heads", 1)
-        self.pace = Pace(sampling.decoding if heads > 1 else "ordinary")
-        self.drafts_ND = self.tensor([]).long().view(0, heads - 1)
-        slots = max((min(len(p) + sampling.max_new_tokens, self.limit) for p in prompts), default=0) + heads
+        self.heads = getattr(model, "heads", 1)
+        self.pace = Pace(sampling.decoding if self.heads > 1 else "ordinary")
+        self.resampling = sampling.decoding == "speculative" and sampling.temperature > 0
+        self.drafts: _Drafts | None = None
+        slots = max((min(len(p) + sampling.max_new_tokens, self.limit) for p in prompts), default=0) + self.heads
         self.cache = SlotCache(min(sampling.batch_size, len(requests)), slots)
 
     def run(self) -> Iterator[tuple[int, Completion]]:
@@ -236,78 +258,135 @@ class _Decoder:
 
     @torch.inference_mode()
     def admit(self) -> None:
-        """Fill free rows with waiting requests; run all of each prompt but its last token."""
-        first = len(self.rows)
-        while self.queue and len(self.rows) < self.cache.rows:
-            i = self.queue.pop()
-            request, prompt = self.requests[i], self.prompts[i]
-            budget = min(self.sampling.max_new_tokens, self.limit - len(prompt))
-            noise = noise_seed(self.sampling.seed, request.key, request.sample)
+        """Fill free rows with waiting requests; run all of each prompt but its last token, equal prompts once."""
+        first, donors = len(self.rows), {tuple(row.prompt): row for row in self.rows}
+        fresh, copies = [], []
+        while self.queue and first + len(fresh) + len(copies) < self.cache.rows:
+            row = self.new_row(self.queue.pop())
+            donor = donors.setdefault(tuple(row.prompt), row)
+            (fresh if donor is row else copies).append(row)
+        self.rows += fresh + copies
+        if fresh:
+            # Right padding writes into slots that the row's own tokens overwrite before anyone sees them.
+            width = max(1, max(len(row.prompt) for row in fresh) - 1)
+            block_NT = self.tensor([row.prompt[:-1] + [0] * (width + 1 - len(row.prompt)) for row in fresh])
+            with self.last_layer_call() as call:
+                self.forward(self.model.base_model, first, block_NT, [0] * len(fresh))
+            if self.pace.drafting:
+                hidden_NKD = self.run_heads(call, [max(0, len(row.prompt) - 2) for row in fresh])
+                for row, hidden_KD in zip(fresh, hidden_NKD, strict=True):
+                    row.prompt_hidden_KD = hidden_KD
+        for row in copies:
+            donor = donors[tuple(row.prompt)]
+            self.cache.copy_row(self.rows.index(donor), self.rows.index(row), len(row.prompt) - 1)
+            row.prompt_hidden_KD = donor.prompt_hidden_KD
+        new = fresh + copies
+        if new and self.pace.drafting:
+            drafts = self.draft(torch.stack([row.prompt_hidden_KD for row in new]), new)
+            self.drafts = drafts if first == 0 else self.drafts.join(drafts)
+
+    def new_row(self, i: int) -> _Row:
+        request, prompt = self.requests[i], self.prompts[i]
+        return _Row(
+            index=i,
+            request=request,
+            prompt=prompt,
+            noise=noise_seed(self.sampling.seed, request.key, request.sample),
+            budget=min(self.sampling.max_new_tokens, self.limit - len(prompt)),
             # Every token holds at least one byte, so the newest stop string lies within this many tokens.
-            window = 8 + max((len(stop.encode()) for stop in request.stop), default=0)
-            self.rows.append(_Row(i, request, prompt, noise, budget, window, accepted=[0] * self.drafts_ND.shape[1]))
-        new = self.rows[first:]
-        if not new:
-            return
-        # Right padding writes into slots that the row's own tokens overwrite before anyone sees them.
-        width = max(1, max(len(row.prompt) for row in new) - 1)
-        block_NT = self.tensor([row.prompt[:-1] + [0] * (width + 1 - len(row.prompt)) for row in new])
-        with self.last_layer_call() as call:
-            self.forward(self.model.base_model, first, block_NT, [0] * len(new))
-        if self.pace.drafting:
-            drafts_ND = self.draft(call, new, [max(0, len(row.prompt) - 2) for row in new])
-            self.drafts_ND = torch.cat([self.drafts_ND, drafts_ND])
+            stop_window=8 + max((len(stop.encode()) for stop in request.stop), default=0),
+            accepted=[0] * (self.heads - 1),
+        )
 
     @torch.inference_mode()
     def step(self) -> list[_Row]:
         """Verify one block of every row; return the rows that finished."""
-        rows, verifying = self.rows, self.pace.next_block_has_drafts()
+        rows = self.rows
         block_NT = self.tensor([[row.last] for row in rows])
-        if verifying:
-            block_NT = torch.cat([block_NT, self.drafts_ND], dim=1)
+        if self.pace.next_block_has_drafts():
+            block_NT = torch.cat([block_NT, self.drafts.token_NK], dim=1)
         with self.last_layer_call() as call:
             logits_NTV = self.forward(self.model, 0, block_NT, [row.position for row in rows]).logits
-        token_NT, sure_NT = self.draw(logits_NTV, rows)
-        # The only transfer from the device in a step.
-        drawn, sure, block = torch.stack([token_NT, sure_NT.long(), block_NT]).tolist()
-        last_accepted = [self.accept(row, *lists) for row, *lists in zip(rows, drawn, sure, block, strict=True)]
-        self.on_tokens(sum(last_accepted) + len(rows))
-        self.pace.block_verified(len(rows), sum(last_accepted))
+        accepted, written = self.verify(logits_NTV, block_NT[:, 1:])
+        self.on_tokens(written)
+        self.pace.block_verified(len(rows), written)
         if self.pace.drafting and not all(row.finished for row in rows):
-            self.drafts_ND = self.draft(call, rows, last_accepted)
+            self.drafts = self.draft(self.run_heads(call, accepted), rows)
         self.pace.step_ended()
         return self.release()
 
-    def accept(self, row: _Row, drawn: list[int], sure: list[bool], block: list[int]) -> int:
-        """Append the drawn tokens for as long as the drafts equal them; return the number of drafts that did.
+    def verify(self, logits_NTV: Tensor, draft_NK: Tensor) -> tuple[list[int], int]:
+        """Append what head 0 makes of the drafts to every row; return the drafts accepted per row, the tokens written.
 
-        Position t of the block was computed from the drafts before it, so its token is the one that ordinary decoding
-        draws if those drafts are right: the output does not depend on the drafts, greedy or sampled.
+        Position t of the block was computed after t drafts, so its token is the one that ordinary decoding draws there
+        if they are right: with `accept_matching` the output does not depend on the drafts, greedy or sampled.
         """
-        for t, token in enumerate(drawn):
-            self.append(row, token if sure[t] else self.settle(row))
-            if row.finished or t + 1 == len(block) or row.tokens[-1] != block[t + 1]:
-                break
-            row.accepted[t] += 1
-        row.blocks += len(block) > 1
-        return t
+        if self.resampling and draft_NK.shape[1]:
+            target_NTV = nucleus_probabilities(logits_NTV, self.sampling.temperature, self.sampling.top_p)
+            # Counters below 0 are never tokens. Each position is accepted or not once, each block has one last token.
+            seed_NT = self.seeds(self.rows, logits_NTV.shape[1])
+            uniform_NT = torch.cat([uniform(seed_NT[:, :-1], -1), uniform(seed_NT[:, :1], -2)], dim=1)
+            accepted_N, next_N = accept_sampled(draft_NK, self.drafts.prob_NKV, target_NTV, uniform_NT)
+            doubtful_N = torch.zeros_like(accepted_N)
+        else:
+            drawn_NT, sure_NT = self.draw(logits_NTV, self.rows)
+            accepted_N, next_N = accept_matching(draft_NK, drawn_NT)
+            doubtful_N = sure_NT.long().cumprod(1).sum(1) <= accepted_N
+        # The only transfer from the device in a step.
+        table = torch.cat([torch.stack([doubtful_N, accepted_N, next_N], dim=1), draft_NK], dim=1).tolist()
+        last_accepted, written = [], 0
+        for i, (row, (doubtful, accepted, token, *drafts)) in enumerate(zip(self.rows, table, strict=True)):
+            if doubtful:
+                accepted, token = self.settle(row, drafts, drawn_NT[i].tolist(), sure_NT[i].tolist())
+            last_accepted.append(accepted)
+            row.blocks += bool(drafts)
+            for t, new in enumerate([*drafts[:accepted], token]):
+                self.append(row, new)
+                written += 1
+                if t < accepted:
+                    row.accepted[t] += 1
+                if row.finished:
+                    break
+        return last_accepted, written
 
-    def draft(self, call: dict[str, Any], rows: list[_Row], last_accepted: list[int]) -> Tensor:
-        """Let every extra head read the block's trunk states and draft after the last accepted position only."""
+    def settle(self, row: _Row, drafts: list[int], drawn: list[int], sure: list[bool]) -> tuple[int, int]:
+        """Accept drafts again, with near-ties decided by forwards whose shape depends on this row's tokens alone."""
+        accepted = 0
+        while True:
+            token = drawn[accepted] if sure[accepted] else self.redraw(row, drafts[:accepted])
+            if accepted == len(drafts) or token != drafts[accepted]:
+                return accepted, token
+            accepted += 1
+
+    def redraw(self, row: _Row, drafts: list[int]) -> int:
+        row.near_ties += 1
+        ids_1T = self.tensor([row.prompt + row.tokens + drafts])
+        logits_1TV = self.model(ids_1T, use_cache=False, logits_to_keep=1).logits[:, -1:]
+        return self.draw(logits_1TV, [row], offset=len(drafts))[0].item()
+
+    def run_heads(self, call: dict[str, Any], last_accepted: list[int]) -> Tensor:
+        """Let the extra heads read the block's trunk states, and return what they say after the last accepted token."""
         # Rejected positions write keys and values too; the next block overwrites them before they are seen.
-        row_N, position_N = torch.arange(len(rows)), self.tensor(last_accepted)
+        row_N, position_N = self.tensor(range(len(last_accepted))), self.tensor(last_accepted)
         hidden = [head(*call["args"], **call["kwargs"]) for head in self.model.extra_heads]
-        hidden = [(h if torch.is_tensor(h) else h[0])[row_N, position_N] for h in hidden]
-        hidden_NDD = self.model.final_norm(torch.stack(hidden, dim=1))
-        return self.draw(self.model.get_output_embeddings()(hidden_NDD), rows)[0]
+        return torch.stack([(h if torch.is_tensor(h) else h[0])[row_N, position_N] for h in hidden], dim=1)
 
-    def draw(self, logits_NTV: Tensor, rows: list[_Row]) -> tuple[Tensor, Tensor]:
-        """Draw the tokens that follow the rows' tokens, with the noise of their positions."""
-        count, width = logits_NTV.shape[:2]
-        seed_NT = self.tensor([row.noise + len(row.tokens) for row in rows])[:, None] + self.tensor(range(width))
-        temperature, top_p = self.sampling.temperature, self.sampling.top_p
-        token_N, sure_N = draw_tokens(logits_NTV.flatten(0, 1), seed_NT.flatten(), temperature, top_p)
-        return token_N.view(count, width), sure_N.view(count, width)
+    def draft(self, hidden_NKD: Tensor, rows: list[_Row]) -> "_Drafts":
+        """Draft the tokens after the next one, with the noise that head 0 will draw with."""
+        logits_NKV = self.model.get_output_embeddings()(self.model.final_norm(hidden_NKD))
+        token_NK, _ = self.draw(logits_NKV, rows)
+        if not self.resampling:
+            return _Drafts(token_NK)
+        return _Drafts(token_NK, nucleus_probabilities(logits_NKV, self.sampling.temperature, self.sampling.top_p))
+
+    def draw(self, logits_NTV: Tensor, rows: list[_Row], offset: int = 0) -> tuple[Tensor, Tensor]:
+        """Draw the tokens that follow the rows' tokens."""
+        seed_NT = self.seeds(rows, logits_NTV.shape[1], offset)
+        return draw_tokens(logits_NTV, seed_NT, self.sampling.temperature, self.sampling.top_p)
+
+    def seeds(self, rows: list[_Row], width: int, offset: int = 0) -> Tensor:
+        """Seed the noise of the positions that follow the rows' tokens."""
+        return self.tensor([[row.noise + len(row.tokens) + offset + t for t in range(width)] for row in rows])
 
     def forward(self, module: Any, first: int, block_NT: Tensor, start: list[int]) -> Any:
         """Run a block of tokens of the rows from `first` on, each from its own position."""
@@ -342,14 +421,6 @@ class _Decoder:
         finally:
             hook.remove()
 
-    def settle(self, row: _Row) -> int:
-        """Decide a near-tie by a forward whose shape depends on this row's tokens alone."""
-        row.near_ties += 1
-        ids_1T = self.tensor([row.prompt + row.tokens])
-        logits_1V = self.model(ids_1T, use_cache=False, logits_to_keep=1).logits[:, -1]
-        seed_1 = self.tensor([row.noise]) + len(row.tokens)
-        return draw_tokens(logits_1V, seed_1, self.sampling.temperature, self.sampling.top_p)[0].item()
-
     def append(self, row: _Row, token: int) -> None:
         """Add a token and see whether it ends the row."""
         row.tokens.append(token)
@@ -382,7 +453,7 @@ class _Decoder:
                 self.rows[gap], order[gap] = last, source
                 self.cache.copy_row(len(self.rows), gap, last.position)
         if finished and self.pace.drafting:
-            self.drafts_ND = self.drafts_ND[order]
+            self.drafts = self.drafts.select(order)
         return finished
 
     def completion(self, row: _Row) -> Completion:
@@ -407,7 +478,8 @@ class _Decoder:
 class Pace:
     """Decide whether blocks carry drafts, by what they cost and bring on this machine.
 
-    [연구 맥락] 초안은 검증할 토큰을 늘린다. 배치가 작으면 거의 공짜지만, 배치가 크면 계산이 그만큼 늘어난다. 그래서 잰다.
+    [연구 맥락] 초안은 검증할 토큰을 늘린다. 배치가 작으면 거의 공짜지만, 배치가 크면 계산이 그만큼 늘어난다. 그래서
+        잰다.
         결과는 어느 쪽이든 같으므로 시간을 재어 정해도 재현성을 해치지 않는다.
     [동작] auto는 처음 몇 블록을 번갈아 해 보고, 그 뒤로는 초안이 벌어 주는 토큰이 비용보다 적으면 그만둔다.
 
@@ -421,7 +493,7 @@ class Pace:
         self.drafting = decoding != "ordinary"
         self.measuring = decoding == "auto"
         self.seconds: dict[bool, list[float]] = {True: [], False: []}
-        self.drafts_verified, self.rows_verified, self.accepted = False, 0.0, 0.0
+        self.rows_verified, self.written = 0.0, 0.0
 
     def next_block_has_drafts(self) -> bool:
         """Start the clock of a block and say whether it carries drafts."""
@@ -430,12 +502,12 @@ class Pace:
         self.started = self.clock()
         return self.with_drafts
 
-    def block_verified(self, rows: int, accepted: int) -> None:
+    def block_verified(self, rows: int, written: int) -> None:
         """Note the tokens that the block brought; without drafts, its clock stops here."""
         if self.with_drafts:
             # A running mean over about 20 blocks.
             self.rows_verified = 0.95 * self.rows_verified + rows
-            self.accepted = 0.95 * self.accepted + accepted
+            self.written = 0.95 * self.written + written
         self.elapsed = None if self.with_drafts else self.clock() - self.started
 
     def step_ended(self) -> None:
@@ -446,7 +518,7 @@ class Pace:
             self.seconds[self.with_drafts].append(self.elapsed or self.clock() - self.started)
         else:
             cost = median(self.seconds[True][1:]) / median(self.seconds[False][1:])
-            self.drafting = 1 + self.accepted / self.rows_verified > 1.05 * cost
+            self.drafting = self.written / self.rows_verified > 1.05 * cost
 
     def clock(self) -> float:
         """Read the time, after the accelerator has caught up while measuring."""
