@@ -1,0 +1,128 @@
+"""Say what a benchmark is: which problems, in which prompt, judged under which limits.
+
+[연구 맥락] 숫자 하나에는 문제, 분할, 프롬프트, 제한이 모두 들어 있다. 그것들을 한 객체에 모아 결과와 함께 저장한다.
+[동작] 출처(source)가 문제를, 프롬프트(prompt)가 요청과 프로그램을 만든다. 여기는 둘을 잇기만 한다.
+[디버깅] 맞은 프로그램이 timeout이면 `limits`를 본다. 참조 정답이 느린 문제는 harness가 제한을 늘려 다시 채점한다.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from wmtp.data.problem import Problem
+from wmtp.data.prompts import Prompt
+from wmtp.errors import ConfigError
+from wmtp.evaluation.sandbox import Limits, Program
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Join problems, prompt mode and limits under the name that results carry.
+
+    Args:
+        name: 결과 열쇠의 앞부분. 예: "mbpp" → `mbpp/pass@1`.
+        source: 문제의 출처 (`wmtp.data.sources`, `wmtp.data.synthetic`).
+        prompt: 프롬프트 방식 (`wmtp.data.prompts`).
+        split: 공식 분할의 이름, 또는 모든 줄을 뜻하는 "all".
+        limit: 앞에서부터 이만큼의 문제만. None이면 모두.
+        limits: 프로그램 하나에 허락하는 시간과 메모리. 참조 정답이 느린 문제에서는 늘어난다.
+
+    Raises:
+        ConfigError: limit이 1보다 작을 때.
+    """
+
+    name: str
+    source: Any
+    prompt: Prompt
+    split: str = "test"
+    limit: int | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and (not isinstance(self.limit, int) or self.limit < 1):
+            raise ConfigError(f"benchmark.limit = {self.limit} must be at least 1. Use null for all problems.")
+
+    @cached_property
+    def all_problems(self) -> tuple[Problem, ...]:
+        """Read the problems of the split, whatever the limit."""
+        problems = tuple(self.source.problems(self.split))
+        if not problems:
+            raise ConfigError(
+                f"benchmark.split = {self.split} holds no problem of {self.name}. Try benchmark.split=all."
+            )
+        return problems
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Return the problems to evaluate."""
+        return self.all_problems[: self.limit]
+
+    @cached_property
+    def shots(self) -> tuple[Problem, ...]:
+        """Return the example problems that the prompt mode shows, in its order."""
+        wanted = self.prompt.shot_task_ids
+        found = {problem.task_id: problem for problem in self.source.problems("prompt")} if wanted else {}
+        missing = [task_id for task_id in wanted if task_id not in found]
+        if missing:
+            raise ConfigError(
+                f"benchmark.prompt: {self.prompt.name} shows {', '.join(missing)}, which {self.name} does not have. "
+                "Choose a prompt mode without shots."
+            )
+        return tuple(found[task_id] for task_id in wanted)
+
+    def text(self, problem: Problem) -> str:
+        """Write the prompt of one problem."""
+        return self.prompt.render(problem, self.shots)
+
+    def program(self, problem: Problem, completion: str, limits: Limits | None = None) -> Program:
+        """Build the program to judge from a completion."""
+        return self._program(problem, self.prompt.program(problem, completion), limits or self.limits)
+
+    def reference(self, problem: Problem, limits: Limits) -> Program:
+        """Build the reference solution as a program to judge."""
+        return self._program(problem, problem.solutions[0], limits)
+
+    def _program(self, problem: Problem, source: str, limits: Limits) -> Program:
+        return Program(
+            source=source,
+            tests=problem.tests,
+            setup=problem.setup,
+            stdio=problem.stdio,
+            entry_point=problem.entry_point,
+            task_id=problem.task_id,
+            limits=limits,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Describe everything about the benchmark that a result depends on."""
+        digest = hashlib.sha256()
+        for problem in self.problems:
+            digest.update(
+                repr((problem.task_id, self.text(problem), problem.tests, problem.setup, problem.stdio)).encode()
+            )
+        return {
+            "name": self.name,
+            "split": self.split,
+            "prompt": self.prompt.name,
+            "shots": len(self.prompt.shot_task_ids),
+            "limit": self.limit,
+            "problems": digest.hexdigest()[:16],
+            "limits": repr(self.limits),
+        }
+
+
+def choose(metrics: Sequence[str], benchmarks: Mapping[str, Benchmark]) -> list[Benchmark]:
+    """Pick the benchmarks behind a list of metric names, in the list's order.
+
+    Raises:
+        ConfigError: 모르는 이름이 있거나 목록이 비었을 때.
+    """
+    unknown = [name for name in metrics if name not in benchmarks]
+    if unknown or not metrics:
+        raise ConfigError(
+            f"benchmark.metrics = [{', '.join(metrics)}] must name at least one of {', '.join(benchmarks)} "
+            "and nothing else."
+        )
+    return [benchmarks[name] for name in metrics]

