@@ -1,12 +1,14 @@
 """Put H prediction heads on a causal language model, exactly as Meta arranged them.
 
-[연구 맥락] MTP(다중토큰예측)는 위치 t에서 y[t+1] … y[t+H]를 한 번에 예측한다 (Gloeckle et al. 2024, arXiv 2404.19737, 2절).
+[연구 맥락] MTP(다중토큰예측)는 위치 t에서 y[t+1] … y[t+H]를 한 번에 예측한다
+    (Gloeckle et al. 2024, arXiv 2404.19737, 2절).
     layers[:-1]  = 몸통(trunk), 모든 헤드가 같은 출력을 받는다
     head 0       = layers[-1]           (평범한 다음 토큰 예측)
     head k       = extra_heads[k - 1]   (k + 1번째 뒤의 토큰)
     마지막 norm과 unembedding은 모든 헤드가 함께 쓴다.
-[동작] 어떤 transformers 모델이든 `type("MTP" + Base, (MTPMixin, Base))`로 감싼다. Base의 `forward`와 `generate`는 그대로이므로
-    head 0은 정의상 원래 모델과 같다. 마지막 층에 들어가는 입력(몸통의 은닉상태, 마스크, 회전 위치)을 붙잡아 다른 헤드에 똑같이 넣는다.
+[동작] 어떤 transformers 모델이든 `type("MTP" + Base, (MTPMixin, Base))`로 감싼다.
+    Base의 `forward`와 `generate`는 그대로이므로 head 0은 정의상 원래 모델과 같다. 마지막 층에 들어가는 입력
+    (몸통의 은닉상태, 마스크, 회전 위치)을 붙잡아 다른 헤드에 똑같이 넣는다.
 [디버깅] 로짓이 원래 모델과 다르면 head 0이 아니라 Base를 의심하라: 여기서는 Base를 고치지 않는다.
 """
 

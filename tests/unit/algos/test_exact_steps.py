@@ -1,0 +1,179 @@
+"""The gradient of a step is the same number however the step is split (MATHS 2)."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch.optim import SGD
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from wmtp.algos.baseline import Baseline
+from wmtp.algos.rho1 import Rho1
+from wmtp.data.batching import StepLoader, collate
+from wmtp.data.tokenization import TokenizedSample
+from wmtp.maths.weighting import SoftWeighting
+from wmtp.models.mtp import MTPForCausalLM
+
+VOCABULARY = 48
+
+
+def make_model(heads: int = 4, seed: int = 42) -> MTPForCausalLM:
+    torch.manual_seed(seed)
+    shape = dict(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4
+    )
+    return MTPForCausalLM(LlamaConfig(**shape, mtp_heads=heads, initializer_range=0.2))
+
+
+def make_samples(count: int = 16) -> list[TokenizedSample]:
+    random = torch.Generator().manual_seed(42)
+    samples = []
+    for i in range(count):
+        n = int(torch.randint(6, 24, (), generator=random))
+        ids = torch.randint(2, VOCABULARY, (n,), generator=random).tolist()
+        samples.append(TokenizedSample(f"p{i}", tuple(ids), 1 + i % 4, (False,) * n))
+    return samples
+
+
+def sgd(model, lr=0.1):
+    return SGD(model.parameters(), lr=lr)
+
+
+class Loaders:
+    """Give Lightning a StepLoader that knows the trainer's accumulation and rank."""
+
+    def __init__(self, samples, budget):
+        self.samples, self.budget = samples, budget
+
+    def __call__(self, accumulate, world_size=1, rank=0):
+        return StepLoader(
+            self.samples,
+            token_budget=self.budget,
+            pad_token_id=0,
+            accumulate=accumulate,
+            world_size=world_size,
+            rank=rank,
+        )
+
+
+def fit(algo, loader, accumulate=1, steps=1, **trainer):
+    Trainer(
+        accelerator="cpu", max_steps=steps, max_epochs=-1, accumulate_grad_batches=accumulate, logger=False,
+        enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+        use_distributed_sampler=False, **trainer,
+    ).fit(algo, loader)  # fmt: skip
+    return algo.model
+
+
+class Fixed(list):
+    """A loader of ready-made micro-batches."""
+
+
+def gradients_of_one_step(groups: list[list[TokenizedSample]]) -> list[torch.Tensor]:
+    """Train one SGD step of rate 1 on one step split into `groups`; the change of the weights is the gradient."""
+    model = make_model()
+    start = copy.deepcopy(model.state_dict())
+    targets = sum(sample.targets for group in groups for sample in group)
+    loader = Fixed(collate(group, targets, 0) for group in groups)
+    algo = Baseline(model, partial(sgd, lr=1.0), warmup=0.0)
+    fit(algo, loader, accumulate=len(groups))
+    return [start[name] - value for name, value in model.state_dict().items()]
+
+
+def test_gradient_is_the_same_however_the_step_is_split():
+    samples = make_samples()
+    whole, halves, quarters = (
+        gradients_of_one_step([samples[i :: parts] for i in range(parts)]) for parts in (1, 2, 4)
+    )  # fmt: skip
+    for a, b, c in zip(whole, halves, quarters, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(a, c, rtol=1e-4, atol=1e-6)
+
+
+def one_training_step(algo):
+    """Loss and gradients of one micro-batch, outside any Trainer."""
+    algo.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    algo.log = algo.log_dict = lambda *args, **kwargs: None
+    samples = make_samples()
+    batch = collate(samples, sum(sample.targets for sample in samples), 0)
+    loss = algo.training_step(batch, 0)["loss"]
+    loss.backward()
+    return batch, loss.detach(), [parameter.grad for parameter in algo.model.parameters()]
+
+
+def test_lambda_zero_is_the_baseline_bit_for_bit():
+    reference = make_model(heads=1, seed=7)
+    _, loss, gradients = one_training_step(Baseline(make_model(), sgd))
+    weighted = Rho1(make_model(), reference, SoftWeighting(lam=0.0), optimizer=sgd)
+    _, loss_of_ones, gradients_of_ones = one_training_step(weighted)
+    assert torch.equal(loss, loss_of_ones)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, gradients_of_ones, strict=True))
+
+
+def test_one_head_with_uniform_weights_is_the_hugging_face_loss():
+    model = make_model(heads=1)
+    batch, loss, gradients = one_training_step(Baseline(model, sgd))
+    plain = LlamaForCausalLM(model.config)
+    plain.load_state_dict(model.state_dict())
+    theirs = plain(batch["input_ids_BT"], attention_mask=batch["attention_mask_BT"], labels=batch["labels_BT"]).loss
+    theirs.backward()
+    torch.testing.assert_close(loss, theirs.detach(), rtol=1e-5, atol=1e-6)
+    for ours, parameter in zip(gradients, plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_reference_is_neither_trained_nor_saved():
+    reference = make_model(heads=1, seed=7)
+    before = copy.deepcopy(reference.state_dict())
+    algo = Rho1(make_model(), reference, SoftWeighting(), optimizer=sgd)
+    fit(algo, Loaders(make_samples(), 64)(accumulate=1), steps=3)
+    assert not any("reference" in name for name in algo.state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in reference.state_dict().items())
+
+
+@pytest.mark.parametrize("score", ["excess", "absolute"])
+def test_rho1_scores_are_the_gap_of_the_two_losses(score):
+    reference, model = make_model(heads=1, seed=7), make_model()
+    algo = Rho1(model, reference, SoftWeighting(), score=score, optimizer=sgd)
+    batch, _, _ = one_training_step(algo)
+
+    def ce(of):
+        logits_BTV = of(batch["input_ids_BT"], attention_mask=batch["attention_mask_BT"]).logits
+        return torch.nn.functional.cross_entropy(
+            logits_BTV[:, :-1].transpose(1, 2), batch["labels_BT"][:, 1:], reduction="none", ignore_index=-100
+        )
+
+    with torch.no_grad():
+        gap_BT = ce(model) - ce(reference)
+    expected = gap_BT if score == "excess" else gap_BT.abs()
+    got = algo.last_step["score_BT"][:, 1:]
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_two_gloo_ranks_take_the_steps_of_one_rank_that_accumulates_twice(tmp_path):
+    samples = make_samples(24)
+    alone = fit(Baseline(make_model(), sgd), Loaders(samples, 64)(accumulate=2), accumulate=2, steps=3)
+    import subprocess
+    import sys
+
+    script = (
+        "import sys, torch\n"
+        "from tests.unit.algos.test_exact_steps import *\n"
+        "from pytorch_lightning import LightningDataModule\n"
+        "class Data(LightningDataModule):\n"
+        "    def train_dataloader(self):\n"
+        "        return Loaders(make_samples(24), 64)(1, self.trainer.world_size, self.trainer.global_rank)\n"
+        "algo = Baseline(make_model(), sgd)\n"
+        "model = fit(algo, Data(), steps=3, strategy='ddp', devices=2)\n"
+        "if algo.global_rank == 0: torch.save(model.state_dict(), sys.argv[1])\n"
+    )
+    (tmp_path / "two_ranks.py").write_text(script)
+    subprocess.run(
+        [sys.executable, str(tmp_path / "two_ranks.py"), str(tmp_path / "weights.pt")],
+        check=True, timeout=120, capture_output=True, env={**__import__("os").environ, "PYTHONPATH": "."},
+    )  # fmt: skip
+    together = torch.load(tmp_path / "weights.pt", weights_only=True)
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,114 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wmtp.data.batching import StepLoader, collate, plan_epoch
+from wmtp.data.prompts import BigcodeMbpp0Shot
+from wmtp.data.sources import Mbpp
+from wmtp.data.tokenization import TokenizedSample, tokenize_problems
+from wmtp.errors import ConfigError
+from wmtp.models.loading import load_tokenizer
+
+TOKENIZER = Path(__file__).parents[3] / "wmtp" / "assets" / "tokenizer"
+
+
+def sample(name: str, length: int, prompt_length: int = 1) -> TokenizedSample:
+    return TokenizedSample(name, tuple(range(1, length + 1)), prompt_length, (False,) * length)
+
+
+@given(
+    lengths=st.lists(st.integers(2, 40), min_size=1, max_size=60),
+    accumulate=st.integers(1, 4),
+    world_size=st.integers(1, 4),
+    epoch=st.integers(0, 3),
+)
+def test_every_sample_comes_exactly_once_over_all_ranks(lengths, accumulate, world_size, epoch):
+    steps = plan_epoch(
+        lengths, [n - 1 for n in lengths], token_budget=64, accumulate=accumulate, world_size=world_size, epoch=epoch
+    )
+    assert all(len(step.micro_batches) == accumulate * world_size for step in steps)
+    assert sorted(i for step in steps for batch in step.micro_batches for i in batch) == list(range(len(lengths)))
+    for step in steps:
+        assert step.targets == sum(lengths[i] - 1 for batch in step.micro_batches for i in batch)
+        for batch in filter(None, step.micro_batches):
+            assert len(batch) * max(lengths[i] for i in batch) <= 64
+
+
+def test_the_same_seed_and_epoch_give_the_same_plan_and_another_epoch_another():
+    lengths = [5 + i % 17 for i in range(200)]
+    plans = [
+        plan_epoch(lengths, lengths, token_budget=64, seed=seed, epoch=epoch)
+        for seed, epoch in [(1, 0), (1, 0), (1, 1)]
+    ]
+    assert plans[0] == plans[1] != plans[2]
+
+
+def test_a_budget_smaller_than_a_sample_is_an_error_that_names_the_key():
+    with pytest.raises(ConfigError, match=r"data\.token_budget = 8 .*\(9 tokens"):
+        plan_epoch([3, 9], [2, 8], token_budget=8)
+
+
+def test_labels_leave_out_prompt_and_padding():
+    batch = collate([sample("a", 4, 2), sample("b", 2, 1)], step_targets=3, pad_token_id=0)
+    assert batch["input_ids_BT"].tolist() == [[1, 2, 3, 4], [1, 2, 0, 0]]
+    assert batch["attention_mask_BT"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["labels_BT"].tolist() == [[-100, -100, 3, 4], [-100, 2, -100, -100]]
+
+
+def test_a_rank_without_samples_still_gets_a_batch_without_targets():
+    batch = collate([], step_targets=5, pad_token_id=0)
+    assert batch["attention_mask_BT"].sum() == 1
+    assert (batch["labels_BT"] == -100).all()
+
+
+@given(stop=st.integers(0, 30))
+def test_a_loader_that_is_loaded_goes_on_where_the_other_stopped(stop):
+    def make():
+        return StepLoader([sample(str(i), 2 + i % 9) for i in range(40)], token_budget=24, pad_token_id=0)
+
+    whole = make()
+    names = [batch["problem_ids"] for _ in range(3) for batch in whole]
+    first, second = make(), make()
+    seen = []
+    iterator = iter(first)
+    for _ in range(stop):
+        batch = next(iterator, None)
+        if batch is None:
+            iterator = iter(first)
+            batch = next(iterator)
+        seen.append(batch["problem_ids"])
+    second.load_state_dict(first.state_dict())
+    rest = [batch["problem_ids"] for batch in second]
+    assert (seen + rest) == names[: len(seen) + len(rest)]
+
+
+@pytest.mark.skipif("WMTP_TEST_DATA" not in os.environ, reason="WMTP_TEST_DATA is not set: no real MBPP to batch")
+def test_mbpp_batches_are_at_least_95_percent_real_tokens():
+    problems = Mbpp(os.environ["WMTP_TEST_DATA"] + "/mbpp").problems("train")
+    samples, dropped = tokenize_problems(problems, BigcodeMbpp0Shot(), load_tokenizer(TOKENIZER), max_length=1024)
+    assert len(samples) + len(dropped) == 374
+    loader = StepLoader(samples, token_budget=2048, pad_token_id=0)
+    real = total = 0
+    for batch in loader:
+        real += int(batch["attention_mask_BT"].sum())
+        total += batch["attention_mask_BT"].numel()
+    assert real == sum(len(s.input_ids) for s in samples)
+    assert real / total >= 0.95
+
+
+def test_noise_marks_exactly_the_tokens_that_touch_a_corrupted_span():
+    from wmtp.data.prompts import Synthetic0Shot
+    from wmtp.data.synthetic import Synthetic
+
+    tokenizer = load_tokenizer(TOKENIZER)
+    problem = next(p for p in Synthetic(train_size=50, noise=1.0).problems("train") if p.noise_spans)
+    (tokenized,), _ = tokenize_problems([problem], Synthetic0Shot(), tokenizer, 512)
+    text = "".join(tokenizer.decode([i]) for i, bad in zip(tokenized.input_ids, tokenized.noise, strict=True) if bad)
+    for start, end in problem.noise_spans:
+        assert problem.solutions[0][start:end].strip() in text
+    assert not any(tokenized.noise[: tokenized.prompt_length])
+    assert torch.tensor(tokenized.noise).float().mean() < 1

@@ -1,0 +1,94 @@
+"""Build the optimizers: AdamW, and Muon with AdamW for what is not a block matrix.
+
+[연구 맥락] Muon은 은닉층의 2차원 행렬만 직교화해 갱신한다 (Jordan et al. 2024). 임베딩, norm, 출력층은 AdamW가 맡는다.
+    작은 모델에서 같은 스텝 수로 pass@1이 크게 다르다 (docs/benchmarks.md).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from wmtp.errors import ConfigError
+
+
+def adamw(
+    model: nn.Module, lr: float = 3e-4, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95)
+) -> Optimizer:
+    """Build AdamW; matrices decay, vectors (norms, biases) do not."""
+    _check_positive("lr", lr)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW([group for group in groups if group["params"]], lr=lr, betas=tuple(betas), fused=True)
+
+
+def muon(
+    model: nn.Module,
+    lr: float = 0.02,
+    adamw_lr: float = 2e-3,
+    weight_decay: float = 0.01,
+    momentum: float = 0.95,
+    betas: tuple[float, float] = (0.9, 0.95),
+) -> Optimizer:
+    """Build Muon for the matrices of decoder layers and AdamW for all else.
+
+    Args:
+        model: `wmtp.models.mtp`의 모델.
+        lr: Muon의 학습률.
+        adamw_lr: 임베딩, norm, 출력층의 학습률.
+        weight_decay: 두 쪽 모두의 가중치 감쇠 (norm은 제외).
+        momentum: Muon의 모멘텀.
+        betas: AdamW의 베타.
+    """
+    _check_positive("lr", lr)
+    _check_positive("adamw_lr", adamw_lr)
+    layers = [*model.decoder_layers, *model.extra_heads]
+    matrices = [p for layer in layers for p in layer.parameters() if p.requires_grad and p.ndim == 2]
+    taken = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+    return CombinedOptimizer(
+        Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay),
+        AdamW(rest, lr=adamw_lr, betas=tuple(betas), weight_decay=0.0, fused=True),
+    )
+
+
+class CombinedOptimizer(Optimizer):
+    """Step several optimizers as one, so that Lightning and the scheduler see a single one.
+
+    The parameter groups are the parts' own dictionaries: a scheduler that sets `lr` sets it there.
+    """
+
+    def __init__(self, *parts: Optimizer) -> None:
+        self.parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step of every part."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of every part."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the state of every part, and keep sharing the parameter groups."""
+        for part, part_state in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(part_state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def _check_positive(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ConfigError(f"optimizer.{name} = {value!r} must be a number > 0; see conf/optimizer/.")

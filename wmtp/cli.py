@@ -1,0 +1,197 @@
+"""Compose a config, call the program, and answer mistakes in one sentence.
+
+[동작] 앞문(train.py, eval.py)이 함께 쓴다. 사용자의 실수(`WmtpError`, Hydra의 조합 오류)는 한 문장과 종료 코드 2로,
+    버그는 추적(traceback) 그대로 드러난다. torch와 Lightning은 여기서 부르지 않는다:
+    `--help`와 설정 오류가 1초 안에 나온다.
+"""
+
+import difflib
+import logging
+import os
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, InterpolationKeyError, MissingMandatoryValue
+
+from wmtp.errors import ConfigError, WmtpError
+
+
+def config_dir() -> Path:
+    """Return the folder of configs: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent
+    beside = package.parent / "conf"
+    return beside if (beside / "train.yaml").is_file() else package / "conf"
+
+
+def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Run `program` on the config that the command line composes; never returns.
+
+    Exit codes: 0 well, 2 the user's mistake, 130 Ctrl-C, 1 a bug.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach us instead of Hydra's own print
+    quiet()
+    mistakes = []
+
+    def job(cfg: DictConfig) -> Any:
+        try:
+            return program(cfg)
+        except Exception as error:  # answered here, because Hydra would print the overrides above the sentence
+            mistakes.append(_answer(error))
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(job)()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        mistakes.append(_answer(error))
+    sys.exit(2 if mistakes else 0)
+
+
+def _answer(error: Exception) -> str:
+    """Print a user's mistake; raise a bug."""
+    sentence = explain(error)
+    if sentence is None:
+        raise error
+    print(sentence, file=sys.stderr)
+    return sentence
+
+
+def explain(error: BaseException) -> str | None:
+    """Say a user's mistake in one sentence; None if the error is a bug of ours.
+
+    Example:
+        >>> explain(ConfigError("algo.weighting.lam = 7 must be in [0, 1]; try 0.3."))
+        'ConfigError: algo.weighting.lam = 7 must be in [0, 1]; try 0.3.'
+    """
+    chain = list(_chain(error))
+    for cause in chain:
+        if isinstance(cause, WmtpError):
+            return f"{type(cause).__name__}: {cause}"
+    for cause in chain:
+        if isinstance(cause, MissingConfigException):
+            return f"ConfigError: {_unknown_option(cause)}"
+        if isinstance(cause, MissingMandatoryValue):
+            key = cause.full_key or "a key"
+            return f"ConfigError: {key} has no value and no default; set it: {key}=…"
+        if isinstance(cause, ConfigKeyError) and isinstance(error, ConfigCompositionException):
+            return f"ConfigError: {_unknown_key(str(error))}"
+        if isinstance(cause, InstantiationException):
+            return f"ConfigError: {_first_line(_root(cause))} ({_full_key(cause)})."
+        if isinstance(cause, (HydraException, InterpolationKeyError)):
+            return f"ConfigError: {_first_line(cause)}"
+    return None
+
+
+def build(config: Any, **kwargs: Any) -> Any:
+    """Instantiate the `_target_`s of a config, with plain lists and dicts in their arguments."""
+    return hydra.utils.instantiate(config, _convert_="all", **kwargs)
+
+
+def check_all_set(cfg: DictConfig) -> None:
+    """Refuse a config in which a mandatory value is missing, before anything slow.
+
+    Raises:
+        ConfigError: `???`로 남은 키가 있을 때.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value and no default; set it: {missing[0]}=… (see conf/).")
+
+
+def sweep_point() -> str:
+    """Name a point of a sweep by what was overridden, `-lam=0.1,temperature=0.5`; empty outside a sweep."""
+    if not _sweeping():
+        return ""
+    pairs = [override.split("=", 1) for override in HydraConfig.get().overrides.task]
+    named = [f"{key.split('.')[-1].lstrip('+')}={value}" for key, value in pairs if re.fullmatch(r"[\w.+-]+", value)]
+    return "-" + ",".join(named) if named else ""
+
+
+def refuse_sweep_over_devices(cfg: DictConfig) -> None:
+    """Refuse a sweep whose points run on several local devices: a failing rank would mix the points.
+
+    Raises:
+        ConfigError: 멀티런인데 장치가 여럿일 때.
+    """
+    devices = cfg.trainer.devices
+    if _sweeping() and devices not in (1, "1"):
+        raise ConfigError(
+            f"trainer.devices = {devices} cannot be swept over in one process; start one launch per point "
+            "(a shell loop, or hydra/launcher=submitit_local)."
+        )
+
+
+def command_again(override: str) -> str:
+    """Write the command that goes on from here: the same one, with `override` in place of its key."""
+    key = override.split("=", 1)[0]
+    kept = [argument for argument in sys.argv[1:] if not argument.startswith(f"{key}=")]
+    module = getattr(sys.modules["__main__"].__spec__, "name", "wmtp.train")
+    return shlex.join(["python", "-m", module, *kept, override])
+
+
+def _sweeping() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def quiet() -> None:
+    """Silence what a user can do nothing about: tips, and warnings about loaders that are not DataLoaders."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning OpenMP threads can stall each other
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def _chain(error: BaseException | None) -> Any:
+    """Walk from an exception to its causes."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _root(error: BaseException) -> BaseException:
+    return list(_chain(error))[-1]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _full_key(error: BaseException) -> str:
+    match = re.search(r"full_key: (\S+)", str(error))
+    return f"in {match[1]}" if match else "while the config was put together"
+
+
+def _unknown_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = list(error.options or [])
+    if not options:
+        return _first_line(error)
+    return f"{group} = {option} is not one of {', '.join(options)} (conf/{group}/).{_did_you_mean(option, options)}"
+
+
+def _unknown_key(message: str) -> str:
+    match = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", message)
+    key = match[1] if match else message.splitlines()[0]
+    if match is None:
+        return key
+    return f"{key} is not a key of this config; see it with --cfg job, or add a new key with +{key}=…"
+
+
+def _did_you_mean(word: str, options: list[str]) -> str:
+    close = difflib.get_close_matches(word, options, n=1)
+    return f" Did you mean {close[0]}?" if close else ""

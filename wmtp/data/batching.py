@@ -1,0 +1,177 @@
+"""Plan every optimizer step of an epoch before it starts, exactly.
+
+[연구 맥락] 손실의 분모 M은 한 스텝 전체(모든 누적 조각, 모든 랭크)의 목표 토큰 수다 (MATHS.md 2절).
+    계획을 미리 세우면 모든 랭크가 통신 없이 M을 안다. 그래서 1×4, 2×2, 4×1로 나누어도 기울기가 같다.
+[동작] 길이순으로 줄 세워 토큰 예산만큼 자르고(채움이 거의 없다), 자른 조각을 섞어
+    world × accumulate개씩 한 스텝으로 묶는다.
+    계획은 (seed, epoch, world_size, accumulate)에만 달려 있으므로, 중간에 죽어도 몇 번째였는지만 알면 그대로 이어 간다.
+"""
+
+#   B sequences, T positions
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from wmtp.data.tokenization import TokenizedSample
+from wmtp.errors import ConfigError
+from wmtp.maths.alignment import IGNORE
+
+
+@dataclass(frozen=True)
+class Step:
+    """Hold one optimizer step.
+
+    Attributes:
+        micro_batches: 표본 번호의 묶음들. i번째 조각은 랭크 `i % world_size`의 것이다. 빈 묶음일 수 있다.
+        targets: M, 스텝 전체의 목표 토큰 수.
+    """
+
+    micro_batches: tuple[tuple[int, ...], ...]
+    targets: int
+
+
+def plan_epoch(
+    lengths: Sequence[int],
+    targets: Sequence[int],
+    *,
+    token_budget: int,
+    accumulate: int = 1,
+    world_size: int = 1,
+    seed: int = 42,
+    epoch: int = 0,
+) -> list[Step]:
+    """Plan an epoch: every sample exactly once over all ranks.
+
+    Args:
+        lengths: 표본별 토큰 수.
+        targets: 표본별 목표 토큰 수.
+        token_budget: 조각 하나의 자리 수(행 × 가장 긴 길이)의 상한.
+        accumulate: 한 스텝에 쌓는 조각의 수 (랭크마다).
+        world_size: 랭크의 수.
+        seed: 난수 씨앗.
+        epoch: 몇 번째 에폭인지. 섞는 순서가 달라진다.
+
+    Raises:
+        ConfigError: 예산이 가장 긴 표본보다 작을 때.
+
+    Example:
+        >>> steps = plan_epoch([3, 3, 4, 9], [2, 2, 3, 8], token_budget=9, accumulate=2)
+        >>> sorted(i for step in steps for batch in step.micro_batches for i in batch)
+        [0, 1, 2, 3]
+        >>> sum(step.targets for step in steps)
+        15
+    """
+    if lengths and max(lengths) > token_budget:
+        raise ConfigError(
+            f"data.token_budget = {token_budget} is smaller than the longest sample ({max(lengths)} tokens); "
+            "raise it, or lower data.max_length so that such samples are left out."
+        )
+    rng = random.Random(f"{seed}/{epoch}")
+    tie_break = [rng.random() for _ in lengths]
+    by_length = sorted(range(len(lengths)), key=lambda i: (lengths[i], tie_break[i]))
+
+    batches: list[tuple[int, ...]] = []
+    rows: list[int] = []
+    for i in by_length:  # ascending, so the newest row is the longest
+        if rows and (len(rows) + 1) * lengths[i] > token_budget:
+            batches.append(tuple(rows))
+            rows = []
+        rows.append(i)
+    if rows:
+        batches.append(tuple(rows))
+    rng.shuffle(batches)
+
+    per_step = accumulate * world_size
+    batches += [()] * (-len(batches) % per_step)  # every rank takes part in every step
+    return [
+        Step(tuple(group), sum(targets[i] for batch in group for i in batch))
+        for group in (batches[start : start + per_step] for start in range(0, len(batches), per_step))
+    ]
+
+
+def collate(samples: Sequence[TokenizedSample], step_targets: int, pad_token_id: int) -> dict[str, Any]:
+    """Pad samples on the right into one batch.
+
+    Returns:
+        `input_ids_BT, attention_mask_BT, labels_BT, noise_BT` (텐서), `step_targets` (정수 M), `problem_ids` (이름들).
+        표본이 없으면 목표 토큰이 없는 한 자리짜리 배치.
+    """
+    width = max((len(sample.input_ids) for sample in samples), default=1)
+    shape = (max(len(samples), 1), width)
+    batch = {
+        "input_ids_BT": torch.full(shape, pad_token_id),
+        "attention_mask_BT": torch.zeros(shape, dtype=torch.long),
+        "labels_BT": torch.full(shape, IGNORE),
+        "noise_BT": torch.zeros(shape, dtype=torch.bool),
+    }
+    if not samples:
+        batch["attention_mask_BT"][0, 0] = 1  # attention over nothing would be NaN
+    for row, sample in enumerate(samples):
+        n = len(sample.input_ids)
+        ids = torch.tensor(sample.input_ids)
+        batch["input_ids_BT"][row, :n] = ids
+        batch["attention_mask_BT"][row, :n] = 1
+        batch["labels_BT"][row, sample.prompt_length : n] = ids[sample.prompt_length :]
+        batch["noise_BT"][row, :n] = torch.tensor(sample.noise)
+    return {**batch, "step_targets": step_targets, "problem_ids": [sample.task_id for sample in samples]}
+
+
+class StepLoader:
+    """Yield this rank's micro-batches in the order of the plan, and remember the place.
+
+    [동작] `iter()`를 새로 부를 때마다 다음 에폭이다. `state_dict`/`load_state_dict`로 에폭 안의 자리까지 이어 간다
+    (Lightning이 체크포인트에 넣고 꺼낸다).
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[TokenizedSample],
+        *,
+        token_budget: int,
+        pad_token_id: int,
+        accumulate: int = 1,
+        world_size: int = 1,
+        rank: int = 0,
+        seed: int = 42,
+    ) -> None:
+        self.samples = samples
+        self.pad_token_id = pad_token_id
+        self.world_size, self.rank = world_size, rank
+        self.plan_arguments = dict(token_budget=token_budget, accumulate=accumulate, world_size=world_size, seed=seed)
+        self.epoch = 0
+        self.position = 0  # micro-batches of this rank already given out in this epoch
+        self.plan(0)  # a budget that cannot work is said before the first step
+
+    def plan(self, epoch: int) -> list[Step]:
+        """Plan one epoch of these samples."""
+        lengths = [len(sample.input_ids) for sample in self.samples]
+        targets = [sample.targets for sample in self.samples]
+        return plan_epoch(lengths, targets, epoch=epoch, **self.plan_arguments)
+
+    def __len__(self) -> int:
+        return sum(len(step.micro_batches) for step in self.plan(self.epoch)) // self.world_size
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        mine = [
+            (batch, step.targets)
+            for step in self.plan(self.epoch)
+            for batch in step.micro_batches[self.rank :: self.world_size]
+        ]
+        for batch, step_targets in mine[self.position :]:
+            self.position += 1
+            yield collate([self.samples[i] for i in batch], step_targets, self.pad_token_id)
+        self.epoch, self.position = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place in the plan."""
+        return {"epoch": self.epoch, "position": self.position, "world_size": self.world_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on at the place where another loader of the same plan stopped."""
+        self.epoch, self.position = state["epoch"], state["position"]
+        if state["world_size"] != self.world_size:  # another plan: its place means nothing here
+            self.epoch, self.position = state["epoch"] + 1, 0

@@ -1,0 +1,156 @@
+"""Load models and tokenizers from a folder, safely and with all heads.
+
+[동작] 경로는 폴더이거나 `asset:이름`(패키지에 든 자산). 가중치는 safetensors만 읽는다.
+    heads_init: saved  저장된 헤드를 쓴다 (없으면 오류)
+                copy   마지막 층을 복사한다
+                random 새로 시작한다
+"""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, TokenizerMismatchError
+from wmtp.models.mtp import MTPForCausalLM, MTPMixin
+
+
+def find_model(path: str, key: str = "model.path") -> Path:
+    """Find a model's folder: a local path, or `asset:name` for one that ships with wmtp."""
+    scheme, _, name = str(path).partition("asset:")
+    folder = Path(str(resources.files("wmtp") / "assets" / name)) if not scheme and name else Path(path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise DataNotFoundError(
+            f"{key} = {path}: no config.json in {folder}. Give a folder that save_pretrained wrote, or asset:tiny-base."
+        )
+    return folder
+
+
+def mtp_class(config: Any) -> type[MTPMixin]:
+    """Return the transformers class of a config, with heads put on it."""
+    base = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if base is None:
+        raise ConfigError(
+            f"model.path: {config.model_type} is not a decoder-only language model of transformers; choose one that "
+            "AutoModelForCausalLM loads."
+        )
+    return MTPForCausalLM if base is LlamaForCausalLM else type(f"MTP{base.__name__}", (MTPMixin, base), {})
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Say where a model is and how many heads it gets; load it when asked.
+
+    Args:
+        path: 모델 폴더 또는 `asset:이름`.
+        heads: H, 한 번에 예측할 토큰 수. 1이면 평범한 다음 토큰 예측.
+        heads_init: 헤드의 시작값 "saved", "copy", "random".
+        reference: rho1의 참조모델 폴더 (algo 설정이 읽는다).
+        seed: 새 헤드를 초기화하는 씨앗.
+    """
+
+    path: str
+    heads: int = 4
+    heads_init: Literal["saved", "copy", "random"] = "saved"
+    reference: str | None = None
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if isinstance(self.heads, bool) or not isinstance(self.heads, int) or self.heads < 1:
+            raise ConfigError(f"model.heads = {self.heads!r} must be a whole number, at least 1; try 4.")
+        if self.heads_init not in ("saved", "copy", "random"):
+            raise ConfigError(f"model.heads_init = {self.heads_init!r} must be saved, copy or random.")
+
+    @property
+    def name(self) -> str:
+        """Name the model in a word, for run directories."""
+        return Path(self.path.replace("asset:", "")).name
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer beside the model."""
+        return load_tokenizer(find_model(self.path))
+
+    def load(self) -> MTPMixin:
+        """Load the model with its heads, in float32."""
+        return load_model(find_model(self.path), self.heads, self.heads_init, self.seed)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a fast tokenizer that has an end-of-text token and, failing its own, pads with it."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise DataNotFoundError(f"{folder} holds no tokenizer that transformers can load ({error}).") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    folder: Path, heads: int | None = None, heads_init: str = "saved", seed: int = 42, key: str = "model.path"
+) -> MTPMixin:
+    """Load a causal LM folder with `heads` heads (default: as many as it was saved with)."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    saved = getattr(config, "mtp_heads", 1)
+    config.mtp_heads = saved if heads is None else heads
+    if heads_init == "saved" and config.mtp_heads > saved:
+        raise ConfigError(
+            f"model.heads = {config.mtp_heads}, but {folder} was saved with {saved}; set model.heads_init=copy "
+            "to start new heads as copies of the last layer."
+        )
+    check_weights(folder, key)
+    torch.manual_seed(seed)
+    model = mtp_class(config).from_pretrained(folder, config=config, local_files_only=True, dtype=torch.float32)
+    if heads_init == "copy":
+        model.copy_last_layer_to_heads()
+    return model
+
+
+def load_reference(path: str, model_path: str) -> MTPMixin:
+    """Load a frozen reference model, after proving that both read the same tokens.
+
+    Raises:
+        TokenizerMismatchError: 두 토크나이저의 내용이 다를 때. 가중치를 읽기 전에 확인한다.
+    """
+    reference, model = find_model(path, "model.reference"), find_model(model_path)
+    ours, theirs = load_tokenizer(model), load_tokenizer(reference)
+    if tokenizer_content(ours) != tokenizer_content(theirs):
+        raise TokenizerMismatchError(
+            f"model.reference = {path} reads other tokens than model.path = {model_path} "
+            f"({len(theirs)} against {len(ours)} entries); rho1 compares losses token by token, "
+            "so give a reference with the same tokenizer."
+        )
+    return load_model(reference, heads=1, key="model.reference")
+
+
+def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return what decides how text becomes tokens, whatever the folder is called."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content.pop("truncation"), content.pop("padding")
+    return content
+
+
+def check_weights(folder: Path, key: str = "ckpt") -> None:
+    """Open every safetensors file's header, so that a truncated file is said before anything slow.
+
+    Raises:
+        CheckpointError: 파일이 없거나 잘렸을 때.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(
+            f"{key} = {folder} holds no *.safetensors; pickled weights are not loaded, because they can run code. "
+            "Convert them with transformers' save_pretrained."
+        )
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise CheckpointError(f"{key}: {file} is truncated or damaged ({error}); copy or save it again.") from error

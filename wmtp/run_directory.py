@@ -1,0 +1,88 @@
+"""Name, make and find run directories.
+
+[동작] runs/<name>/ 하나에 이어 하기, 평가, 비교에 필요한 모든 것이 있다:
+    config.yaml  checkpoints/{best,last}.ckpt  model/  metrics.csv  eval/{before,after}/  report.html
+이름이 이미 있으면 -2, -3 …을 붙인다. 여러 랭크가 같은 폴더를 쓰도록 환경 변수로 물려준다.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wmtp.errors import CheckpointError, ConfigError
+
+INHERITED = "WMTP_RUN_DIR"  # set by the first process, read by the ranks that it starts
+
+
+@contextmanager
+def fresh_run(root: Path, name: str) -> Iterator[Path]:
+    """Make a directory `root/name`, or `root/name-2`, … when that is taken; remove it if it fails before it did anything.
+
+    Raises:
+        ConfigError: 이름에 경로가 들어 있거나 폴더를 만들 수 없을 때.
+    """
+    if INHERITED in os.environ:  # another rank made it
+        yield Path(os.environ[INHERITED])
+        return
+    run = _make(root, name)
+    os.environ[INHERITED] = str(run.resolve())
+    try:
+        yield run
+    except Exception:
+        if not (run / "checkpoints").exists() and not (run / "eval").exists():  # nothing that cost time
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+    finally:
+        del os.environ[INHERITED]
+
+
+def _make(root: Path, name: str) -> Path:
+    if not re.fullmatch(r"[\w.=,+-]+", name):
+        raise ConfigError(f"name = {name!r} must be letters, digits and ._=,+- only: it becomes a folder in runs.")
+    number = 1
+    while True:
+        run = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise ConfigError(f"runs = {root}: cannot make {run} ({error.strerror}); choose another folder.") from error
+
+
+def newest_run(root: Path, name: str) -> Path:
+    """Find the newest run of a name that has a checkpoint.
+
+    Raises:
+        CheckpointError: 그런 실행이 없을 때.
+    """
+    pattern = re.compile(re.escape(name) + r"(-(\d+))?")
+    found = [(int(match[2] or 1), run) for run in root.glob(f"{name}*") if (match := pattern.fullmatch(run.name))]
+    for _number, run in sorted(found, reverse=True):
+        if (run / "checkpoints" / "last.ckpt").is_file():
+            return run
+    raise CheckpointError(f"ckpt = last: no run of {name} with a checkpoint in {root}; start one without ckpt first.")
+
+
+def resolve_checkpoint(ckpt: str, root: Path, name: str = "") -> Path:
+    """Turn what a user calls a checkpoint into a file.
+
+    Args:
+        ckpt: "last", 실행 폴더, 또는 .ckpt 파일.
+        root: 실행 폴더들의 폴더.
+        name: "last"일 때 찾을 이름.
+    """
+    path = newest_run(root, name) if ckpt == "last" else Path(ckpt).expanduser()
+    file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"ckpt = {ckpt}: no file {file}; give a run directory, a .ckpt file or last.")
+    return file
+
+
+def run_of(checkpoint: Path) -> Path:
+    """Return the run directory that a checkpoint file lies in."""
+    return checkpoint.resolve().parent.parent
