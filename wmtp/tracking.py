@@ -7,6 +7,7 @@
 [디버깅] MLflow에 값이 없다면 경고 문장을 찾아보고, `metrics.csv`와 비교한다. `flush()`는 다 쓸 때까지 기다린다.
 """
 
+import atexit
 import csv
 import json
 import logging
@@ -174,7 +175,7 @@ class MLflowLogger(Logger):
         experiment: 실험 이름.
         run_name: 실행 이름.
         tracking_uri: MLflow 저장소의 주소.
-        patience_seconds: 끝날 때 (`finalize`, `flush`) 다 쓰기를 기다리는 최대 시간.
+        patience_seconds: 끝날 때 (`log_files`, `flush`, 프로그램 종료) 다 쓰기를 기다리는 최대 시간.
         retry_seconds: 실패한 부탁을 다시 시도하기까지의 시간.
     """
 
@@ -197,6 +198,7 @@ class MLflowLogger(Logger):
         self._client: Any = None
         self._run_id: str | None = None
         self._warned = False
+        self._terminated = False
         self._jobs: queue.Queue[Callable[[], None]] = queue.Queue()
         self._worker: threading.Thread | None = None
 
@@ -228,6 +230,9 @@ class MLflowLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         from mlflow.entities import Metric
 
+        if self._terminated:  # Lightning finalizes after validate() too, and then goes on
+            self._terminated = False
+            self._submit(lambda: self._client.update_run(self._run_id, status="RUNNING"))
         now = int(time.time() * 1000)
         batch = [
             Metric(re.sub(r"[^\w/. @-]", "_", key).replace("@", "_at_"), float(value), now, step or 0)
@@ -240,20 +245,21 @@ class MLflowLogger(Logger):
 
     @rank_zero_only
     def log_files(self, paths: Iterable[str | Path]) -> None:
-        """Keep these files of the run directory as MLflow artifacts; those that do not exist are left out."""
+        """Keep these files of the run directory as MLflow artifacts, and wait for it; missing ones are left out."""
         for path in map(Path, paths):
             if path.is_dir():
                 self._submit(lambda path=path: self._client.log_artifacts(self._run_id, str(path), path.name))
             elif path.exists():
                 self._submit(lambda path=path: self._client.log_artifact(self._run_id, str(path)))
+        self.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         if self._worker is None:
             return
         status = {"success": "FINISHED", "finished": "FINISHED"}.get(status, "FAILED")
+        self._terminated = True
         self._submit(lambda: self._client.set_terminated(self._run_id, status))
-        self.flush()
 
     def flush(self, timeout_seconds: float | None = None) -> bool:
         """Wait until MLflow has everything, or until patience ends.
@@ -275,6 +281,7 @@ class MLflowLogger(Logger):
             # A daemon: a store that hangs must not keep the program from ending.
             self._worker = threading.Thread(target=self._work, name="mlflow", daemon=True)
             self._worker.start()
+            atexit.register(self.flush)
         self._jobs.put(job)
 
     def _work(self) -> None:

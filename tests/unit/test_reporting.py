@@ -189,7 +189,7 @@ def test_the_plots_are_svg_files_of_their_own_and_markdown_shows_them(run_dir):
 
 def test_a_report_is_the_same_when_it_is_written_again(run_dir):
     first = (run_dir / "report.html").read_bytes()
-    assert write_report(run_dir).read_bytes() == first
+    assert write_report(run_dir).with_suffix(".html").read_bytes() == first
 
 
 HOSTILE = (
@@ -237,14 +237,14 @@ def test_any_file_may_be_missing(run_dir, tmp_path, missing):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
     (copy / missing).unlink()
-    page = Page(write_report(copy).read_text())
+    page = Page(write_report(copy).with_suffix(".html").read_text())
     assert page.open == []
     if "jsonl" not in missing:
         assert "Not in this report" in " ".join(page.text)
 
 
 def test_an_empty_directory_gives_a_report_that_says_so(tmp_path):
-    text = " ".join(Page(write_report(tmp_path).read_text()).text)
+    text = " ".join(Page(write_report(tmp_path).with_suffix(".html").read_text()).text)
     for part in ("No evaluation was run", "No training was logged", "Every token weighed the same"):
         assert part in text
         assert part in (tmp_path / "report.md").read_text()

@@ -1,8 +1,11 @@
 """Hold the promises of wmtp/tracking.py against a real MLflow store on disk and a real server that is not there."""
 
+import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
@@ -66,6 +69,8 @@ def test_a_training_run_appears_in_mlflow_with_parameters_metrics_and_files(run_
     (run_dir / "report.md").write_text("# a report")
     logger.log_files([run_dir / "report.md", run_dir / "not_there.json"])
     logger.log_metrics({"mbpp/pass@1": 0.25}, step=3)
+    assert logger.flush() and client_of(logger).get_run(logger.run_id).info.status == "RUNNING"
+    logger.finalize("success")
     assert logger.flush()
 
     client = client_of(logger)
@@ -84,10 +89,12 @@ def test_a_resumed_run_continues_the_same_mlflow_run(run_dir):
     first.log_hyperparams({"trainer": {"max_steps": 3}})
     first.log_metrics({"loss": 2.0}, step=1)
     first.finalize("success")
+    assert first.flush()
     second = mlflow_logger(run_dir, "mtp/rho1/synthetic")
     second.log_hyperparams({"trainer": {"max_steps": 6}, "new": 1})
     second.log_metrics({"loss": 1.0}, step=4)
     second.finalize("success")
+    assert second.flush()
 
     assert second.run_id == first.run_id
     run = client_of(second).get_run(second.run_id)
@@ -100,6 +107,7 @@ def test_a_run_that_someone_deleted_starts_anew_instead_of_failing(run_dir):
     first = mlflow_logger(run_dir, "mtp/rho1/synthetic")
     first.log_metrics({"loss": 2.0}, step=1)
     first.finalize("success")
+    assert first.flush()
     client_of(first).delete_run(first.run_id)
     second = mlflow_logger(run_dir, "mtp/rho1/synthetic")
     second.log_metrics({"loss": 2.0}, step=1)
@@ -117,6 +125,8 @@ def test_a_locked_store_neither_stops_nor_delays_training_and_gets_its_metrics_a
     logger.log_metrics({"during": 1.0}, step=1)
     assert time.monotonic() - start < 0.1
     logger.finalize("success")
+    assert time.monotonic() - start < 0.1
+    assert not logger.flush()
     assert time.monotonic() - start < 2
     warning = capsys.readouterr().err
     assert warning.count("warning: MLflow at") == 1 and "training goes on" in warning
@@ -129,6 +139,7 @@ def test_a_locked_store_neither_stops_nor_delays_training_and_gets_its_metrics_a
 def test_an_unreachable_server_costs_one_sentence(tmp_path, capsys):
     logger = MLflowLogger(tmp_path, "mtp/x", "x", "http://someone:pa55word@127.0.0.1:9", patience_seconds=0.5)
     fit(tmp_path, [logger])
+    assert not logger.flush()
     error = capsys.readouterr().err
     assert error.count("warning: MLflow") == 1
     assert "pa55word" not in error
@@ -140,6 +151,22 @@ def test_a_password_in_the_address_of_the_store_is_not_written_into_the_run_dire
     logger.log_metrics({"loss": 1.0}, step=0)
     assert logger.flush()
     assert str(run_dir.parent) not in (run_dir / "mlflow.json").read_text()
+
+
+@pytest.mark.slow  # a second interpreter imports Lightning and MLflow
+def test_what_is_still_waiting_is_written_when_the_program_ends(run_dir):
+    program = f"""
+from pathlib import Path
+from wmtp.tracking import mlflow_logger
+logger = mlflow_logger(Path({str(run_dir)!r}), "mtp/x")
+logger.log_metrics({{"loss": 1.0}}, step=0)
+logger.finalize("success")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+    run = client_of(mlflow_logger(run_dir, "mtp/x")).get_run(
+        json.loads((run_dir / "mlflow.json").read_text())["run_id"]
+    )
+    assert run.info.status == "FINISHED" and run.data.metrics == {"loss": 1.0}
 
 
 def test_metrics_csv_keeps_the_earlier_curve_when_a_run_is_resumed(tmp_path):

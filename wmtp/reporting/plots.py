@@ -82,6 +82,7 @@ def _draw(name: str, paint: Callable[["Axes"], None], width: float = 6.4, height
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     style = {
         "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5, "font.family": "sans-serif",
@@ -96,10 +97,25 @@ def _draw(name: str, paint: Callable[["Axes"], None], width: float = 6.4, height
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         paint(axes)
+        if axes.get_xlabel() == "step":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         out = io.StringIO()
         FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
     svg = out.getvalue()
     return re.sub(r"font: ([\d.]+)px [^;]*;", r"font: \1px system-ui, sans-serif;", svg)
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Move labels up so that neighbours are at least `gap` apart; the order stays.
+
+    Example:
+        >>> spread([1.0, 0.0, 0.1], gap=0.5)
+        [1.0, 0.0, 0.5]
+    """
+    placed, least = list(values), -float("inf")
+    for i in sorted(range(len(values)), key=lambda i: values[i]):
+        placed[i] = least = max(values[i], least + gap)
+    return placed
 
 
 def _legend(axes: "Axes") -> None:
@@ -126,6 +142,7 @@ def _loss(axes: "Axes", loss: Sequence[tuple[int, float]]) -> None:
 
 
 def _ce_per_head(axes: "Axes", series: Mapping[str, Any], heads: Sequence[str]) -> None:
+    ends = []
     for k, key in enumerate(heads):
         colour = HEADS[k % len(HEADS)]
         steps, values = zip(*series[f"train/{key}"], strict=True)
@@ -135,12 +152,19 @@ def _ce_per_head(axes: "Axes", series: Mapping[str, Any], heads: Sequence[str]) 
             steps, values = zip(*series[f"val/{key}"], strict=True)
             axes.plot(steps, values, color=colour, linewidth=2, marker="o", markersize=4)
             end = max(end, (steps[-1], values[-1]))
-        axes.annotate(f"head {k}", end, (6, 0), textcoords="offset points", color=colour, va="center", weight="bold")
+        ends.append(end)
     axes.plot([], [], color=GREY, linewidth=1.2, alpha=0.7, label="training (noisy text included)")
     axes.plot([], [], color=GREY, linewidth=2, marker="o", markersize=4, label="validation")
     _legend(axes)
     axes.set(xlabel="step", ylabel="cross entropy [nat per token]")
-    axes.margins(x=0.08)
+    axes.margins(x=0.1)
+    low, high = axes.get_ylim()
+    right = max(step for step, _ in ends)
+    for k, y in enumerate(spread([value for _, value in ends], gap=0.075 * (high - low))):
+        axes.annotate(
+            f"head {k}", (right, y), (7, 0), textcoords="offset points", color=HEADS[k % len(HEADS)], va="center",
+            weight="bold", fontsize=8.5, annotation_clip=False,
+        )  # fmt: skip
 
 
 def _histogram(axes: "Axes", histogram: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ def write_report(run_dir: Path) -> Path:
         run_dir: `runs/<name>`. 들어 있는 파일만 읽는다. 없는 것은 보고서에 한 줄로 적힌다.
 
     Returns:
-        report.html의 경로.
+        report.md의 경로. report.html은 그 옆에 있다.
     """
     run_dir = Path(run_dir)
     run = read_run(run_dir)
@@ -43,7 +43,7 @@ def write_report(run_dir: Path) -> Path:
     content = collect(run)
     _write(run_dir / "report.md", _render("report.md.j2", content, drawings))
     _write(run_dir / "report.html", _render("report.html.j2", content, drawings))
-    return run_dir / "report.html"
+    return run_dir / "report.md"
 
 
 @dataclass(frozen=True)
