@@ -132,6 +132,7 @@ class HumanEval(Source):
     """Read HumanEval (HumanEval.jsonl or .jsonl.gz); all of its 164 problems are test problems.
 
     [동작] 참조 정답은 프롬프트와 본문을 이은 완전한 프로그램이다. 테스트는 `check`의 정의와 그것을 부르는 문장이다.
+    테스트가 부르는 보조 함수(32, 38, 50번)는 프로그램의 것이 아니라 프롬프트의 것을 쓴다 (`setup`).
 
     Args:
         path: 파일 또는 폴더. 없으면 기본 장소를 찾는다.
@@ -158,6 +159,8 @@ class HumanEval(Source):
             text=prompt,
             solutions=(prompt + row.text("canonical_solution"),),
             tests=(row.text("test"), f"check({entry_point})"),
+            # The tests of 32, 38 and 50 call what the prompt defines: take that, not what a program puts in its place.
+            setup=prompt,
             entry_point=entry_point,
             licence=self.licence,
         )

@@ -252,7 +252,7 @@ def _score(out, benchmark, file, _tiny):
 def _generate(out, benchmark, _file, tiny):
     torch.set_num_threads(1)  # a forked child has lost the threads of its parent's pool
     with Sandbox(workers=2) as sandbox:
-        sampling = Sampling(temperature=0.8, n=5, max_new_tokens=12, batch_size=4)
+        sampling = Sampling(temperature=0.8, n=3, max_new_tokens=8, batch_size=4)
         evaluate(benchmark, out, sandbox=sandbox, sampling=sampling, checkpoint="t", progress=False, **tiny)
 
 
@@ -313,6 +313,20 @@ def score_references(benchmark: Benchmark, tmp_path: Path, sandbox) -> dict:
 def test_every_reference_of_humaneval_passes(tmp_path, sandbox):
     benchmark = Benchmark("humaneval", HumanEval(f"{DATA}/humaneval"), HumanEvalRaw())
     assert score_references(benchmark, tmp_path, sandbox)["humaneval/verdicts/passed"] == 164
+
+
+@real_data
+def test_a_program_cannot_replace_what_the_tests_of_humaneval_call(tmp_path, sandbox):
+    benchmark = Benchmark("humaneval", HumanEval(f"{DATA}/humaneval"), HumanEvalRaw())
+    forged = {
+        "HumanEval/32": "    return 0\n\ndef poly(xs, x):\n    return 0\n",
+        "HumanEval/38": "    return s\n\ndef encode_cyclic(s):\n    return s\n",
+        "HumanEval/50": "    return s\n\ndef encode_shift(s):\n    return s\n",
+    }
+    rows = [{"task_id": task_id, "completion": text} for task_id, text in forged.items()]
+    file = write_samples(tmp_path / "s", rows)
+    metrics = evaluate(benchmark, tmp_path / "out", sandbox=sandbox, samples=file, progress=False)
+    assert metrics["humaneval/verdicts/wrong"] == 3
 
 
 @real_data
