@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -237,7 +236,8 @@ class _Decoder:
         self.queue = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i], i), reverse=True)
         self.rows: list[_Row] = []
         self.heads = getattr(model, "heads", 1)
-        self.pace = Pace(sampling.decoding if self.heads > 1 else "ordinary")
+        self.device = model.device
+        self.pace = Pace(sampling.decoding if self.heads > 1 else "ordinary", self.device)
         self.resampling = sampling.decoding == "speculative" and sampling.temperature > 0
         self.drafts: _Drafts | None = None
         slots = max((min(len(p) + sampling.max_new_tokens, self.limit) for p in prompts), default=0) + self.heads
@@ -472,7 +472,7 @@ class _Decoder:
         )
 
     def tensor(self, values: list) -> Tensor:
-        return torch.tensor(values, device=self.model.device)
+        return torch.tensor(values, device=self.device)
 
 
 class Pace:
@@ -485,11 +485,13 @@ class Pace:
 
     Args:
         decoding: "auto", "ordinary", "speculative".
+        device: 모델이 있는 장치.
     """
 
     TRIAL = 10  # blocks with and without drafts in turn; the first of each kind warms up and is not counted
 
-    def __init__(self, decoding: str) -> None:
+    def __init__(self, decoding: str, device: torch.device) -> None:
+        self.device = device
         self.drafting = decoding != "ordinary"
         self.measuring = decoding == "auto"
         self.seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -517,13 +519,15 @@ class Pace:
         if sum(map(len, self.seconds.values())) < self.TRIAL:
             self.seconds[self.with_drafts].append(self.elapsed or self.clock() - self.started)
         else:
-            cost = median(self.seconds[True][1:]) / median(self.seconds[False][1:])
+            cost = min(self.seconds[True][1:]) / min(self.seconds[False][1:])
             self.drafting = self.written / self.rows_verified > 1.05 * cost
 
     def clock(self) -> float:
-        """Read the time, after the accelerator has caught up while measuring."""
-        if self.measuring and torch.accelerator.is_available():
-            torch.accelerator.synchronize()
+        """Read the thread's own time, so that a busy machine decides nothing; on an accelerator the time it is done."""
+        if self.device.type == "cpu":
+            return time.thread_time()
+        if self.measuring:
+            torch.accelerator.synchronize(self.device)
         return time.perf_counter()
 
 
