@@ -265,6 +265,14 @@ def test_low_precision_is_reduced_in_float32_and_gradients_keep_their_size(dtype
         assert ours.double().norm().item() == pytest.approx(theirs.double().norm().item(), rel=1e-2)
 
 
+def test_enormous_logits_stay_finite():
+    case = make_case(dtype=torch.float32)
+    case.hidden = [(1e4 * h.detach()).requires_grad_() for h in case.hidden]
+    loss, gradients = case.loss_and_gradients()
+    torch.testing.assert_close(loss.double(), explicit_loss(case).detach(), rtol=1e-5, atol=0)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 def test_gradients_of_float16_do_not_vanish_in_a_large_step():
     # 1/(H·M) = 2.5e-7 alone is near the smallest float16; a loss scaler's factor must come in time.
     case = make_case(dtype=torch.float16)

@@ -163,6 +163,16 @@ def test_a_million_tokens_keep_mean_bounds_and_order(kind):
     assert weight_N[score_BT[0].argsort()].diff().min() >= -1e-6
 
 
+def test_rounding_makes_no_difference_between_many_equal_scores():
+    mask_BT = torch.ones(1, 100_003, dtype=torch.bool)
+    assert SoftWeighting(lam=1.0)(torch.full(mask_BT.shape, 0.1), mask_BT).eq(1).all()
+
+
+def test_an_outlier_whose_square_is_no_float32_is_still_the_highest():
+    weight_BT = SoftWeighting(lam=1.0)(torch.tensor([[1e30] + [0.0] * 9]), torch.ones(1, 10, dtype=torch.bool))
+    assert weight_BT[0, 0] == 3.0 and weight_BT[0, 1:].max() < 1.0
+
+
 def test_one_outlier_among_a_million_keeps_the_others_apart():
     # z of the outlier is 1000: in plain exponentials all others would be 0 and get one and the same weight.
     log_weight_SL = torch.cat([torch.tensor([1000.0]), torch.linspace(-2, 2, 999_999)])[None]
