@@ -9,6 +9,7 @@
 
 import atexit
 import csv
+import fcntl
 import json
 import logging
 import os
@@ -372,9 +373,14 @@ def _client(tracking_uri: str) -> Any:
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if tracking_uri.startswith("sqlite:///"):
-        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri)
+    if not tracking_uri.startswith("sqlite:///"):
+        return MlflowClient(tracking_uri)
+    store = Path(tracking_uri.removeprefix("sqlite:///"))
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with store.with_name(store.name + ".lock").open("w") as lock:
+        # Two runs of a sweep that create the store's tables at the same time get in each other's way.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return MlflowClient(tracking_uri)
 
 
 def _is_permanent(error: Exception) -> bool:
