@@ -23,9 +23,9 @@ from torch.autograd.function import once_differentiable
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import IGNORE, shift_left
 
-# Measured by scripts/bench/loss.py (MB over parameters and gradients / CPU seconds; naive logits 8037 / 38.8 in float32,
-# 7016 / 21.4 in bfloat16): 128 rows 115 / 18.4, 204 / 11.1;  512 rows 169 / 17.1, 275 / 6.2;  2048 rows 365 / 16.6,
-# 562 / 5.4. Past 512 memory doubles and time hardly moves.
+# Measured by scripts/bench/loss.py, MB over parameters and gradients / CPU seconds in float32, then in bfloat16:
+# naive logits 8037 / 38.8, 7016 / 21.4; chunks of 128 rows 115 / 18.4, 204 / 11.1; of 512 169 / 17.1, 275 / 6.2;
+# of 2048 365 / 16.6, 562 / 5.4. Past 512 memory doubles and time hardly moves.
 CHUNK_SIZE = 512
 
 

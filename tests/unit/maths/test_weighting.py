@@ -196,10 +196,15 @@ def test_clipping_constant_is_the_one_that_bisection_finds(case, weighting):
 
 
 def test_a_plateau_where_every_token_sits_on_a_bound_is_solved():
-    # 19 tokens at 3 and 40 at 0.05 have mean 1 exactly, with nobody between to move.
-    log_weight_SL = torch.cat([torch.full((19,), 50.0), torch.full((40,), -50.0)])[None]
-    weight_SL = clip_keeping_mean(log_weight_SL, torch.ones(1, 59, dtype=torch.bool), 0.05, 3.0)
-    torch.testing.assert_close(weight_SL, torch.cat([torch.full((19,), 3.0), torch.full((40,), 0.05)])[None])
+    # One token at 2 for every two at 1/2 has mean 1 exactly, with nobody between to move; rounding decides on which
+    # side of the plateau one lands.
+    generator = torch.Generator().manual_seed(42)
+    for tops in [1, 2, 3] * 40:
+        top = torch.rand(tops, generator=generator, dtype=torch.float64) / 10
+        floor = torch.rand(2 * tops, generator=generator, dtype=torch.float64) - 20
+        log_weight_SL = torch.cat([top, floor])[None]
+        weight_SL = clip_keeping_mean(log_weight_SL, torch.ones_like(log_weight_SL, dtype=torch.bool), 0.5, 2.0)
+        torch.testing.assert_close(weight_SL, torch.tensor([[2.0] * tops + [0.5] * 2 * tops]))
 
 
 def test_hand_worked_numbers_of_every_step():
