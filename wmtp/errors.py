@@ -17,6 +17,10 @@ class DataNotFoundError(WmtpError):
     """Report data that is in none of the places that were tried."""
 
 
+class StorageError(WmtpError):
+    """Report data or a model that is there, but cannot be fetched whole or not before its licence is accepted."""
+
+
 class DataFormatError(WmtpError):
     """Report a malformed row, with file and line."""
 
