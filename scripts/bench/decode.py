@@ -2,8 +2,8 @@
 
     python scripts/bench/decode.py [--prompts 24] [--compare 200] [--steps 150] [--only tiny|deep]
 
-Two models with 4 trained heads: the tiny one that ships with wmtp, and a deep one of 33 M parameters (25 M without the
-extra heads, 8 layers) that this script trains once on the synthetic problems (about 6 minutes on one quiet core; kept
+Two models with 4 trained heads: the tiny one that ships with wmtp, and a deep one of 27 M parameters (21 M without the
+extra heads, 12 layers) that this script trains once on the synthetic problems (some minutes on one quiet core; kept
 in runs/bench/decode). Prompts are synthetic test problems, which no training data contains. Speed is in tokens per
 second of CPU time on one thread, which other programs disturb less than wall time. Expect: the deep model at least
 1.8 x at batch 1, `auto` not slower than `ordinary` beyond noise, every completion exactly the same.
@@ -28,7 +28,7 @@ DEEP = Path("runs/bench/decode/deep")
 PROMPT = Synthetic0Shot()
 
 
-def train_deep(tokenizer, steps: int, batch: int = 8) -> None:
+def train_deep(tokenizer, steps: int, batch: int = 4) -> None:
     """Train all heads for a few minutes; this is not wmtp's training, only a way to a model that drafts well."""
     problems = Synthetic(train_size=steps * batch).problems("train")
     rows = [
@@ -38,9 +38,9 @@ def train_deep(tokenizer, steps: int, batch: int = 8) -> None:
     torch.manual_seed(42)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=512,
-        intermediate_size=1280,
-        num_hidden_layers=8,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=12,
         num_attention_heads=8,
         max_position_embeddings=512,
         tie_word_embeddings=True,

@@ -1,20 +1,20 @@
 """Complete prompts in batches: the same samples whatever the batch, the order, the interruption or the decoding.
 
-[연구 맥락] 평가가 모든 것을 정한다. 그래서 같은 (seed, key, sample)은 언제나 같은 프로그램이어야 한다. 중단된 평가를
-    이어서 해도,
-    배치 크기를 바꾸어도, 자기추측 디코딩(MATHS.md 8절)을 켜도 마찬가지다.
-[동작] 긴 프롬프트부터 배치를 채우고, 끝난 행은 바로 내보내고 새 행으로 채운다. 캐시는 `slot_cache`, 토큰 뽑기는
-    `draw`가 맡는다.
-    부동소수 반올림은 행렬의 모양마다 다르므로, 1등과 2등이 반올림 오차만큼 가까우면 그 행만 따로, 처음부터 다시
-    계산해서 정한다.
-    보장의 범위: 같은 기계, 같은 스레드 수, 같은 라이브러리. 다른 기계끼리는 아주 가까운 두 토큰이 갈릴 수 있다.
+[연구 맥락] 평가가 모든 것을 정한다. 그래서 같은 (seed, key, sample)은 언제나 같은 프로그램이어야 한다.
+    중단된 평가를 이어서 해도, 배치 크기를 바꾸어도, 헤드의 초안을 써도(MATHS.md 8절) 마찬가지다.
+[동작] 긴 프롬프트부터 배치를 채우고, 끝난 행은 바로 내보내고 새 행으로 채운다. 캐시는 `slot_cache`, 토큰 뽑기는 `draw`,
+    초안을 받아들이는 규칙은 `maths.speculative`가 맡는다.
+    부동소수 반올림은 행렬의 모양마다 다르다. 그래서 1등과 2등이 반올림 오차만큼 가까우면 그 행만 따로, 캐시 없이
+    처음부터 다시 계산해서 정한다. 이 계산의 모양은 그 행의 토큰 수만으로 정해진다.
+    보장의 범위: 같은 기계, 같은 스레드 수, 같은 라이브러리, float32. 반정밀도에서는 그럴 가능성이 높을 뿐이다.
 [디버깅] 배치 크기 1과 16의 결과가 다르면 `draw.ROUNDING`이 작은 것이다. 느리면 `Completion.near_ties`를 보라.
 """
 
 #   N rows in the batch, T positions of one block, K = H - 1 drafts, S cache slots, D width, V vocabulary
 
 # transformers' own generate and its continuous batching were considered: neither has a seed per request, so a sample
-# would depend on its neighbours; stop strings are matched by the whole batch; drafts come from another model.
+# would depend on its neighbours; stop strings belong to the call, not to the request, and are not cut off; drafts come
+# from another model, and only for one sequence at a time.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -177,7 +177,8 @@ def _encode(model: Any, tokenizer: Any, requests: list[Request]) -> list[list[in
 def position_limit(model: Any) -> int:
     """Return how many positions the model can attend over exactly as it was trained."""
     names = ("max_position_embeddings", "n_positions", "sliding_window")
-    return min(value for name in names if (value := getattr(model.config, name, None)))
+    found = [value for name in names if (value := getattr(model.config, name, None))]
+    return min(found, default=1 << 30)
 
 
 @dataclass(eq=False)
