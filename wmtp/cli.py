@@ -108,6 +108,17 @@ def check_all_set(cfg: DictConfig) -> None:
         raise ConfigError(f"{missing[0]} has no value and no default; set it: {missing[0]}=… (see conf/).")
 
 
+def quiet_libraries() -> None:
+    """Silence Lightning's and transformers' own announcements; imports both, so not for `--help`."""
+    import pytorch_lightning as lightning
+    import transformers
+
+    logging.getLogger(lightning.__name__).setLevel(logging.WARNING)
+    for name in (lightning.utilities.rank_zero.__name__, "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+
+
 def sweep_point() -> str:
     """Name a point of a sweep by what was overridden, `-lam=0.1,temperature=0.5`; empty outside a sweep."""
     if not _sweeping():
@@ -151,8 +162,6 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning OpenMP threads can stall each other
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from wmtp.cli import build, check_all_set, front_door
+from wmtp.cli import build, check_all_set, front_door, quiet_libraries
 from wmtp.errors import ConfigError
 from wmtp.run_directory import resolve_checkpoint, run_of
 
@@ -35,6 +35,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     if cfg.ckpt is not None:
         from wmtp.models.checkpoint import SavedModel
 
+        quiet_libraries()
         folder = Path(cfg.ckpt).expanduser()
         saved = SavedModel(folder if (folder / "config.json").is_file() else resolve_checkpoint(cfg.ckpt, Path()))
         suite = _suite(cfg, saved.config)

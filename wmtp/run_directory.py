@@ -19,7 +19,7 @@ INHERITED = "WMTP_RUN_DIR"  # set by the first process, read by the ranks that i
 
 @contextmanager
 def fresh_run(root: Path, name: str) -> Iterator[Path]:
-    """Make a directory `root/name`, or `root/name-2`, … when that is taken; remove it if it fails before it did anything.
+    """Make a directory `root/name`, or `root/name-2`, …; remove it if the run fails before it did anything.
 
     Raises:
         ConfigError: 이름에 경로가 들어 있거나 폴더를 만들 수 없을 때.

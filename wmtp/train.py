@@ -14,7 +14,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from wmtp.cli import build, check_all_set, command_again, front_door, refuse_sweep_over_devices, sweep_point
+from wmtp.cli import (
+    build,
+    check_all_set,
+    command_again,
+    front_door,
+    quiet_libraries,
+    refuse_sweep_over_devices,
+    sweep_point,
+)
 from wmtp.run_directory import fresh_run, resolve_checkpoint, run_of
 
 
@@ -38,6 +46,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from wmtp.reporting import write_report
     from wmtp.tracking import mask_secrets
 
+    quiet_libraries()
     # Whatever a user can get wrong is built before the run directory exists.
     seed_everything(cfg.seed, verbose=False)
     model_source = build(cfg.model)
@@ -45,12 +54,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
     data = build(cfg.data.module, tokenizer=tokenizer)
     benchmarks = build(cfg.benchmark.suite)
     sampling = build(cfg.sampling)
-    data.setup()
     algo = build(cfg.algo, model=model_source.load(), optimizer=build(cfg.optimizer))
     name = (cfg.name or f"{algo.name}-{data.source.name}-{model_source.name}") + sweep_point()
     checkpoint = resolve_checkpoint(cfg.ckpt, Path(cfg.runs), name) if cfg.ckpt else None
     if checkpoint:
         check_same_model(read_checkpoint(checkpoint)["state_dict"], algo, checkpoint)
+    algo.optimizer(algo.model)  # built again by Lightning; here only to refuse a wrong rate in time
+    data.setup()
 
     with nullcontext(run_of(checkpoint)) if checkpoint else fresh_run(Path(cfg.runs), name) as run:
         cfg = cfg.copy()
@@ -72,6 +82,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             metrics |= run_programs(cfg, benchmarks, "before", algo, tokenizer, sampling, trainer)
         trainer.validate(algo, data, verbose=False)  # the curves start before the first step
         metrics |= {f"before/{key}": float(value) for key, value in trainer.callback_metrics.items()}
+        algo.train()  # Lightning keeps the mode it finds
         trainer.fit(algo, data, ckpt_path=checkpoint, weights_only=True)
         if any(getattr(callback, "stopped", False) for callback in callbacks):
             again = command_again(f"ckpt={run}")
@@ -87,7 +98,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             report = write_report(run)
             stores = [logger for logger in loggers if hasattr(logger, "log_files")]
             for store in stores:
-                store.log_files([run / "config.yaml", run / "eval", report, report.with_suffix(".html")])
+                store.log_files([run / "config.yaml", run / "eval", run / "report", report, report.with_suffix(".html")])
                 store.finalize("success")
             print(summary(metrics, run, report, stores))
     return metrics
