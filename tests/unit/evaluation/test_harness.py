@@ -99,6 +99,14 @@ def test_right_passes_wrong_does_not_and_every_line_is_in_order(tmp_path, benchm
     assert "0x7" not in (tmp_path / "out/results.jsonl").read_text()
 
 
+def test_the_six_samples_of_the_readme(tmp_path, sandbox):
+    benchmark = Benchmark("synthetic", Synthetic(0, 0, 500, seed=42), Synthetic0Shot(), limit=300)
+    six = Path(__file__).with_name("six_samples.jsonl")
+    metrics = evaluate(benchmark, tmp_path / "out", sandbox=sandbox, samples=six, ks=(1, 3, 6), progress=False)
+    assert [metrics[f"synthetic/pass@{k}"] for k in (1, 3, 6)] == pytest.approx([0.5, 0.95, 1.0], abs=1e-12)
+    assert len(metrics["synthetic/missing"]) == 299
+
+
 def test_neither_references_nor_tests_appear_in_results(tmp_path, benchmark, sandbox):
     rows = [{"task_id": p.task_id, "completion": random.Random(42).choice(WRONG)} for p in benchmark.problems]
     evaluate(benchmark, tmp_path / "out", sandbox=sandbox, samples=write_samples(tmp_path / "s", rows), progress=False)
