@@ -3,7 +3,7 @@
     python scripts/bench/decode.py [--prompts 24] [--compare 200] [--steps 150] [--only tiny|deep]
 
 Two models with 4 trained heads: the tiny one that ships with wmtp, and a deep one of 27 M parameters (21 M without the
-extra heads, 12 layers) that this script trains once on the synthetic problems (some minutes on one quiet core; kept
+extra heads, 12 layers) that this script trains once on the synthetic problems (about 4 minutes of one core; kept
 in runs/bench/decode). Prompts are synthetic test problems, which no training data contains. Speed is in tokens per
 second of CPU time on one thread, which other programs disturb less than wall time. Expect: the deep model at least
 1.8 x at batch 1, `auto` not slower than `ordinary` beyond noise, every completion exactly the same.
