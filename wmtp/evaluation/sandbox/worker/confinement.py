@@ -5,12 +5,13 @@
 
 | 단 | 파일 | 네트워크 | 프로세스 | 남의 프로세스 |
 |---|---|---|---|---|
-| namespaces | 새 root: 인터프리터만 읽기, /tmp만 쓰기 | net namespace + seccomp | pid namespace째로 끝냄 | 보이지 않음 |
+| namespaces | 새 root: 인터프리터 읽기, /tmp 쓰기 | net namespace + seccomp | pid namespace째로 끝냄 | 보이지 않음 |
 | bubblewrap | bwrap의 새 root | net namespace + seccomp | fork 거절 | signal 거절 |
 | landlock | Landlock | seccomp | fork 거절 | signal 거절 |
-| unsafe | 막지 않음 | 막지 않음 | process group째로 끝냄 | 막지 않음 |
+| unsafe | 막지 않음 | seccomp (Linux) | fork 거절 (Linux) | signal 거절 (Linux) |
 
-[동작] `enter()`는 작업자가 시작할 때 한 번, `fork()`와 `confine()`은 프로그램마다, `clean()`은 프로그램이 끝날 때마다.
+[동작] `enter()`는 작업자가 시작할 때, `harden()`은 zygote가 시작할 때 한 번. `fork()`, `confine()`, `clean()`은
+프로그램마다. 비싼 것(Landlock, 긴 seccomp 필터)은 zygote가 한 번 입고 프로그램이 물려받는다.
 위의 세 단 모두 seccomp, no_new_privs, rlimit, (있으면) Landlock을 더하고 권한을 모두 버린다.
 [디버깅] 단 하나를 강제하려면 `Sandbox(rung="landlock")`.
 """
@@ -27,8 +28,10 @@ import tempfile
 from . import kernel
 
 _UNPRIVILEGED = 65534
-_DIRECTORY_BYTES = 64 << 20
+DIRECTORY_BYTES = 64 << 20
 _DIRECTORY_FILES = 4096
+_STACK_BYTES = 8 << 20
+_PRIVATE_MOUNT = "/private/tmp"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _FORK_IS_COUNTED_PER_NAMESPACE = (5, 14)
 
@@ -43,22 +46,30 @@ def interpreter_paths() -> list[str]:
 
 
 class Unsafe:
-    """Run programs with resource limits only. Nothing keeps a hostile one from doing what this user may."""
+    """Run programs with resource limits, and seccomp where it works. Nothing protects the files of this user.
 
-    name = "unsafe"
+    seccomp이 있으면 적어도 `os.kill(-1, SIGKILL)`이 사용자의 모든 프로세스를 죽이는 일은 막는다.
+    """
 
-    def enter(self, proc: int) -> None:
-        """Make the private directory."""
-        self.directory = os.path.realpath(tempfile.mkdtemp(prefix="wmtp-sandbox-"))
-        self._renew()
+    name = "unsafe+seccomp" if sys.platform == "linux" and kernel.MACHINE is not None else "unsafe"
+
+    def enter(self, proc: int | None) -> None:
+        """Make the private directory. `proc` is a descriptor of /proc."""
+        self._use(os.path.realpath(tempfile.mkdtemp(prefix="wmtp-sandbox-")))
 
     def leave(self) -> None:
         """Remove the private directory."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def harden(self) -> None:
+        """Take from the zygote what neither it nor a program needs; programs inherit that."""
+        if self.name != "unsafe":
+            kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+            kernel.seccomp(_FILTER_FOR_ALL)
+
     def fork(self) -> int:
         """Start the process of a program."""
-        return os.fork()
+        return os.fork() if self.name == "unsafe" else kernel.clone(0)
 
     def kill(self, pid: int) -> None:
         """End a program, with its process group."""
@@ -68,95 +79,86 @@ class Unsafe:
             except (ProcessLookupError, PermissionError):
                 pass
 
-    def confine(self, limits: dict) -> None:
-        """Hold the calling process to the limits, before the program starts."""
+    def confine(self, limits: list) -> None:
+        """Take from the calling process what a program may not have."""
         os.setsid()
         os.chdir(self.directory)
         _set_limits(limits)
+        if self.name != "unsafe":
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+            kernel.seccomp(_filter_among_others(os.getpid()))
 
     def clean(self) -> None:
         """Leave no trace of a program in the private directory."""
         if os.stat(self.directory).st_ctime_ns != self._untouched:
             os.chmod(self.directory, 0o700)
-            shutil.rmtree(self.directory, onerror=_make_removable)
-            os.makedirs(self.directory, mode=0o700, exist_ok=True)
-            self._renew()
+            for entry in os.scandir(self.directory):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, onerror=_make_removable)
+                else:
+                    os.unlink(entry.path)
+            self._use(self.directory)
 
     def used_bytes(self) -> int:
         """Sum up the private directory, where no file system of its own bounds it."""
         if os.stat(self.directory).st_ctime_ns == self._untouched:
             return 0
         total = 0
-        for count, (folder, _, names) in enumerate(os.walk(self.directory)):
-            for name in names:
+        for folder, folders, names in os.walk(self.directory):
+            for name in (*folders, *names):
                 try:
-                    total += 4096 + os.lstat(os.path.join(folder, name)).st_size
+                    total += (DIRECTORY_BYTES // _DIRECTORY_FILES) + os.lstat(os.path.join(folder, name)).st_size
                 except OSError:
                     pass
-            if count > _DIRECTORY_FILES:
-                return total + _DIRECTORY_BYTES
+            if total > DIRECTORY_BYTES:
+                break
         return total
 
-    def _renew(self) -> None:
-        """Remember what the empty directory looks like: any change inside shows in its ctime."""
-        os.environ["TMPDIR"] = os.environ["HOME"] = self.directory
-        self._untouched = os.stat(self.directory).st_ctime_ns
+    def _use(self, directory: str) -> None:
+        """Make a directory the private one; whatever a program does in it will show in its ctime."""
+        self.directory = tempfile.tempdir = os.environ["TMPDIR"] = os.environ["HOME"] = directory
+        self._untouched = os.stat(directory).st_ctime_ns
 
 
 class Landlocked(Unsafe):
-    """Confine with Landlock, seccomp, no_new_privs and limits; a program cannot fork, so nothing survives it."""
+    """Confine with Landlock, seccomp and no_new_privs; a program cannot fork, so nothing survives it."""
 
     name = "landlock+seccomp"
 
-    def enter(self, proc: int) -> None:
-        """Check what the kernel offers and prepare the filters."""
+    def enter(self, proc: int | None) -> None:
+        """Check what the kernel offers and make the private directory."""
         if not kernel.landlock_abi():
             raise OSError(kernel.ENOSYS, "Landlock is not available")
         super().enter(proc)
 
-    def confine(self, limits: dict) -> None:
-        """Take everything from the calling process that a program does not need."""
-        os.chdir(self.directory)
-        _set_limits(limits)
-        self._restrict(_seccomp_alone(os.getpid()))
-
-    def _restrict(self, compiled: bytes) -> None:
-        """Give up privileges for good."""
+    def harden(self) -> None:
+        """Hold the zygote to the files that programs may use, and give up all capabilities."""
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-        if self._rules is not None:
-            kernel.landlock(self._rules)
-        kernel.drop_capabilities()
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        kernel.seccomp(compiled)
-
-    def _renew(self) -> None:
-        super()._renew()
-        if getattr(self, "_rules", None) is not None:
-            os.close(self._rules)
-        self._rules = None
         if kernel.landlock_abi():
-            self._rules = kernel.landlock_rules(interpreter_paths(), [self.directory])
+            kernel.landlock(kernel.landlock_rules(interpreter_paths(), [self.directory]))
+        kernel.drop_capabilities()
+        super().harden()
 
 
 class Bubblewrapped(Landlocked):
     """Confine the whole worker by bubblewrap, which made the namespaces before this process began."""
 
-    name = "bubblewrap+seccomp"
+    name = "bubblewrap+landlock+seccomp" if kernel.landlock_abi() else "bubblewrap+seccomp"
 
-    def enter(self, proc: int) -> None:
-        """Add what Landlock can, where there is one."""
+    def enter(self, proc: int | None) -> None:
+        """Make the private directory; Landlock is welcome here, not needed."""
         Unsafe.enter(self, proc)
-        if self._rules is not None:
-            self.name = "bubblewrap+landlock+seccomp"
 
 
-class Namespaces(Landlocked):
+class Namespaces(Unsafe):
     """Give programs a root, a network and processes of their own; one SIGKILL ends a whole tree."""
 
-    name = "namespaces+seccomp"
+    name = "namespaces+landlock+seccomp" if kernel.landlock_abi() else "namespaces+seccomp"
 
-    def enter(self, proc: int) -> None:
+    def enter(self, proc: int | None) -> None:
         """Move this worker into new namespaces whose root holds the interpreter and nothing else."""
+        if proc is None:
+            raise OSError(kernel.ENOSYS, "there is no /proc")
         everything = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
         if os.geteuid() == 0:
             # Root first builds the root (an ordinary user may not read below /root), then becomes nobody.
@@ -170,15 +172,19 @@ class Namespaces(Landlocked):
         else:
             _enter_user_namespace(everything, proc)
             _build_root()
-        self.directory = "/tmp"
         self._mount()
-        self._renew()
-        if self._rules is not None:
-            self.name = "namespaces+landlock+seccomp"
-        self._filter = _seccomp_in_namespaces()
 
     def leave(self) -> None:
         """Do nothing: the kernel takes the mounts away with the last process."""
+
+    def harden(self) -> None:
+        """Hold the zygote to the files that programs may use; it keeps the right to make pid namespaces."""
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        if kernel.landlock_abi():
+            # The rule is for the folder around the private file system, so it outlives a replacement of that.
+            around = os.path.dirname(_PRIVATE_MOUNT)
+            kernel.landlock(kernel.landlock_rules(interpreter_paths(), [around]))
+        kernel.seccomp(_FILTER_FOR_ALL)
 
     def fork(self) -> int:
         """Start the process of a program as the first one of a new pid namespace."""
@@ -191,27 +197,28 @@ class Namespaces(Landlocked):
         except ProcessLookupError:
             pass
 
-    def confine(self, limits: dict) -> None:
-        """Take everything from the calling process that a program does not need."""
+    def confine(self, limits: list) -> None:
+        """Take from the calling process what a program may not have."""
         os.chdir(self.directory)
         _set_limits(limits)
-        resource.setrlimit(resource.RLIMIT_NPROC, (limits["processes"] + limits["others"],) * 2)
-        self._restrict(self._filter)
+        kernel.drop_capabilities()
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        kernel.seccomp(_FILTER_IN_NAMESPACE)
 
     def clean(self) -> None:
         """Replace the private file system, however deep the program has nested it."""
         if os.stat(self.directory).st_ctime_ns != self._untouched:
             kernel.unmount(self.directory)
             self._mount()
-            self._renew()
 
     def used_bytes(self) -> int:
         """Return 0: the file system has a size of its own."""
         return 0
 
     def _mount(self) -> None:
-        options = f"mode=0700,size={_DIRECTORY_BYTES},nr_inodes={_DIRECTORY_FILES}"
-        kernel.mount("tmpfs", self.directory, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+        options = f"mode=0700,size={DIRECTORY_BYTES},nr_inodes={_DIRECTORY_FILES}"
+        kernel.mount("tmpfs", _PRIVATE_MOUNT, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+        self._use(_PRIVATE_MOUNT)
 
 
 RUNGS = {"namespaces": Namespaces, "bubblewrap": Bubblewrapped, "landlock": Landlocked, "unsafe": Unsafe}
@@ -225,25 +232,29 @@ def other_processes() -> int:
     return 2 + sum(len(os.listdir(f"/proc/{name}/task")) for name in os.listdir("/proc") if name.isdigit())
 
 
-def _set_limits(limits: dict) -> None:
-    """Apply the resource limits that every rung has."""
+def prepare_limits(limits: dict, isolated: bool) -> list[tuple[int, tuple[int, int]]]:
+    """Turn the limits of a program into resource limits, so that the forked process only has to set them."""
     memory = limits["memory_bytes"] + limits["baseline_bytes"]
     seconds = math.ceil(limits["cpu_seconds"]) + 1  # the judge ends it exactly; this is for when the judge is gone
     size = max(limits["file_bytes"], limits["output_bytes"] + 1)
-    wanted = {
-        "RLIMIT_AS": (memory, memory + (32 << 20)),  # the rest lets describe() report a MemoryError
-        "RLIMIT_CPU": (seconds, seconds),
-        "RLIMIT_FSIZE": (size, size),
-        "RLIMIT_NOFILE": (128, 128),
-        "RLIMIT_CORE": (0, 0),
-        "RLIMIT_STACK": (64 << 20, 64 << 20),
-    }
-    for name, pair in wanted.items():
-        try:
-            resource.setrlimit(getattr(resource, name), pair)
-        except (AttributeError, ValueError, OSError):
-            if sys.platform == "linux" and name != "RLIMIT_STACK":  # macOS knows no RLIMIT_AS
-                raise
+    wanted = [
+        (resource.RLIMIT_CPU, (seconds, seconds)),
+        (resource.RLIMIT_FSIZE, (size, size)),
+        (resource.RLIMIT_NOFILE, (128, 128)),
+        (resource.RLIMIT_CORE, (0, 0)),
+        (resource.RLIMIT_STACK, (_STACK_BYTES, resource.getrlimit(resource.RLIMIT_STACK)[1])),
+    ]
+    if sys.platform == "linux":  # macOS knows no limit of the address space; the rest lets describe() say MemoryError
+        wanted.append((resource.RLIMIT_AS, (memory, memory + (32 << 20))))
+    if isolated:
+        wanted.append((resource.RLIMIT_NPROC, (limits["processes"] + limits["others"],) * 2))
+    return wanted
+
+
+def _set_limits(limits: list[tuple[int, tuple[int, int]]]) -> None:
+    """Apply what prepare_limits() made."""
+    for name, pair in limits:
+        resource.setrlimit(name, pair)
 
 
 def _make_removable(function, path, _) -> None:
@@ -285,7 +296,7 @@ def _build_root() -> None:
                 "none", target, None, kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | _kept_flags(target)
             )
         os.close(source)
-    os.mkdir("/tmp/tmp")
+    os.makedirs("/tmp" + _PRIVATE_MOUNT)
     os.chdir("/tmp")
     kernel.pivot_root_here()
     os.chdir("/")
@@ -299,13 +310,8 @@ def _kept_flags(path: str) -> int:
     return flags | (found & 1024) | (found & 2048) | ((1 << 21) if found & 4096 else 0)  # noatime, nodiratime, relatime
 
 
-_CONDITIONAL = {"clone", "clone3", "fork", "vfork", "pivot_root", "capset", "prctl", "fcntl", "ioctl", "kill", "tkill"}
-_CONDITIONAL |= {"tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "prlimit64"}
-_CONDITIONAL |= {name for name in kernel.SYSCALLS if name.startswith(("landlock_", "sched_", "setpriority", "ioprio"))}
-_NEVER = {name: kernel.EPERM for name in kernel.SYSCALLS if name not in _CONDITIONAL}
-_NEVER |= {"pivot_root": kernel.EPERM, "capset": kernel.EPERM, "clone3": kernel.ENOSYS}  # libc falls back to clone
-_ALLOWED = (kernel.RETURN, 0, 0, kernel.ALLOW)
 _REFUSED = (kernel.RETURN, 0, 0, kernel.REFUSE | kernel.EPERM)
+_ALLOWED = (kernel.RETURN, 0, 0, kernel.ALLOW)
 
 
 def _unless(test: int, *operands: int, argument: int) -> list:
@@ -324,33 +330,42 @@ def _only_if(*operands: int, argument: int) -> list:
     return [*body, _REFUSED]
 
 
-_EVERYWHERE = {
-    # PR_SET_PDEATHSIG ties the program to the zygote: it must stay.
-    "prctl": _unless(kernel.JUMP_EQUAL, kernel.PR_SET_PDEATHSIG, kernel.PR_SET_SECCOMP, argument=0),
-    "prlimit64": _only_if(0, argument=0),
-}
+def _filter_for_all() -> bytes:
+    """Compile the filter that zygote and programs share. It is long, so it is installed once."""
+    return kernel.seccomp_filter(
+        {**dict.fromkeys(kernel.NEVER_NEEDED, kernel.EPERM), "clone3": kernel.ENOSYS},  # libc falls back to clone
+        {
+            "prlimit64": _only_if(0, argument=0),
+            "fcntl": _unless(kernel.JUMP_EQUAL, 8, 10, 15, argument=1),  # F_SETOWN, F_SETSIG, F_SETOWN_EX and
+            "ioctl": _unless(kernel.JUMP_EQUAL, 0x8901, 0x8902, argument=1),  # FIOSETOWN, SIOCSPGRP signal others
+        },
+    )
 
 
-def _seccomp_in_namespaces() -> bytes:
-    """Compile the filter for a program that is alone in its pid namespace."""
+def _filter_in_namespace() -> bytes:
+    """Compile what is added for a program that is the first process of its own pid namespace."""
     suicide = [kernel.load_argument(1), (kernel.JUMP_EQUAL, 1, 0, signal.SIGKILL), _ALLOWED, kernel.load_argument(0)]
     for target in (1, 0, 0xFFFFFFFF):  # the kernel lets no first process kill itself: do it for it
         suicide += [(kernel.JUMP_EQUAL, 0, 1, target), (kernel.RETURN, 0, 0, kernel.KILL)]
-    clone = _unless(kernel.JUMP_ANY_BIT, kernel.CLONE_NEW_ANYTHING, argument=0)
-    return kernel.seccomp_filter(_NEVER, {**_EVERYWHERE, "clone": clone, "kill": [*suicide, _ALLOWED]})
-
-
-def _seccomp_alone(pid: int) -> bytes:
-    """Compile the filter for a program that shares its pid namespace: threads yes, processes and signals no."""
-    refused = dict.fromkeys(["fork", "vfork", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tkill"], kernel.EPERM)
-    refused |= {name: kernel.EPERM for name in kernel.SYSCALLS if name.startswith(("sched_", "setpriority", "ioprio"))}
-    threads = [kernel.load_argument(0), (kernel.JUMP_ANY_BIT, 0, 1, kernel.CLONE_THREAD), _ALLOWED, _REFUSED]
-    owner = _unless(kernel.JUMP_EQUAL, 8, 10, 15, argument=1)  # F_SETOWN, F_SETSIG, F_SETOWN_EX send signals to others
     conditions = {
+        "prctl": _unless(kernel.JUMP_EQUAL, kernel.PR_SET_PDEATHSIG, argument=0),  # it has to die with the zygote
+        "clone": _unless(kernel.JUMP_ANY_BIT, kernel.CLONE_NEW_ANYTHING, argument=0),
+        "kill": [*suicide, _ALLOWED],
+    }
+    return kernel.seccomp_filter({}, conditions)
+
+
+def _filter_among_others(pid: int) -> bytes:
+    """Compile what is added for a program that shares its pid namespace: threads yes, processes and signals no."""
+    threads = [kernel.load_argument(0), (kernel.JUMP_ANY_BIT, 0, 1, kernel.CLONE_THREAD), _ALLOWED, _REFUSED]
+    conditions = {
+        "prctl": _unless(kernel.JUMP_EQUAL, kernel.PR_SET_PDEATHSIG, argument=0),
         "clone": threads,
         "kill": _only_if(pid, argument=0),
         "tgkill": _only_if(pid, argument=0),
-        "fcntl": owner,
-        "ioctl": _unless(kernel.JUMP_EQUAL, 0x8901, 0x8902, argument=1),  # FIOSETOWN, SIOCSPGRP: the same
     }
-    return kernel.seccomp_filter(_NEVER | refused, {**_EVERYWHERE, **conditions})
+    return kernel.seccomp_filter(dict.fromkeys(kernel.REACHES_OTHERS, kernel.EPERM), conditions)
+
+
+if kernel.MACHINE is not None and sys.platform == "linux":
+    _FILTER_FOR_ALL, _FILTER_IN_NAMESPACE = _filter_for_all(), _filter_in_namespace()

@@ -10,8 +10,10 @@ import한 것은 이쪽의 진짜 모듈, (4) 나머지는 프로그램에게 �
 
 import ast
 import builtins
+import contextlib
 import functools
 import importlib
+import itertools
 import json
 import os
 import random
@@ -20,11 +22,14 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
+from typing import NamedTuple
 
-from . import wire, zygote
+from . import confinement, wire, zygote
 
 _TICK = 0.05
+_TICKS_PER_SECOND, _PAGE_BYTES = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 _EXCEPTIONS = {
     name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
 }
@@ -97,17 +102,32 @@ class Remote:
 class Process:
     """Hold one running program, and end it where it exceeds its limits."""
 
-    def __init__(self, judge, limits: dict, script: bool):
-        self.judge, self.limits = judge, limits
+    def __init__(self, judge, program: dict, stdin: bytes | None = None):
+        self.judge, self.limits = judge, program["limits"]
         self.channel, theirs = socket.socketpair()
-        wanted = {**limits, "script": script, "others": judge.others, "baseline_bytes": judge.baseline_bytes}
-        socket.send_fds(judge.zygote, [json.dumps(wanted).encode()], [theirs.fileno()])
+        self.files = [open_nameless_file() for _ in range(3)]
+        written = 0
+        while stdin and written < len(stdin):
+            written += os.pwrite(self.files[0], stdin[written:], written)
+        wanted = {**self.limits, **judge.circumstances, "script": stdin is not None}
+        socket.send_fds(judge.zygote, [json.dumps(wanted).encode()], [theirs.fileno(), *self.files])
         theirs.close()
         (self.pid,) = zygote.STARTED.unpack(judge.zygote.recv(zygote.STARTED.size))
         self.started = time.monotonic()
         self.ended = None
         self.clock = (~self.pid << 3) | 2  # the CPU clock of another process, as clock_getcpuclockid() makes it
         self.channel.setblocking(False)
+
+    def begin(self, source: str) -> None:
+        """Hand over the program, once it is known to be confined."""
+        self.send(wire.pack(source))
+        # Sent before any code of the program runs, so that nothing it does can look like a failure of ours.
+        if self.receive() != ["confined"]:
+            raise Settled("harness_error", "the program could not be confined")
+
+    def receive(self) -> object:
+        """Read one message of the program, None where it has ended."""
+        return wire.receive(self.read, self.limits["output_bytes"])
 
     def send(self, data: bytes) -> None:
         """Send to the program, however slowly it reads."""
@@ -161,17 +181,17 @@ class Process:
             raise Settled("timeout", f"used more than {limits['cpu_seconds']:g} s of CPU time")
         if (rest := self.started + limits["wall_seconds"] - time.monotonic()) <= 0:
             raise Settled("timeout", f"did not end within {limits['wall_seconds']:g} s")
-        if used > _TICK / 2:
+        if time.monotonic() - self.started > _TICK:
             if self.resident_bytes() > limits["memory_bytes"]:
                 raise Settled("memory", f"used more than {limits['memory_bytes'] >> 20} MiB of memory")
             self.check_output()
-            if self.judge.rung.used_bytes() > self.judge.directory_bytes:
+            if self.judge.rung.used_bytes() > confinement.DIRECTORY_BYTES:
                 raise Settled("output", "filled its directory")
         return min(_TICK, left, rest)
 
     def check_output(self) -> None:
         """Settle where the program has printed too much."""
-        if max(os.fstat(descriptor).st_size for descriptor in self.judge.files[1:]) > self.limits["output_bytes"]:
+        if max(os.fstat(descriptor).st_size for descriptor in self.files[1:]) > self.limits["output_bytes"]:
             raise Settled("output", f"printed more than {self.limits['output_bytes'] >> 10} KiB")
 
     def seconds(self) -> float:
@@ -179,14 +199,18 @@ class Process:
         if self.ended is not None:
             return self.ended[1]
         try:
-            own = time.clock_gettime(self.clock)
-        except OSError:
-            own = time.monotonic() - self.started if sys.platform != "linux" else 0.0
-        return own + sum(float(self.stat(pid, 13)) + float(self.stat(pid, 14)) for pid in self.descendants()) / 100
+            used = time.clock_gettime(self.clock)
+        except OSError:  # it has just ended, or this is no Linux: the hard limit of the process remains
+            used = 0.0
+        if time.monotonic() - self.started > _TICK:
+            used += sum(map(int, self.stat(self.pid, 16, 17))) / _TICKS_PER_SECOND  # of children already gone
+            for pid in self.descendants():
+                used += sum(map(int, self.stat(pid, 14, 15, 16, 17))) / _TICKS_PER_SECOND
+        return used
 
     def resident_bytes(self) -> int:
         """Return the memory of the program and its descendants."""
-        return sum(int(self.stat(pid, 23)) for pid in [self.pid, *self.descendants()]) * 4096
+        return sum(int(*self.stat(pid, 24)) for pid in [self.pid, *self.descendants()]) * _PAGE_BYTES
 
     def descendants(self) -> list[int]:
         """List the processes below the program."""
@@ -201,12 +225,13 @@ class Process:
             found += new
         return found
 
-    def stat(self, pid: int, field: int) -> str:
-        """Read one field of /proc/PID/stat, "0" where the process is gone."""
+    def stat(self, pid: int, *fields: int) -> list[str]:
+        """Read fields of /proc/PID/stat, counted as proc(5) does; zeros where the process is gone."""
         try:
-            return self.judge.read_proc(f"{pid}/stat").rpartition(")")[2].split()[field - 2]
+            values = self.judge.read_proc(f"{pid}/stat").rpartition(")")[2].split()
+            return [values[field - 3] for field in fields]
         except (OSError, IndexError):
-            return "0"
+            return ["0"] * len(fields)
 
     def collect(self) -> None:
         """Take the report about the end of the program, which comes after everything of it is gone."""
@@ -224,6 +249,9 @@ class Process:
             self.judge.rung.kill(self.pid)
             self.collect()
         self.channel.close()
+        for descriptor in self.files:
+            os.close(descriptor)
+        self.judge.rung.clean()
 
     def why_it_ended(self, when: str) -> Settled:
         """Say how the program came to its own end."""
@@ -235,8 +263,6 @@ class Process:
             if number == signal.SIGXFSZ:
                 return Settled("output", "wrote too much")
             return Settled("crashed", f"killed by {signal.Signals(number).name} {when}")
-        if os.WEXITSTATUS(status) == 125:
-            return Settled("crashed", f"ended {when}")
         return Settled("crashed", f"exited with code {os.WEXITSTATUS(status)} {when}")
 
 
@@ -290,15 +316,15 @@ class Session:
                 self.process.send(wire.pack(["result", self.run_callback(*rest)]))
             else:
                 break
-        return self.interpret(kind, rest)
+        return self.interpret(kind, *rest)
 
     def receive(self) -> list:
         """Read one message of the program; whatever is no message settles the verdict."""
-        limit = self.process.limits["output_bytes"]
         try:
-            message = wire.receive(self.process.read, limit)
-        except wire.TooLongError:
-            raise Settled("output", f"returned more than {limit >> 10} KiB") from None
+            message = self.process.receive()
+        except wire.TooLongError as error:
+            limit = self.process.limits["output_bytes"]
+            raise Settled("output", f"returned {error} bytes, more than {limit >> 10} KiB") from None
         except (ValueError, RecursionError):
             raise Settled("error", "answered with something that is no value") from None
         if message is None:
@@ -307,7 +333,7 @@ class Session:
             raise Settled("error", "answered with something that is no value")
         return message
 
-    def interpret(self, kind, rest):
+    def interpret(self, kind, *rest):
         """Turn an answer into a value, or raise what it reports."""
         try:
             if kind == "value":
@@ -328,27 +354,28 @@ class Session:
 
     def run_callback(self, number, arguments):
         """Run a function of the tests on values of the program."""
-        _, (values, _) = None, self.interpret("value", [arguments, None])
+        values, _ = self.interpret("value", arguments, None)
         return wire.encode(self.functions[number](*values), self.export)
 
 
 class Names(dict):
     """Find the names that the tests use; see the order at the top of this file."""
 
-    def __init__(self, session: Session, program: dict, called: frozenset):
+    def __init__(self, session: Session, program: dict, uses: "Uses"):
         super().__init__(__name__="tests")
-        self.session, self.program = session, program
+        self.session, self.program, self.uses = session, program, uses
         self.entry_point = program["entry_point"]
-        self.only_builtins = self.entry_point is None and all(hasattr(builtins, name) for name in called)
+        self.only_builtins = self.entry_point is None and all(hasattr(builtins, name) for name in uses.called)
 
     def __missing__(self, name):
         if name.startswith("__") and name.endswith("__"):
             raise KeyError(name)
         if hasattr(builtins, name) and name != self.entry_point and not self.only_builtins:
             raise KeyError(name)
-        if name != self.entry_point and (found := _import_of(name, self.program["source"])) is not None:
-            self[name] = found
-            return found
+        if name in self.uses.tools and name != self.entry_point:
+            if (found := _import_of(name, self.program["source"])) is not None:
+                self[name] = found
+                return found
         try:
             value = self.session.request("name", name)
         except NameError:
@@ -379,22 +406,45 @@ def _import_of(name: str, source: str):
     return None
 
 
+class Uses(NamedTuple):
+    """Say how tests use the names that they find outside.
+
+    Attributes:
+        called: 부르는 이름.
+        tools: 시험의 도구로 쓰는 이름: `math.isclose`의 math, `isclose(f(x), 1.0)`의 isclose처럼 점 앞에 있거나
+            다른 함수의 결과를 받는 것. 이런 이름만 진짜 표준 라이브러리에서 찾는다: `gcd(4, 6)`의 gcd는 시험받는
+            함수이므로, 프로그램이 gcd를 import하고 나서 새로 정의했을 수 있다.
+    """
+
+    called: frozenset
+    tools: frozenset
+
+
 @functools.lru_cache(maxsize=1024)
-def _compile_tests(text: str):
-    """Compile tests and name what they call; samples of one problem share the work."""
-    tree = ast.parse(text, "<tests>")
-    called = frozenset(
-        node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    )
-    return compile(tree, "<tests>", "exec", dont_inherit=True), called
+def _compile_tests(texts: tuple[str, ...]) -> tuple[list, Uses]:
+    """Compile tests and see how they use names; samples of one problem share the work."""
+    trees = [ast.parse(text, "<tests>") for text in texts]
+    called, tools = set(), set()
+    for node in itertools.chain.from_iterable(map(ast.walk, trees)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            tools.add(node.value.id)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            called.add(node.func.id)
+            inner = [part for argument in node.args for part in ast.walk(argument) if isinstance(part, ast.Call)]
+            if any(isinstance(part.func, ast.Name) and not hasattr(builtins, part.func.id) for part in inner):
+                tools.add(node.func.id)
+    codes = [compile(tree, "<tests>", "exec", dont_inherit=True) for tree in trees]
+    return codes, Uses(frozenset(called), frozenset(tools))
 
 
 class Judge:
     """Judge one program after the other."""
 
-    def __init__(self, parent, zygote_channel, rung, files, proc, others, baseline_bytes, directory_bytes):
-        self.parent, self.zygote, self.rung, self.files, self.proc = parent, zygote_channel, rung, files, proc
-        self.others, self.baseline_bytes, self.directory_bytes = others, baseline_bytes, directory_bytes
+    def __init__(
+        self, parent: socket.socket, zygote_channel: socket.socket, rung, proc: int | None, circumstances: dict
+    ):
+        self.parent, self.zygote, self.rung, self.proc = parent, zygote_channel, rung, proc
+        self.circumstances = circumstances
         signal.signal(signal.SIGALRM, self.interrupt_tests)
 
     def serve(self) -> None:
@@ -412,66 +462,58 @@ class Judge:
             return settled.status, self.spent, settled.message
         return "passed", self.spent, ""
 
-    def start(self, program: dict, script: bool, stdin: bytes = b"") -> Process:
-        """Start a program with fresh standard files."""
-        for descriptor in self.files:
-            os.ftruncate(descriptor, 0)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-        written = 0
-        while written < len(stdin):
-            written += os.pwrite(self.files[0], stdin[written:], written)
-        process = Process(self, program["limits"], script)
-        return process
-
     def judge_tests(self, program: dict) -> None:
         """Run the setup and the tests here against the functions there; raise Settled unless all is well."""
         try:
-            parts = [_compile_tests(text) for text in (program["setup"], *program["tests"])]
+            codes, uses = _compile_tests((program["setup"], *program["tests"]))
         except (SyntaxError, ValueError) as error:
             raise Settled("harness_error", f"the tests are no Python ({type(error).__name__})") from None
-        process = self.start(program, script=False)
-        session = Session(process)
-        names = Names(session, program, frozenset().union(*(called for _, called in parts)))
-        random.seed(0)
-        place = "while it was loaded"
-        signal.setitimer(signal.ITIMER_REAL, program["limits"]["wall_seconds"] + 1)
-        try:
-            process.send(wire.pack(program["source"]))
-            session.interpret(*(lambda kind, *rest: (kind, rest))(*session.receive()))
-            for count, (code, _) in enumerate(parts):
-                place = f"in test {count} of {len(parts) - 1}" if count else "in the setup"
-                exec(code, names)
-                if count == 0:
-                    names.pop(program["entry_point"], None)
+        with self.running(program) as process:
+            session = Session(process)
+            names = Names(session, program, uses)
+            random.seed(0)  # the same program gets the same verdict each time
+            place = "while it was loaded"
+            signal.setitimer(signal.ITIMER_REAL, program["limits"]["wall_seconds"] + 1)
+            try:
+                session.interpret(*session.receive())
+                for count, code in enumerate(codes):
+                    place = f"in test {count} of {len(codes) - 1}" if count else "in the setup"
+                    exec(code, names)
+                    if count == 0:
+                        names.pop(program["entry_point"], None)
+            except Settled:
+                raise
+            except BaseException as error:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                process.check_output()
+                raise _explain(error, session.error, place) from None
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
             process.check_output()
-        except Settled:
-            raise
-        except BaseException as error:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            process.check_output()
-            raise _explain(error, session.error, place) from None
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            process.end()
-            self.spent += process.seconds()
 
     def judge_stdio(self, program: dict) -> None:
         """Run the program once per test with real standard input and output; raise Settled at the first failure."""
         total = len(program["stdio"])
         for count, (stdin, expected) in enumerate(program["stdio"], 1):
             place = f"in test {count} of {total}"
-            process = self.start(program, script=True, stdin=stdin.encode("utf-8", "surrogateescape"))
-            try:
-                process.send(wire.pack(program["source"]))
+            with self.running(program, stdin.encode("utf-8", "surrogateescape")) as process:
                 while process.ended is None:
                     process.wait(0)
                 self.check_end(process, place)
-            finally:
-                process.end()
-                self.spent += process.seconds()
-            printed = os.pread(self.files[1], program["limits"]["output_bytes"] + 1, 0)
+                printed = os.pread(process.files[1], program["limits"]["output_bytes"] + 1, 0)
             if not outputs_match(printed, expected.encode("utf-8", "surrogateescape")):
                 raise Settled("wrong", f"printed something else {place}")
+
+    @contextlib.contextmanager
+    def running(self, program: dict, stdin: bytes | None = None):
+        """Start a program, and whatever happens end it and count the time it took."""
+        process = Process(self, program, stdin)
+        try:
+            process.begin(program["source"])
+            yield process
+        finally:
+            process.end()
+            self.spent += process.seconds()
 
     def check_end(self, process: Process, place: str) -> None:
         """Settle where a script did not end well."""
@@ -484,7 +526,7 @@ class Judge:
         if status:
             session = Session(process)
             try:
-                session.interpret(*(lambda kind, *rest: (kind, rest))(*session.receive()))
+                session.interpret(*session.receive())
             except Settled as settled:
                 if settled.status != "crashed":
                     raise Settled(settled.status, f"{settled.message} {place}") from None
@@ -510,6 +552,15 @@ class Judge:
         """End this worker because nobody waits for its verdicts: the kernel ends zygote and program with it."""
         self.rung.leave()
         os._exit(0)
+
+
+def open_nameless_file() -> int:
+    """Open a file that exists in memory only, or at least under no name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("sandbox")
+    descriptor, path = tempfile.mkstemp()
+    os.unlink(path)
+    return descriptor
 
 
 def _explain(error: BaseException, remote_error: BaseException | None, place: str) -> Settled:

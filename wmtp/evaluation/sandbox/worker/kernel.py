@@ -28,7 +28,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 
 #: name: (x86_64, aarch64); None where the architecture has no such call.
 SYSCALLS = {
@@ -138,13 +138,20 @@ SYSCALLS = {
     "msgctl": (71, 187),
     "mq_open": (240, 180),
 }
+#: What no program that is judged has any business with, nor the zygote.
+NEVER_NEEDED = tuple(SYSCALLS)[tuple(SYSCALLS).index("ptrace") :]
+#: What would reach processes of others where they are in sight.
+REACHES_OTHERS = (
+    *("fork", "vfork", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "setpriority", "ioprio_set"),
+    *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"),
+)
 #: Calls newer than this are unknown to us and so refused with ENOSYS, which every libc expects from an old kernel.
 LAST_KNOWN_SYSCALL = 462
 
 MACHINE = {"x86_64": 0, "aarch64": 1}.get(platform.machine())
 AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 
-# PyDLL keeps the GIL: between clone and the interpreter's own after-fork work no other Python code may run.
+# PyDLL keeps the GIL: nothing of the interpreter may be in motion when clone copies it.
 libc = ctypes.PyDLL(None, use_errno=True)
 
 
@@ -165,15 +172,13 @@ def checked(result: int, name: str) -> int:
 
 
 def clone(flags: int) -> int:
-    """Fork like os.fork(), into the new namespaces that `flags` ask for."""
-    api = ctypes.pythonapi
-    api.PyOS_BeforeFork()
-    pid = libc.syscall(SYSCALLS["clone"][MACHINE], ctypes.c_long(flags | signal.SIGCHLD), *[ctypes.c_long(0)] * 4)
-    if pid == 0:
-        api.PyOS_AfterFork_Child()
-        return 0
-    api.PyOS_AfterFork_Parent()
-    return checked(pid, "clone")
+    """Fork into the new namespaces that `flags` ask for.
+
+    os.fork()가 자식에서 하는 일(다른 스레드의 잠금을 되돌리는 것)은 하지 않는다: zygote에는 스레드가 하나뿐이라
+    되돌릴 것이 없고, 그 일이 건드리는 메모리 200쪽의 복사가 fork 자체보다 비싸다.
+    """
+    number = SYSCALLS["clone"][MACHINE]
+    return checked(libc.syscall(number, ctypes.c_long(flags | signal.SIGCHLD), *[ctypes.c_long(0)] * 4), "clone")
 
 
 def prctl(option: int, value: int = 0) -> None:
@@ -205,10 +210,7 @@ def pivot_root_here() -> None:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, also those that a later exec could bring back."""
-    for capability in range(64):
-        if libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), *[ctypes.c_ulong(0)] * 3) == -1:
-            break  # the first unknown number, or no right to drop (then none to gain either)
+    """Give up every capability; no_new_privs and the ban on exec keep them from coming back."""
     header, empty = struct.pack("<Ii", 0x20080522, 0), bytes(24)
     syscall("capset", *[ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value for data in (header, empty)])
 

@@ -9,6 +9,7 @@
 """
 
 import atexit
+import errno
 import operator
 import os
 import resource
@@ -36,11 +37,29 @@ OPERATIONS = {
 _MUTABLE = (list, dict, set, bytearray)
 
 
+CHANNEL = 3
+
+
+def _read(count: int) -> bytes:
+    """Read from the judge."""
+    return os.read(CHANNEL, count)
+
+
+def _write(data: bytes) -> None:
+    """Write all to the judge."""
+    while data:
+        data = data[os.write(CHANNEL, data) :]
+
+
+def send(message: list) -> None:
+    """Send one message to the judge."""
+    _write(wire.pack(message))
+
+
 class _Answering:
     """Serve requests about one executed program."""
 
-    def __init__(self, channel):
-        self.channel = channel
+    def __init__(self):
         self.objects = []
         self.numbers = {}
 
@@ -61,15 +80,15 @@ class _Answering:
 
     def call_back(self, number, arguments):
         """Let the tests run a function that they passed to the program."""
-        self.channel.sendall(wire.pack(["callback", number, wire.encode(list(arguments), self.export)]))
+        send(["callback", number, wire.encode(list(arguments), self.export)])
         return wire.decode(self.answer_until("result"), self.resolve)
 
     def answer_until(self, last):
         """Answer requests until a message of kind `last` comes; return its content."""
-        while (message := wire.receive(self.channel.recv)) is not None:
+        while (message := wire.receive(_read)) is not None:
             if message[0] == last:
                 return message[1]
-            self.channel.sendall(self.answer(*message))
+            _write(self.answer(*message))
         os._exit(0)
 
     def answer(self, operation, content):
@@ -92,7 +111,8 @@ class _Answering:
 
 def describe(error: BaseException) -> list:
     """Report an exception as the names of its classes, a text and a line."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        error = MemoryError()
         resource.setrlimit(resource.RLIMIT_AS, (resource.getrlimit(resource.RLIMIT_AS)[1],) * 2)  # room to say so
     try:
         text = str(error)[:1000]
@@ -101,24 +121,24 @@ def describe(error: BaseException) -> list:
     return ["raise", [kind.__name__ for kind in type(error).__mro__[:-1]], text]
 
 
-def answer_for_program(channel) -> None:
+def answer_for_program() -> None:
     """Execute a program as a module and answer requests about it, for as long as they come."""
-    source = wire.receive(channel.recv)
-    answering = _Answering(channel)
+    source = wire.receive(_read)
+    answering = _Answering()
     module = types.ModuleType("program")
     sys.modules["program"] = module
     answering.namespace = vars(module)
     try:
         exec(compile(source, "<program>", "exec", dont_inherit=True), answering.namespace)
-        channel.sendall(wire.pack(["value", None, None]))
+        send(["value", None, None])
     except BaseException as error:
-        channel.sendall(wire.pack(describe(error)))
+        send(describe(error))
     answering.answer_until(None)
 
 
-def run_as_script(channel) -> None:
+def run_as_script() -> None:
     """Execute a program as `python program.py` would, with real descriptors 0, 1 and 2."""
-    source = wire.receive(channel.recv)
+    source = wire.receive(_read)
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     sys.argv = ["program.py"]
@@ -129,13 +149,21 @@ def run_as_script(channel) -> None:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except BaseException as error:
         code = 1
-        channel.sendall(wire.pack(describe(error)))
-    threading._shutdown()  # what the interpreter does at its end: wait for threads, run atexit, flush
-    atexit._run_exitfuncs()
+        send(describe(error))
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _finish(module)
     except BaseException as error:
         code = code or 1
-        channel.sendall(wire.pack(describe(error)))
+        send(describe(error))
     os._exit(code & 0xFF)
+
+
+def _finish(module) -> None:
+    """Do what the interpreter does at its end, short of taking itself apart."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    own = [sys.stdout, sys.stderr]
+    vars(module).clear()  # the last reference to a file writes what is left in it
+    for stream in (*own, sys.__stdout__, sys.__stderr__):
+        if stream is not None and not getattr(stream, "closed", False):
+            stream.flush()

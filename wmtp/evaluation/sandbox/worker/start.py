@@ -7,32 +7,33 @@
 import builtins
 import importlib
 import os
+import resource
 import signal
 import socket
 import sys
-import tempfile
 
 from . import confinement, judge, kernel, wire, zygote
+
+_JUDGE_BYTES = 2 << 30
 
 
 def main(name: str, parent: socket.socket) -> None:
     """Run one worker of the given rung."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other side, which then ends this one
     builtins.exit = builtins.quit = sys.exit  # the site module, which is not loaded here, would define them
     for module in zygote.PRELOADED:
         importlib.import_module(module)
-    files = [_open_memory_file() for _ in range(3)]
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY) if os.path.exists("/proc/self/stat") else None
-    baseline_bytes = _virtual_bytes()
     rung = confinement.RUNGS[name]()
+    circumstances = {"baseline_bytes": _virtual_bytes(), "others": confinement.other_processes()}
     try:
-        others = confinement.other_processes() if proc is not None else 2
         rung.enter(proc)
     except OSError as error:
         parent.sendall(wire.pack(["failed", f"{name}: {error.strerror}", ""]))
         return
     ours, theirs = socket.socketpair()
     judge_pid = os.getpid()
+    if sys.platform == "linux":
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no program may look into judge or zygote
     if os.fork() == 0:
         ours.close()
         parent.close()
@@ -42,25 +43,16 @@ def main(name: str, parent: socket.socket) -> None:
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != judge_pid:
                 os._exit(0)
-        zygote.serve(theirs, rung, files)
+        zygote.serve(theirs, rung)
         os._exit(0)
     theirs.close()
     if sys.platform == "linux":
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # nobody may look into the process that holds the tests
+        resource.setrlimit(resource.RLIMIT_AS, (_JUDGE_BYTES, _JUDGE_BYTES))  # tests can be fed with hostile values
     parent.sendall(wire.pack(["ready", rung.name, rung.directory]))
-    directory_bytes = confinement._DIRECTORY_BYTES
-    judging = judge.Judge(parent, ours, rung, files, proc, others, baseline_bytes, directory_bytes)
-    judging.serve()
+    judge.Judge(parent, ours, rung, proc, circumstances).serve()
+    ours.close()
+    os.wait()  # for the zygote, so that its CPU time is counted and no zombie stays
     rung.leave()
-
-
-def _open_memory_file() -> int:
-    """Open a file that exists in memory only, or at least under no name."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("sandbox")
-    descriptor, path = tempfile.mkstemp()
-    os.unlink(path)
-    return descriptor
 
 
 def _virtual_bytes() -> int:

@@ -1,8 +1,9 @@
 """Carry plain values between processes that do not trust each other.
 
-[연구 맥락] 프로그램이 돌려준 값을 pickle로 받으면 그 순간 프로그램의 코드가 우리 프로세스에서 실행된다. 모든 것과 같다고
-답하는 `__eq__`도 객체째 받으면 시험을 통과한다. 그래서 평범한 값만, 값의 내용만 건넌다: 하위 클래스는 벗겨지고
-(`class Evil(int)`은 그냥 int가 된다), 나머지 객체는 상대편에 두고 번호만 건넨다.
+[연구 맥락] 프로그램이 돌려준 값을 pickle로 받으면 그 순간 프로그램의 코드가 우리 프로세스에서 실행된다.
+모든 것과 같다고 답하는 `__eq__`도 객체째 받으면 시험을 통과한다. 그래서 평범한 값만,
+값의 내용만 건넌다: 하위 클래스는 벗겨지고 (`class Evil(int)`은 그냥 int가 된다), 나머지 객체는
+상대편에 두고 번호만 건넨다.
 [동작] 메시지 = 길이 4바이트 + JSON. JSON에 없는 종류는 {"꼬리표": 내용}으로 적는다.
 """
 
@@ -131,6 +132,8 @@ def receive(read, most: int = (1 << 32) - 1):
     (length,) = struct.unpack("<I", head)
     if length > most:
         raise TooLongError(length)
+    if length == 0:
+        raise ValueError("an empty message")
     if (body := _exactly(read, length)) is None:
         return None
     return json.loads(body)
