@@ -363,7 +363,12 @@ class Storage:
         self._found: dict[Path, Path] = {}  # one version for the life of a process
 
     def find_data(
-        self, name: str, path: str | os.PathLike | None, patterns: Sequence[str], several: bool = False, hub: str = ""
+        self,
+        name: str,
+        path: str | os.PathLike | None,
+        patterns: Sequence[str],
+        several: bool = False,
+        hub: Sequence[str] = (),
     ) -> list[Path]:
         """Find the files of a data set, or say every place that was tried.
 
@@ -374,7 +379,7 @@ class Storage:
             path: 사용자가 준 파일, 폴더, 또는 s3:// 주소. None이면 정해진 순서대로.
             patterns: 파일 이름들 (`choose` 참고).
             several: 맞는 파일을 모두 쓸지.
-            hub: Hub의 데이터셋 저장소.
+            hub: Hub의 데이터셋 저장소와, 그 안에서 원하는 파일 이름들.
 
         Raises:
             DataNotFoundError: 어느 곳에도 없을 때.
@@ -387,7 +392,10 @@ class Storage:
             root = os.environ.get("WMTP_DATA")
             folders = [*([Path(root).expanduser() / name] if root else []), self.cache / "data" / name]
             tried = [f"in $WMTP_DATA/{name}" + ("" if root else " (not set)")]
-            places = [*self._s3(name, patterns, several), HubPlace(hub, "dataset", patterns, several, self.accepted)]
+            places = [
+                *self._s3(name, patterns, several),
+                HubPlace(hub[0], "dataset", tuple(hub[1:]), True, self.accepted),
+            ]
         elif is_s3(path):
             places = [self._s3_url(path, patterns, several)]
         else:

@@ -5,8 +5,7 @@
 [동작] 출처(source)는 `name`, `licence`, `problems(split)`을 가진 객체다.
     split은 train, validation, test, prompt 중 하나, 또는 모든 줄을 뜻하는 all.
     줄바꿈은 LF로 통일하고 탭은 그대로 둔다 (MBPP 정답 129개가 탭을 쓴다).
-[디버깅] 경로를 주지 않으면 `$WMTP_DATA/<출처>`와 `~/.cache/wmtp/data/<출처>`를 차례로 찾는다.
-    오류 문장에 찾아본 곳이 모두 나온다.
+[디버깅] 경로를 주지 않으면 로컬 → 캐시 → S3 → Hub에서 찾는다 (`wmtp.storage`). 오류 문장에 찾아본 곳이 모두 나온다.
 """
 
 import ast
@@ -15,13 +14,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wmtp.data.problem import Problem
-from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError
+from wmtp.errors import ConfigError, DataFormatError
+from wmtp.storage import in_use
 
 SPLITS = ("train", "validation", "test", "prompt")
 PYTHON3 = 3  # the language number in CodeContests
@@ -60,7 +60,7 @@ class Source:
             raise ConfigError(f"split = {split}: {self.name} has {', '.join(self.splits)}; or take every row with all.")
         first_seen: dict[str, str] = {}
         chosen = []
-        for row in self.rows():
+        for row in self.rows(split):
             problem = self.parse(row)
             if problem.task_id in first_seen:
                 raise DataFormatError(
@@ -72,8 +72,8 @@ class Source:
                 chosen.append(problem)
         return chosen
 
-    def rows(self) -> Iterator["Row"]:
-        """Yield the rows of the data set's files."""
+    def rows(self, split: str) -> Iterator["Row"]:
+        """Yield the rows of the data set's files, at least those of the split."""
         raise NotImplementedError
 
     def parse(self, row: "Row") -> Problem:
@@ -88,7 +88,7 @@ class Mbpp(Source):
     `test_setup_code`와 sanitized의 `test_imports`는 정답 뒤, 테스트 앞에서 도는 `setup`이 된다.
 
     Args:
-        path: 파일 또는 폴더. 없으면 기본 장소를 찾는다.
+        path: 파일, 폴더 또는 s3:// 주소. 없으면 기본 장소를 찾는다.
         sanitized: 폴더에서 어느 파일을 읽을지.
         challenge_tests: 11개 문제에 있는 `challenge_test_list`도 쓸지.
     """
@@ -101,9 +101,11 @@ class Mbpp(Source):
         self.sanitized = sanitized
         self.challenge_tests = challenge_tests
 
-    def rows(self) -> Iterator["Row"]:
-        (file,) = find_files(self.name, self.path, "sanitized-mbpp.json" if self.sanitized else "mbpp.jsonl")
-        return read_json_array(file) if file.suffix == ".json" else read_jsonl(file)
+    def rows(self, split: str) -> Iterator["Row"]:
+        parquet = "sanitized/*.parquet" if self.sanitized else "full/*.parquet"
+        patterns = ("sanitized-mbpp.json" if self.sanitized else "mbpp.jsonl", parquet)
+        hub = ("google-research-datasets/mbpp", parquet)
+        return read_rows(in_use().find_data(self.name, self.path, patterns, hub=hub))
 
     def parse(self, row: "Row") -> Problem:
         number = row.get("task_id", int)
@@ -135,7 +137,7 @@ class HumanEval(Source):
     테스트가 부르는 보조 함수(32, 38, 50번)는 프로그램의 것이 아니라 프롬프트의 것을 쓴다 (`setup`).
 
     Args:
-        path: 파일 또는 폴더. 없으면 기본 장소를 찾는다.
+        path: 파일, 폴더 또는 s3:// 주소. 없으면 기본 장소를 찾는다.
     """
 
     name = "humaneval"
@@ -145,9 +147,10 @@ class HumanEval(Source):
     def __init__(self, path: str | os.PathLike | None = None):
         self.path = path
 
-    def rows(self) -> Iterator["Row"]:
-        (file,) = find_files(self.name, self.path, "HumanEval.jsonl", "HumanEval.jsonl.gz")
-        return read_jsonl(file)
+    def rows(self, split: str) -> Iterator["Row"]:
+        parquet = "openai_humaneval/*.parquet"
+        patterns = ("HumanEval.jsonl", "HumanEval.jsonl.gz", parquet)
+        return read_rows(in_use().find_data(self.name, self.path, patterns, hub=("openai/openai_humaneval", parquet)))
 
     def parse(self, row: "Row") -> Problem:
         prompt = row.text("prompt")
@@ -175,7 +178,8 @@ class CodeContests(Source):
     1과 2는 test, 나머지는 train. 그래서 줄을 더하거나 빼도 다른 문제의 분할은 바뀌지 않는다.
 
     Args:
-        path: 파일, 또는 `train*.jsonl`, `valid*.jsonl`, `test*.jsonl`(.gz도 됨)이 있는 폴더. 없으면 기본 장소를 찾는다.
+        path: 파일, s3:// 주소, 또는 `train*`, `valid*`, `test*`(.jsonl, .jsonl.gz, .parquet)가 있는 폴더.
+            없으면 기본 장소를 찾는다.
     """
 
     name = "codecontests"
@@ -185,10 +189,16 @@ class CodeContests(Source):
     def __init__(self, path: str | os.PathLike | None = None):
         self.path = path
 
-    def rows(self) -> Iterator["Row"]:
-        patterns = [f"{split}*.jsonl{gz}" for split in ("train", "valid", "test") for gz in ("", ".gz")]
-        for file in find_files(self.name, self.path, *patterns, several=True):
-            yield from read_jsonl(file)
+    def rows(self, split: str) -> Iterator["Row"]:
+        names = {"train": "train", "validation": "valid", "test": "test"}
+        endings = ("*.jsonl", "*.jsonl.gz", "*.parquet")
+        patterns = [
+            *(f"{name}{ending}" for name in names.values() for ending in endings),
+            *(f"data/{name}-*.parquet" for name in names.values()),
+        ]
+        # On the Hub the training split is gigabytes in 39 files, and the others are one small file each.
+        hub = ("deepmind/code_contests", f"data/{names.get(split, '*')}-*.parquet")
+        return read_rows(in_use().find_data(self.name, self.path, patterns, several=True, hub=hub))
 
     def parse(self, row: "Row") -> Problem:
         name = row.text("name")
@@ -264,36 +274,11 @@ class Row:
         return tuple(map(_lf, values))
 
 
-def find_files(name: str, path: str | os.PathLike | None, *patterns: str, several: bool = False) -> list[Path]:
-    """Find the files of a data set, or say every place that was tried.
-
-    Args:
-        name: 출처의 이름.
-        path: 사용자가 준 파일이나 폴더. None이면 기본 장소.
-        patterns: 폴더에서 찾을 파일 이름. 앞의 것이 먼저다.
-        several: 맞는 파일을 모두 쓸지, 처음 하나만 쓸지.
-
-    Raises:
-        DataNotFoundError: 어느 곳에도 없을 때.
-    """
-    if path is not None:
-        places = [Path(path).expanduser()]
-        tried = [f"path={path}"]
-    else:
-        roots = [*filter(None, [os.environ.get("WMTP_DATA")]), "~/.cache/wmtp/data"]
-        places = [Path(root).expanduser() / name for root in roots]
-        tried = [f"{root}/{name}" for root in roots]
-    for place in places:
-        if place.is_file():
-            return [place]
-        files = [file for pattern in patterns for file in sorted(place.glob(pattern))]
-        if files:
-            return files if several else files[:1]
-    wanted = " or ".join(patterns)
-    raise DataNotFoundError(
-        f"{name}: no {wanted} in {', '.join(tried)}. Put the file there, or set data.path (training) or "
-        "benchmark.path (evaluation). The format is described in docs/data.md."
-    )
+def read_rows(files: Iterable[Path]) -> Iterator[Row]:
+    """Yield the rows of files, each in the format that its name says."""
+    readers = {".json": read_json_array, ".parquet": read_parquet}
+    for file in files:
+        yield from readers.get(file.suffix, read_jsonl)(file)
 
 
 def read_jsonl(file: Path) -> Iterator[Row]:
@@ -323,6 +308,20 @@ def read_json_array(file: Path) -> Iterator[Row]:
         if not isinstance(value, dict):
             raise DataFormatError(f"{file}: row {number} must be an object, not {type(value).__name__}.")
         yield Row(file, number, value)
+
+
+def read_parquet(file: Path) -> Iterator[Row]:
+    """Yield the rows of a Parquet file, a few at a time; the line counted is the row's place in the file."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(file) as opened:
+            values = (row for batch in opened.iter_batches(batch_size=16) for row in batch.to_pylist())
+            for number, row in enumerate(values, start=1):
+                yield Row(file, number, row)
+    except ArrowException as error:
+        raise DataFormatError(f"{file}:1: not a whole Parquet file ({error}). Copy the file again.") from error
 
 
 def _json_object(raw: bytes, where: str) -> dict[str, Any]:
@@ -363,7 +362,9 @@ def _called_function(test: str, code: str) -> str | None:
 
 
 def _codecontests_split(name: str, row: Row) -> str:
-    official = re.fullmatch(r"(train|valid|validation|test)(-\d+-of-\d+)?\.jsonl(\.gz)?", row.file.name)
+    official = re.fullmatch(
+        r"(train|valid|validation|test)(-\d+-of-\d+(-[0-9a-f]+)?)?\.(jsonl(\.gz)?|parquet)", row.file.name
+    )
     split = row.text("split", default=official[1] if official else "")
     split = "validation" if split == "valid" else split
     if not split:

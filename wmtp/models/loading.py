@@ -1,6 +1,6 @@
 """Load models and tokenizers from a folder, safely and with all heads.
 
-[동작] 경로는 폴더이거나 `asset:이름`(패키지에 든 자산). 가중치는 safetensors만 읽는다.
+[동작] 경로는 폴더, s3:// 주소, Hub의 이름, 또는 `asset:이름`(패키지에 든 자산). 가중치는 safetensors만 읽는다.
     heads_init: saved  저장된 헤드를 쓴다 (없으면 오류)
                 copy   마지막 층을 복사한다
                 random 새로 시작한다
@@ -19,17 +19,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, TokenizerMismatchError
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin
+from wmtp.storage import in_use
 
 
 def find_model(path: str, key: str = "model.path") -> Path:
-    """Find a model's folder: a local path, or `asset:name` for one that ships with wmtp."""
+    """Find a model's folder: `asset:name` for one that ships with wmtp, else wherever `wmtp.storage` finds it."""
     scheme, _, name = str(path).partition("asset:")
-    folder = Path(str(resources.files("wmtp") / "assets" / name)) if not scheme and name else Path(path).expanduser()
-    if not (folder / "config.json").is_file():
-        raise DataNotFoundError(
-            f"{key} = {path}: no config.json in {folder}. Give a folder that save_pretrained wrote, or asset:tiny-base."
-        )
-    return folder
+    return in_use().find_model(str(resources.files("wmtp") / "assets" / name) if not scheme and name else path, key)
 
 
 def mtp_class(config: Any) -> type[MTPMixin]:
