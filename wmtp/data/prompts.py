@@ -44,20 +44,12 @@ class Prompt:
         return _first_solution(problem).rstrip() + "\n"
 
     def program(self, problem: Problem, completion: str) -> str:
-        """Build the program to judge from a completion that `cut` has been applied to."""
-        return completion
+        """Build the program to judge from a completion.
 
-    def cut(self, text: str) -> str:
-        """Drop everything from the first stop sequence on.
-
-        [동작] 생성한 글에만 쓴다. 다른 곳에서 만든 samples 파일은 자르지 않고 그대로 채점한다:
+        [동작] 정지 문자열에서 자르는 일은 생성(generation.py)이 한다. 다른 곳에서 만든 samples 파일은 자르지 않는다:
         이미 다듬은 프로그램을 한 번 더 자르면 맞은 것이 틀릴 수 있다 (MBPP 342의 정답에는 `\\nclass`가 있다).
-
-        Example:
-            >>> BigcodeMbpp0Shot().cut("def f():\\n    return 1\\nprint(f())")
-            'def f():\\n    return 1'
         """
-        return text[: min((at for at in map(text.find, self.stop) if at >= 0), default=len(text))]
+        return completion
 
 
 class Synthetic0Shot(Prompt):

@@ -57,14 +57,7 @@ def test_humaneval_gives_the_prompt_and_judges_prompt_plus_body():
 def test_a_training_completion_judged_as_a_program_is_the_reference(prompt):
     completion = prompt.completion(PROBLEM)
     assert completion.startswith(PROBLEM.solutions[0].rstrip())
-    assert prompt.program(PROBLEM, prompt.cut(completion)).strip() == PROBLEM.solutions[0].strip()
-
-
-def test_a_completion_is_cut_at_the_earliest_stop_sequence():
-    text = "def f():\n    return 1\nassert f()\nprint(f())"
-    assert BigcodeMbpp0Shot().cut(text) == "def f():\n    return 1"
-    assert BigcodeMbpp0Shot().cut(BigcodeMbpp0Shot().cut(text)) == "def f():\n    return 1"
-    assert Synthetic0Shot().cut(text) == text
+    assert prompt.program(PROBLEM, completion).removesuffix("[DONE]").strip() == PROBLEM.solutions[0].strip()
 
 
 def test_a_problem_without_a_solution_cannot_be_trained_on():
