@@ -21,9 +21,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, InterpolationKeyError, MissingMandatoryValue
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
 from wmtp.errors import ConfigError, WmtpError
+from wmtp.storage import nested_form
 
 
 def config_dir() -> Path:
@@ -83,8 +84,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, MissingMandatoryValue):
             key = cause.full_key or "a key"
             return f"ConfigError: {key} has no value and no default; set it: {key}=…"
-        if isinstance(cause, ConfigKeyError) and isinstance(error, ConfigCompositionException):
-            return f"ConfigError: {_unknown_key(str(error))}"
+        if isinstance(cause, ConfigCompositionException):
+            return f"ConfigError: {_unknown_key(str(cause))}"
         if isinstance(cause, InstantiationException):
             return f"ConfigError: {_first_line(_root(cause))} ({_full_key(cause)})."
         if isinstance(cause, (HydraException, InterpolationKeyError)):
@@ -140,6 +141,17 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
             f"trainer.devices = {devices} cannot be swept over in one process; start one launch per point "
             "(a shell loop, or hydra/launcher=submitit_local)."
         )
+
+
+def check_whole_number(cfg: DictConfig, key: str, least: int = 1) -> None:
+    """Refuse a count that is none, with the key's full name.
+
+    Raises:
+        ConfigError: 정수가 아니거나 least보다 작을 때.
+    """
+    value = OmegaConf.select(cfg, key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{key} = {value!r} must be a whole number, at least {least}.")
 
 
 def command_again(override: str) -> str:
@@ -198,7 +210,9 @@ def _unknown_key(message: str) -> str:
     key = match[1] if match else message.splitlines()[0]
     if match is None:
         return key
-    return f"{key} is not a key of this config; see it with --cfg job, or add a new key with +{key}=…"
+    return nested_form(key) or (
+        f"{key} is not a key of this config; see it with --cfg job, or add a new key with +{key}=…"
+    )
 
 
 def _did_you_mean(word: str, options: list[str]) -> str:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from wmtp.cli import build, check_all_set, front_door, quiet_libraries
 from wmtp.errors import ConfigError
 from wmtp.run_directory import resolve_checkpoint, run_of
+from wmtp.storage import in_use, is_s3, use
 
 
 def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
@@ -32,12 +33,15 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
 
     from wmtp.evaluation.harness import evaluate
 
+    use(build(cfg.storage))
     if cfg.ckpt is not None:
         from wmtp.models.checkpoint import SavedModel
 
         quiet_libraries()
-        folder = Path(cfg.ckpt).expanduser()
-        saved = SavedModel(folder if (folder / "config.json").is_file() else resolve_checkpoint(cfg.ckpt, Path()))
+        if is_s3(cfg.ckpt) and not cfg.out:
+            raise ConfigError(f"out has no value, and results cannot go beside {cfg.ckpt}; set out=DIR.")
+        folder = in_use().find_checkpoint(cfg.ckpt) if is_s3(cfg.ckpt) else Path(cfg.ckpt).expanduser()
+        saved = SavedModel(folder if (folder / "config.json").is_file() else resolve_checkpoint(str(folder), Path()))
         suite = _suite(cfg, saved.config)
         model, tokenizer = saved.load()
         sampling = build(cfg.sampling)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wmtp.errors import CheckpointError, ConfigError
+from wmtp.storage import in_use, is_s3
 
 INHERITED = "WMTP_RUN_DIR"  # set by the first process, read by the ranks that it starts
 
@@ -72,11 +73,14 @@ def resolve_checkpoint(ckpt: str, root: Path, name: str = "") -> Path:
     """Turn what a user calls a checkpoint into a file.
 
     Args:
-        ckpt: "last", 실행 폴더, 또는 .ckpt 파일.
+        ckpt: "last", 실행 폴더, .ckpt 파일, 또는 그 둘의 s3:// 주소.
         root: 실행 폴더들의 폴더.
         name: "last"일 때 찾을 이름.
     """
-    path = newest_run(root, name) if ckpt == "last" else Path(ckpt).expanduser()
+    if is_s3(ckpt):
+        path = in_use().find_checkpoint(ckpt)
+    else:
+        path = newest_run(root, name) if ckpt == "last" else Path(ckpt).expanduser()
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.is_file():
         raise CheckpointError(f"ckpt = {ckpt}: no file {file}; give a run directory, a .ckpt file or last.")

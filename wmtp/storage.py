@@ -327,7 +327,7 @@ class Storage:
         accept_licences: 라이선스를 모르지만 써도 된다고 사용자가 확인한 Hub 저장소.
 
     Attributes:
-        used: 찾아 준 것마다 이름, 온 곳, 판, 라이선스, sha256.
+        used: 찾아 준 것마다 온 곳, 판, 커밋, 라이선스. 보고서와 MLflow에 남는다.
 
     Raises:
         ConfigError: 모르는 키, 평평한 키, 설정에 적힌 비밀번호.
@@ -346,7 +346,8 @@ class Storage:
         for key in s3 or {}:
             if key not in S3_KEYS:
                 raise ConfigError(
-                    nested_form(f"storage.{key}") or f"storage.s3.{key} is not a key; there are {', '.join(S3_KEYS)}."
+                    nested_form(f"storage.s3.{key}")
+                    or f"storage.s3.{key} is not a key; there are {', '.join(S3_KEYS)}."
                 )
         if mode not in ("auto", "offline"):
             raise ConfigError(f"storage.mode = {mode!r} must be auto or offline.")
@@ -412,7 +413,7 @@ class Storage:
             raise DataNotFoundError(
                 f"data={name}: no {wanted} {_listed(tried)}. {remedy} The format is described in docs/data.md."
             )
-        return [copy / file for file in self.used[name]["sha256"]]
+        return [copy / file for file in _manifest(copy)["files"]]
 
     def find_model(self, path: str, key: str = "model.path") -> Path:
         """Find a model's folder: a local one, s3://bucket/key, or organization/name in the cache, S3 or on the Hub.
@@ -520,10 +521,8 @@ class Storage:
         return f"{place.url} could not be read ({_reason(error)}). {remedy}."
 
     def _use(self, name: str, place: "S3Place | HubPlace", copy: Path) -> Path:
-        manifest = json.loads((copy / MANIFEST).read_text(encoding="utf-8"))
-        digests = {file: entry["sha256"] for file, entry in manifest["files"].items()}
-        kept = {key: manifest[key] for key in ("from", "version", "commit", "licence")}
-        self.used[name] = {**kept, "sha256": digests}
+        manifest = _manifest(copy)
+        self.used[name] = {key: manifest[key] for key in ("from", "version", "commit", "licence") if manifest[key]}
         self._found[self._unit(place)] = copy
         return copy
 
@@ -766,8 +765,7 @@ def _alone(unit: Path, url: str) -> Iterator[str]:
 def _whole(copy: Path) -> bool:
     """Say whether a copy has all its bytes: same size and time as when it was written, else the same sha256."""
     try:
-        entries = json.loads((copy / MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name, entry in entries.items():
+        for name, entry in _manifest(copy)["files"].items():
             stat = (copy / name).stat()
             if stat.st_size != entry["size"]:
                 return False
@@ -778,6 +776,10 @@ def _whole(copy: Path) -> bool:
     except (OSError, ValueError, KeyError):
         return False
     return True
+
+
+def _manifest(copy: Path) -> dict[str, Any]:
+    return json.loads((copy / MANIFEST).read_text(encoding="utf-8"))
 
 
 def _digest(file: RemoteFile) -> Any:

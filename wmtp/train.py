@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from wmtp.cli import (
     build,
     check_all_set,
+    check_whole_number,
     command_again,
     front_door,
     quiet_libraries,
@@ -24,6 +25,7 @@ from wmtp.cli import (
     sweep_point,
 )
 from wmtp.run_directory import fresh_run, resolve_checkpoint, run_of
+from wmtp.storage import in_use, is_s3, use
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -36,6 +38,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         WmtpError: 설정, 데이터, 체크포인트가 잘못됐을 때. 실행 폴더를 남기지 않는다.
     """
     check_all_set(cfg)
+    check_whole_number(cfg, "trainer.max_steps")
+    check_whole_number(cfg, "trainer.accumulate_grad_batches")
     refuse_sweep_over_devices(cfg)
     if cfg.dry_run:
         return _dry_run(cfg)
@@ -47,6 +51,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from wmtp.tracking import mask_secrets
 
     quiet_libraries()
+    use(build(cfg.storage))
     # Whatever a user can get wrong is built before the run directory exists.
     seed_everything(cfg.seed, verbose=False)
     model_source = build(cfg.model)
@@ -62,11 +67,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
     algo.optimizer(algo.model)  # built again by Lightning; here only to refuse a wrong rate in time
     data.setup()
 
-    with nullcontext(run_of(checkpoint)) if checkpoint else fresh_run(Path(cfg.runs), name) as run:
+    # A run that is kept in S3 goes on in a directory of its own here.
+    goes_on = checkpoint and not is_s3(cfg.ckpt)
+    with nullcontext(run_of(checkpoint)) if goes_on else fresh_run(Path(cfg.runs), name) as run:
         cfg = cfg.copy()
         cfg.run_dir = str(run)
         cfg.mlflow_experiment = cfg.mlflow_experiment or f"mtp/{algo.name}/{data.source.name}"
-        algo.run_config = plain = mask_secrets(OmegaConf.to_container(cfg, resolve=True))
+        used = {**in_use().used}
+        used[data.source.name] = {"licence": data.source.licence} | used.get(data.source.name, {})
+        algo.run_config = plain = mask_secrets(OmegaConf.to_container(cfg, resolve=True) | {"used": used})
         loggers = list(build(cfg.logger or {}).values())
         callbacks = list(build(cfg.callbacks).values())
         trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
@@ -98,7 +107,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
             report = write_report(run)
             stores = [logger for logger in loggers if hasattr(logger, "log_files")]
             for store in stores:
-                store.log_files([run / "config.yaml", run / "eval", run / "report", report, report.with_suffix(".html")])
+                store.log_files(
+                    [run / "config.yaml", run / "eval", run / "report", report, report.with_suffix(".html")]
+                )
                 store.finalize("success")
             print(summary(metrics, run, report, stores))
     return metrics
