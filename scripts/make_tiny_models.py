@@ -95,7 +95,8 @@ Made by `python scripts/make_tiny_models.py`, which trains with `{" ".join(overr
 [{scored["synthetic/pass@1_low"]:.3f}, {scored["synthetic/pass@1_high"]:.3f}] |
 """
     card += "".join(
-        f"| validation CE of head {k}, nats per token | {metrics[f'after/val/ce_head{k}']:.4f} |\n" for k in range(heads)
+        f"| validation CE of head {k}, nats per token | {metrics[f'after/val/ce_head{k}']:.4f} |\n"
+        for k in range(heads)
     )
     (ASSETS / name / "README.md").write_text(card)
     print(json.dumps({name: scored["synthetic/pass@1"]}))

@@ -1,0 +1,29 @@
+import pytest
+from hydra import compose, initialize_config_dir
+
+from wmtp.cli import config_dir
+
+# The main job in small: a few steps, a few problems, no MLflow.
+SMALL = [
+    "data.train_size=200",
+    "data.token_budget=512",
+    "trainer.max_steps=4",
+    "trainer.log_every_n_steps=1",
+    "+trainer.enable_progress_bar=false",
+    "eval.limit=4",
+    "sampling.max_new_tokens=64",
+    "logger=csv",
+    "~callbacks.progress",
+]
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Compose the small main job, its runs in a folder of the test."""
+
+    def make(*overrides: str, root: str = "train"):
+        small = [*SMALL, f"runs={tmp_path / 'runs'}"] if root == "train" else []
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return compose(root, [*small, *overrides])
+
+    return make

@@ -1,0 +1,118 @@
+"""Every mistake gets one sentence, exit code 2, and leaves nothing behind."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from wmtp.cli import front_door
+from wmtp.eval import evaluate_checkpoint
+from wmtp.train import train
+
+ASSETS = Path(str(resources.files("wmtp") / "assets"))
+
+
+@pytest.fixture
+def answer(tmp_path, capsys, monkeypatch):
+    """Run a front door in this process and return the sentence it ends with."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, program=train, name="train") -> str:
+        small = ["data.train_size=50"] if name == "train" and "data=mbpp" not in arguments else []
+        monkeypatch.setattr(sys, "argv", [f"wmtp.{name}", *small, *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            front_door(program, name)
+        assert stopped.value.code == 2
+        said = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+        assert len(said) == 1, said
+        assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+        return said[0]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ("algo=rho", r"ConfigError: algo = rho is not one of .*baseline.*rho1.*Did you mean rho1\?"),
+        ("trainer.max_step=5", r"ConfigError: trainer\.max_step is not a key"),
+        ("algo.weighting.temperature=0", r"ConfigError: algo\.weighting\.temperature = 0 must be > 0"),
+        ("algo.weighting.percentile=7", r"ConfigError: algo\.weighting\.percentile = 7 must be"),
+        ("algo.weighting.lam=abc", r"ConfigError: algo\.weighting\.lam = 'abc' must be a number"),
+        ("algo.score=relative", r"ConfigError: algo\.score = 'relative' must be excess or absolute"),
+        ("data.noise=2", r"ConfigError: data\.noise = 2"),
+        ("data.token_budget=10", r"ConfigError: data\.max_length|ConfigError: data\.token_budget"),
+        ("model.path=/nowhere", r"DataNotFoundError: model\.path = /nowhere: no config\.json"),
+        ("model.heads=8", r"ConfigError: model\.heads = 8.*heads_init=copy"),
+        ("optimizer.lr=-1", r"ConfigError: optimizer\.lr = -1 must be a number > 0"),
+        ("trainer.max_steps=many", r"ConfigError: trainer\.max_steps = 'many' must be a whole number"),
+        ("data=mbpp data.path=/nowhere", r"DataNotFoundError: .*/nowhere"),
+        ("ckpt=last", r"CheckpointError: ckpt = last: no run of rho1-synthetic-tiny-base"),
+        ("ckpt=/nowhere/last.ckpt", r"CheckpointError: ckpt = /nowhere/last\.ckpt: no file"),
+        ("name=a/b", r"ConfigError: name = 'a/b' must be letters"),
+    ],
+)
+def test_a_wrong_value_is_named_with_the_way_out(answer, overrides, sentence):
+    assert re.match(sentence, answer(*overrides.split()))
+
+
+def test_a_malformed_row_is_named_with_its_line(answer, tmp_path):
+    (tmp_path / "mbpp.jsonl").write_text('{"task_id": 601, "text": "t", "code": "c"\n')
+    said = answer("data=mbpp", f"data.path={tmp_path / 'mbpp.jsonl'}")
+    assert said.startswith("DataFormatError: ")
+    assert "mbpp.jsonl" in said and "1" in said
+
+
+def test_a_reference_with_another_tokenizer_is_refused(answer, tmp_path):
+    other = tmp_path / "reference"
+    shutil.copytree(ASSETS / "tiny-reference", other)
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(other)
+    said = answer(f"model.reference={other}")
+    assert said.startswith(f"TokenizerMismatchError: model.reference = {other} reads other tokens")
+
+
+def test_a_truncated_model_file_is_refused(answer, tmp_path):
+    broken = tmp_path / "base"
+    shutil.copytree(ASSETS / "tiny-base", broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    assert "truncated" in answer(f"model.path={broken}")
+
+
+def test_a_truncated_checkpoint_and_one_of_another_model_are_refused(answer, config, tmp_path, capsys):
+    train(config("trainer.max_steps=1", "eval.before=false", "eval.after=false"))
+    whole = tmp_path / "runs" / "rho1-synthetic-tiny-base" / "checkpoints" / "last.ckpt"
+    truncated, pickled = tmp_path / "truncated.ckpt", tmp_path / "pickled.ckpt"
+    truncated.write_bytes(whole.read_bytes()[:200_000])
+    torch.save({"wmtp": {}, "code": Path}, pickled)
+    kept = tmp_path / "kept.ckpt"
+    shutil.copy(whole, kept)
+    shutil.rmtree(tmp_path / "runs")
+    capsys.readouterr()
+    assert answer(f"ckpt={truncated}").startswith(f"CheckpointError: ckpt = {truncated} is truncated")
+    assert answer(f"ckpt={pickled}").startswith(f"CheckpointError: ckpt = {pickled} is")
+    assert "is of another model" in answer(f"ckpt={kept}", "model.heads=1")
+    evaluate = dict(program=evaluate_checkpoint, name="eval")
+    assert "truncated" in answer(f"ckpt={truncated}", **evaluate)
+    assert "give exactly one" in answer(**evaluate)
+    assert answer("samples=x.jsonl", **evaluate).startswith("ConfigError: benchmark")
+
+
+def test_a_config_error_is_answered_without_importing_torch(tmp_path):
+    script = "import sys, wmtp.cli, wmtp.train\nassert 'torch' not in sys.modules\nwmtp.train.main()"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", script, "algo=rho"],
+        cwd=tmp_path, capture_output=True, text=True, env=os.environ,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "ConfigError: algo = rho" in done.stderr
+    assert " torch\n" not in done.stderr

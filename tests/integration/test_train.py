@@ -1,0 +1,115 @@
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+from transformers import AutoModelForCausalLM
+
+from wmtp.eval import evaluate_checkpoint
+from wmtp.train import train
+
+DATA = os.environ.get("WMTP_TEST_DATA")
+
+
+class InterruptAfter(Callback):
+    """Press Ctrl-C once, when a given number of steps is done; the step after it is the last."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.steps:
+            self.steps = None
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def logged(run: Path, column: str) -> dict[int, float]:
+    with (run / "metrics.csv").open() as file:
+        return {int(row["step"]): float(row[column]) for row in csv.DictReader(file) if row.get(column)}
+
+
+def test_a_run_directory_holds_all_that_is_needed(config, tmp_path):
+    metrics = train(config())
+    run = tmp_path / "runs" / "rho1-synthetic-tiny-base"
+    for name in (
+        "config.yaml", "metrics.csv", "checkpoints/last.ckpt", "model/model.safetensors", "model/tokenizer.json",
+        "report.md", "report.html", "token_weights.json",
+        "eval/before/synthetic/metrics.json", "eval/after/synthetic/results.jsonl",
+    ):  # fmt: skip
+        assert (run / name).is_file(), name
+    assert 0 <= metrics["after/synthetic/pass@1"] <= 1
+    assert metrics["after/val/ce_head0"] < metrics["before/val/ce_head0"]
+    assert AutoModelForCausalLM.from_pretrained(run / "model").config.model_type == "llama"
+
+
+def test_the_same_config_twice_gives_the_same_numbers(config, tmp_path):
+    first, second = train(config()), train(config())
+    timeless = [key for key in first if "speed" not in key and "tokens" not in key]
+    assert {key: first[key] for key in timeless} == {key: second[key] for key in timeless}
+    runs = sorted((tmp_path / "runs").iterdir())
+    a, b = (final_weights(run) for run in runs)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    samples = [(run / "eval" / "after" / "synthetic" / "samples.jsonl").read_bytes() for run in runs]
+    assert samples[0] == samples[1]
+
+
+def test_eval_repeats_the_numbers_that_training_ended_with(config, tmp_path):
+    metrics = train(config("sampling.temperature=0", "eval.before=false"))
+    run = tmp_path / "runs" / "rho1-synthetic-tiny-base"
+    again = evaluate_checkpoint(
+        config(f"ckpt={run}", "sampling.temperature=0", "sampling.max_new_tokens=64", root="eval")
+    )
+    assert again["synthetic/pass@1"] == metrics["after/synthetic/pass@1"]
+    (there,) = (run / "eval").glob("last-*")
+    assert (there / "samples.jsonl").read_bytes() == (run / "eval/after/synthetic/samples.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_stopped_by_ctrl_c_goes_on_bit_for_bit(config, tmp_path, accumulate):
+    common = ["eval.before=false", "eval.after=false", "trainer.max_steps=6", "data.train_size=90"]
+    common += [f"trainer.accumulate_grad_batches={accumulate}"]
+    train(config(*common, "name=whole"))
+    interrupt = f"+callbacks.interrupt={{_target_: {__name__}.InterruptAfter, steps: 2}}"
+    with pytest.raises(KeyboardInterrupt):
+        train(config(*common, "name=stopped", interrupt))
+    stopped = tmp_path / "runs" / "stopped"
+    assert torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    train(config(*common, "name=stopped", "ckpt=last"))
+    whole, resumed = final_weights(tmp_path / "runs" / "whole"), final_weights(stopped)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    losses = logged(tmp_path / "runs" / "whole", "train/loss")
+    assert len(losses) == 6
+    assert logged(stopped, "train/loss") == losses
+
+
+def test_dry_run_takes_a_step_and_leaves_nothing(config, tmp_path):
+    train(config("dry_run=true"))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("algo", ["baseline", "rho1 algo.score=absolute", "rho1 algo/weighting=hard"])
+def test_every_algorithm_trains(config, algo):
+    metrics = train(config(*f"algo={algo}".split(), "eval.before=false", "eval.after=false", "trainer.max_steps=2"))
+    assert metrics["after/val/ce_head0"] != metrics["before/val/ce_head0"]
+
+
+def test_one_head_is_trained_by_the_same_command(config):
+    metrics = train(config("model.heads=1", "eval.before=false", "eval.after=false", "trainer.max_steps=2"))
+    assert "after/val/ce_head1" not in metrics
+
+
+@pytest.mark.skipif(DATA is None, reason="WMTP_TEST_DATA is not set: no real MBPP to train on")
+def test_mbpp_from_a_local_file_trains_and_runs_its_real_tests(config, tmp_path):
+    metrics = train(config("data=mbpp", f"data.path={DATA}/mbpp", "data.token_budget=2048", "~data.train_size"))
+    assert metrics["after/val/ce_head0"] < metrics["before/val/ce_head0"]
+    run = tmp_path / "runs" / "rho1-mbpp-tiny-base"
+    results = (run / "eval/after/mbpp/results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["task_id"] for line in results] == ["mbpp/11", "mbpp/12", "mbpp/13", "mbpp/14"]
