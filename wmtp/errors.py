@@ -1,7 +1,8 @@
 """Say in one sentence what is wrong, where, and the way out.
 
 [연구 맥락] 사용자의 실수는 추적(traceback)이 아니라 한 문장으로 알려 준다: 어떤 키가, 어떤 값이고, 어떻게 고치는지.
-[동작] 앞문(train, eval …)은 `WmtpError`를 잡아 그 문장만 출력하고 종료 코드 2로 끝난다. 나머지 예외는 버그이므로 그대로 드러난다.
+[동작] 앞문(train, eval …)은 `WmtpError`를 잡아 그 문장만 출력하고 종료 코드 2로 끝난다.
+    나머지 예외는 버그이므로 그대로 드러난다.
 """
 
 

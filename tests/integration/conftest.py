@@ -5,7 +5,6 @@ from wmtp.cli import config_dir
 
 # The main job in small: a few steps, a few problems, no MLflow.
 SMALL = [
-    "data.train_size=200",
     "data.token_budget=512",
     "trainer.max_steps=4",
     "trainer.log_every_n_steps=1",
@@ -23,6 +22,8 @@ def config(tmp_path):
 
     def make(*overrides: str, root: str = "train"):
         small = [*SMALL, f"runs={tmp_path / 'runs'}"] if root == "train" else []
+        if root == "train" and "data=mbpp" not in overrides:
+            small.append("data.train_size=200")
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return compose(root, [*small, *overrides])
 

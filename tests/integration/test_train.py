@@ -108,7 +108,7 @@ def test_one_head_is_trained_by_the_same_command(config):
 
 @pytest.mark.skipif(DATA is None, reason="WMTP_TEST_DATA is not set: no real MBPP to train on")
 def test_mbpp_from_a_local_file_trains_and_runs_its_real_tests(config, tmp_path):
-    metrics = train(config("data=mbpp", f"data.path={DATA}/mbpp", "data.token_budget=2048", "~data.train_size"))
+    metrics = train(config("data=mbpp", f"data.path={DATA}/mbpp", "data.token_budget=2048"))
     assert metrics["after/val/ce_head0"] < metrics["before/val/ce_head0"]
     run = tmp_path / "runs" / "rho1-mbpp-tiny-base"
     results = (run / "eval/after/mbpp/results.jsonl").read_text().splitlines()
