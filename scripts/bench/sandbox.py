@@ -113,7 +113,7 @@ def main() -> None:
             print(f"{name:40} {data:10} {passed:>5}/{len(programs):<5} {cpu:7.1f} {wall:7.1f} {rate:23.0f}", flush=True)
     rates = {name: totals[name, "programs"] / totals[name, "seconds"] for name in judges if totals[name, "programs"]}
     for name, rate in rates.items():
-        print(f"{name:40} both: {rate:.0f} programs per core-second, {rates[ours] / rate:.2f} x slower than wmtp")
+        print(f"{name:40} both: {rate:.0f} programs per core-second, wmtp is {rates[ours] / rate:.2f} x as fast")
 
 
 if __name__ == "__main__":

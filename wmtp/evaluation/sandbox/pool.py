@@ -253,7 +253,7 @@ class _Worker:
         )
         # -s -S -P: nothing but the standard library; not -I, which would ignore PYTHONHASHSEED.
         command = [python, "-s", "-S", "-P", "-X", "utf8", "-c", start]
-        environment = {"PYTHONHASHSEED": "0", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        environment = {"PYTHONHASHSEED": "0", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
         if "LD_LIBRARY_PATH" in os.environ:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         if rung == "bubblewrap":

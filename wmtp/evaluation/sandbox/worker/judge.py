@@ -282,7 +282,7 @@ class Session:
             return {"b": value.__name__}
         if callable(value):
             self.functions.append(value)
-            return {"f": len(self.functions) - 1}
+            return {"callback": len(self.functions) - 1}
         raise Settled("harness_error", f"the tests pass a {type(value).__name__}, which cannot cross to the program")
 
     def resolve(self, tag, content):
