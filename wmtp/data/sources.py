@@ -72,9 +72,26 @@ class Source:
                 chosen.append(problem)
         return chosen
 
+    def fingerprint(self) -> str:
+        """Identify the content: the same for the same problems, another when a file or its reading changes.
+
+        [동작] 파일의 이름과 바이트, path를 뺀 인자, 그리고 이 파서의 소스 코드로 만든다. 파일이 어디에 있는지는 무관하다.
+        """
+        digest = hashlib.sha256(Path(__file__).read_bytes())
+        digest.update(repr(sorted((key, value) for key, value in vars(self).items() if key != "path")).encode())
+        for file in self.files("all"):
+            digest.update(f"{self.name}/{file.name}".encode())
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+    def files(self, split: str) -> list[Path]:
+        """Find the files of the data set, at least those of the split."""
+        raise NotImplementedError
+
     def rows(self, split: str) -> Iterator["Row"]:
         """Yield the rows of the data set's files, at least those of the split."""
-        raise NotImplementedError
+        return read_rows(self.files(split))
 
     def parse(self, row: "Row") -> Problem:
         """Make a Problem of one row."""
@@ -101,11 +118,11 @@ class Mbpp(Source):
         self.sanitized = sanitized
         self.challenge_tests = challenge_tests
 
-    def rows(self, split: str) -> Iterator["Row"]:
+    def files(self, split: str) -> list[Path]:
         parquet = "sanitized/*.parquet" if self.sanitized else "full/*.parquet"
         patterns = ("sanitized-mbpp.json" if self.sanitized else "mbpp.jsonl", parquet)
         hub = ("google-research-datasets/mbpp", parquet)
-        return read_rows(in_use().find_data(self.name, self.path, patterns, hub=hub))
+        return in_use().find_data(self.name, self.path, patterns, hub=hub)
 
     def parse(self, row: "Row") -> Problem:
         number = row.get("task_id", int)
@@ -147,10 +164,10 @@ class HumanEval(Source):
     def __init__(self, path: str | os.PathLike | None = None):
         self.path = path
 
-    def rows(self, split: str) -> Iterator["Row"]:
+    def files(self, split: str) -> list[Path]:
         parquet = "openai_humaneval/*.parquet"
         patterns = ("HumanEval.jsonl", "HumanEval.jsonl.gz", parquet)
-        return read_rows(in_use().find_data(self.name, self.path, patterns, hub=("openai/openai_humaneval", parquet)))
+        return in_use().find_data(self.name, self.path, patterns, hub=("openai/openai_humaneval", parquet))
 
     def parse(self, row: "Row") -> Problem:
         prompt = row.text("prompt")
@@ -189,7 +206,7 @@ class CodeContests(Source):
     def __init__(self, path: str | os.PathLike | None = None):
         self.path = path
 
-    def rows(self, split: str) -> Iterator["Row"]:
+    def files(self, split: str) -> list[Path]:
         names = {"train": "train", "validation": "valid", "test": "test"}
         endings = ("*.jsonl", "*.jsonl.gz", "*.parquet")
         patterns = [
@@ -198,7 +215,7 @@ class CodeContests(Source):
         ]
         # On the Hub the training split is gigabytes in 39 files, and the others are one small file each.
         hub = ("deepmind/code_contests", f"data/{names.get(split, '*')}-*.parquet")
-        return read_rows(in_use().find_data(self.name, self.path, patterns, several=True, hub=hub))
+        return in_use().find_data(self.name, self.path, patterns, several=True, hub=hub)
 
     def parse(self, row: "Row") -> Problem:
         name = row.text("name")

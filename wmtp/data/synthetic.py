@@ -14,7 +14,9 @@ import random
 import re
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
+from wmtp.data import grammar
 from wmtp.data.grammar import (
     AGGREGATIONS,
     ENDINGS,
@@ -81,6 +83,13 @@ class Synthetic:
         if split not in self.sizes:
             raise ConfigError(f"split = {split} is not one of {', '.join(self.sizes)}. Try test.")
         return list(islice(self._generate(split), self.sizes[split]))
+
+    def fingerprint(self) -> str:
+        """Identify the content: the same for the same problems, another when an argument or the grammar changes."""
+        digest = hashlib.sha256(repr((self.sizes, self.seed, float(self.noise))).encode())
+        for module in (grammar.__file__, __file__):
+            digest.update(Path(module).read_bytes())
+        return digest.hexdigest()[:16]
 
     def _generate(self, split: str) -> Iterator[Problem]:
         # A string seed goes through SHA-512, so PYTHONHASHSEED has no say.

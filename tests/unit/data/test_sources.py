@@ -10,6 +10,7 @@ import pytest
 
 from wmtp.data.prompts import BigcodeMbpp0Shot, CodeContestsStatement, HumanEvalRaw, MbppPaper3Shot
 from wmtp.data.sources import CodeContests, HumanEval, Mbpp
+from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError
 
 DATA = os.environ.get("WMTP_TEST_DATA")
@@ -197,3 +198,16 @@ def test_missing_data_lists_every_place_that_was_tried(tmp_path, monkeypatch):
 def test_a_split_that_a_source_does_not_have_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match="split = train: humaneval has test"):
         HumanEval(tmp_path).problems("train")
+
+
+def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        write(folder / "mbpp.jsonl", MBPP_ROW)
+    first = Mbpp(here).fingerprint()
+    assert first == Mbpp(there).fingerprint() != Mbpp(here, challenge_tests=True).fingerprint()
+    write(there / "mbpp.jsonl", MBPP_ROW | {"text": "Add!"})
+    assert Mbpp(there).fingerprint() != first
+    assert Synthetic(train_size=5).fingerprint() == Synthetic(train_size=5).fingerprint()
+    assert Synthetic(train_size=5).fingerprint() != Synthetic(train_size=5, noise=0.5).fingerprint()
