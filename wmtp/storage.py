@@ -501,7 +501,7 @@ class Storage:
                 tried.append(f"{at} (offline)")
                 continue
             try:
-                listing = place.listing()
+                listing = _list(place)
             except place.transient as error:
                 if isinstance(place, S3Place):  # a bucket that is configured and does not answer is no reason to go on
                     raise StorageError(self._unreadable(place, error)) from error
@@ -563,7 +563,7 @@ class Storage:
                         return _fetch(place, listing, unit, owner)
                     except Changed:
                         _say(f"{place.url} changed while it was read; starting again with what it is now")
-                        listing = place.listing()
+                        listing = _list(place)
                     if listing is None:
                         raise StorageError(f"{place.url} was removed while it was read. Ask who owns it.")
         except place.transient as error:
@@ -678,6 +678,18 @@ def _fetch(place: S3Place | HubPlace, listing: Listing, unit: Path, owner: str) 
     return final
 
 
+def _list(place: S3Place | HubPlace) -> Listing | None:
+    """List a place, trying a bucket again; without a network, nobody wants to wait for the Hub."""
+    for wait in WAITS[:3] if isinstance(place, S3Place) else ():
+        try:
+            return place.listing()
+        except PermissionError:
+            raise
+        except place.transient:
+            time.sleep(wait)
+    return place.listing()
+
+
 def _fetch_file(
     place: S3Place | HubPlace,
     listing: Listing,
@@ -719,22 +731,26 @@ def read_chunk(place: S3Place | HubPlace, listing: Listing, file: RemoteFile, st
         StorageError: 여러 번 해도 안 되거나, 권한이 없을 때.
         Changed: 그동안 내용이 바뀌었을 때.
     """
-    for wait in (*WAITS, None):
+    data, span, failures = b"", end - start, 0
+    while len(data) < end - start:
+        first = start + len(data)
+        last = min(first + span, end)
         try:
-            data = place.read(file, start, end, listing)
-            if len(data) == end - start:
-                return data
-            error: Exception = OSError(f"{len(data)} bytes came instead of {end - start}")
+            piece = place.read(file, first, last, listing)
+            if len(piece) != last - first:
+                raise OSError(f"{len(piece)} bytes came instead of {last - first}")
+            data, failures = data + piece, 0
         except PermissionError:
             raise
-        except place.transient as failure:
-            error = failure
-        if wait is not None:
-            time.sleep(wait)
-    raise StorageError(
-        f"{place.url}: {file.name} could not be read after {len(WAITS) + 1} attempts ({_reason(error)}). "
-        "Run the same command again: it goes on from there."
-    ) from error
+        except place.transient as error:
+            if failures == len(WAITS):
+                raise StorageError(
+                    f"{place.url}: {file.name} could not be read after {failures + 1} attempts ({_reason(error)}). "
+                    "Run the same command again: it goes on from there."
+                ) from error
+            time.sleep(WAITS[failures])
+            failures, span = failures + 1, max(span // 2, 2**16)  # a line that breaks often gets small pieces through
+    return data
 
 
 @contextmanager
@@ -801,7 +817,7 @@ def _listed(tried: Sequence[str]) -> str:
 
 def _reason(error: BaseException) -> str:
     """Say an error in a line, without the signatures that addresses may carry."""
-    lines = str(error).strip().splitlines()
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
     return re.sub(r"\?\S+", "", lines[0]) if lines else type(error).__name__
 
 

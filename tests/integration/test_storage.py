@@ -83,8 +83,15 @@ def bucket(moto, request):
     class Bucket:
         url = f"s3://{BUCKET}/{prefix}"
 
-        def put(self, name: str, body: bytes) -> None:
-            client.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=body)
+        def put(self, name: str, body: bytes, multipart: bool = False) -> None:
+            """Put an object; after a multipart upload its ETag is not an MD5, and proves nothing."""
+            where = {"Bucket": BUCKET, "Key": f"{prefix}/{name}"}
+            if not multipart:
+                client.put_object(**where, Body=body)
+                return
+            where["UploadId"] = client.create_multipart_upload(**where)["UploadId"]
+            part = {"ETag": client.upload_part(**where, PartNumber=1, Body=body)["ETag"], "PartNumber": 1}
+            client.complete_multipart_upload(**where, MultipartUpload={"Parts": [part]})
 
         def settings(self, endpoint: str) -> dict:
             return {"bucket": BUCKET, "prefix": prefix, "endpoint_url": endpoint}
@@ -142,7 +149,7 @@ FAULTS = {
     "reset": ("reset",),
     "500": ("500",),
     "slow": ("slow",),
-    "truncated": ("cut", "short", "flip"),
+    "truncated": ("cut", "short"),
     "replaced": ("replaced", "reset"),
     "full disk": (),
     "kill -9": ("slow",),
@@ -157,7 +164,8 @@ def test_a_fault_never_leaves_a_wrong_file(number, proxy, bucket, child, tmp_pat
     rng = random.Random(42 + number)
     first, second = rng.randbytes(rng.randrange(300_000, 600_000)), rng.randbytes(500_000)
     settings, cache = bucket.settings(proxy.url), tmp_path / "cache"
-    bucket.put("mbpp/mbpp.jsonl", first)
+    multipart = "flip" not in FAULTS[kind]
+    bucket.put("mbpp/mbpp.jsonl", first, multipart)
     right = {first}
     proxy.clear(seed=number)
     proxy.faults = tuple(fault for fault in FAULTS[kind] if fault != "replaced")
@@ -168,7 +176,7 @@ def test_a_fault_never_leaves_a_wrong_file(number, proxy, bucket, child, tmp_pat
         right.add(second)
         after = rng.randrange(1, 4)
         asked = iter(range(1000))
-        proxy.before = lambda: next(asked) == after and bucket.put("mbpp/mbpp.jsonl", second)
+        proxy.before = lambda: next(asked) == after and bucket.put("mbpp/mbpp.jsonl", second, multipart)
     if kind == "full disk" and small_disk and number % 16 < 8:
         cache, asked = small_disk, iter(range(1000))
         after = rng.randrange(1, 4)
