@@ -56,11 +56,14 @@ def children() -> set[int]:
 
 
 def traces() -> set[str]:
-    """List the files that programs of the hostile suite try to leave behind."""
-    places = [Path(tempfile.gettempdir()).glob("wmtp-sandbox-*"), Path("/var/tmp").glob("wmtp-hostile-*")]
-    places.append(Path(os.__file__).parent.glob("*.hostile"))
-    places.append(Path("/dev/shm").glob("wmtp-hostile-*"))
-    return {str(path) for place in places for path in place}
+    """List the files that programs of the hostile suite try to leave behind, and directories of dead workers."""
+    abandoned = [
+        path
+        for path in Path(tempfile.gettempdir()).glob("wmtp-sandbox-*")
+        if not Path("/proc", path.name.split("-")[2]).exists()  # the directory of a worker that lives is in use
+    ]
+    left = [*Path("/var/tmp").glob("wmtp-hostile-*"), *Path(os.__file__).parent.glob("*.hostile")]
+    return {str(path) for path in (*abandoned, *left)}
 
 
 @pytest.fixture

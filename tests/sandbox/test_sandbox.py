@@ -62,7 +62,7 @@ def test_right_programs_pass_whatever_values_they_exchange(sandbox, source, test
         ("def abs(x): return 0\ndef f(): return 9", "assert abs(f() - 1) < 1e-6"),
         ("def sorted(x): return [1]\ndef f(): return [2]", "assert sorted(f()) == [1]"),
         ("class C:\n    __iter__ = lambda s: iter(())\n    __contains__ = lambda s, x: True\nf = C", "assert 3 in f()"),
-        ("class C:\n    __lt__ = lambda *a: 1\n    __sub__ = __abs__ = lambda *a: a[0]\nf = C", "assert abs(f() - 1) < 1"),
+        ("class C:\n    __lt__ = lambda *a: 1\n    __sub__ = __abs__ = lambda *a: a[0]\nf = C", "assert f() - 1 < 1"),
         ("class C:\n    def __eq__(s, o): return True\ndef f(): return [C(), {C: C()}]", "assert f() == [1, 2]"),
     ),
 )  # fmt: skip

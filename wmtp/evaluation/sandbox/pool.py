@@ -71,7 +71,8 @@ class Sandbox:
     def __init__(self, workers: int | None = None, allow_unsafe: bool = False, rung: str | None = None):
         if workers is not None and workers < 1:
             raise ValueError(f"sandbox.workers = {workers} must be at least 1, or null for one a core.")
-        self.workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self.workers = workers or cores
         self.allow_unsafe = allow_unsafe
         self.rung = rung
         self.isolation = ""
@@ -112,6 +113,8 @@ class Sandbox:
         Raises:
             HarnessError: 채점 자체가 세 번 거듭 실패했을 때. 결코 오답으로 세지 않는다.
         """
+        if not self._pool:
+            raise RuntimeError("The sandbox is not open: use `with Sandbox() as sandbox`.")
         numbered = enumerate(programs)
         exhausted = False
         waiting: dict[bytes, list[int]] = {}
@@ -148,7 +151,11 @@ class Sandbox:
                 for worker in self._pool:
                     writing = selectors.EVENT_WRITE if worker.unsent else 0
                     selector.modify(worker.channel, selectors.EVENT_READ | writing, worker)
-                for selected, events in selector.select(timeout=1.0):
+                asked = time.monotonic()
+                ready = selector.select(timeout=1.0)
+                for worker in self._pool:
+                    worker.silence += time.monotonic() - asked
+                for selected, events in ready:
                     worker = selected.data
                     broken = not worker.move(events)
                     for number, status, seconds, message in worker.verdicts():
@@ -234,7 +241,7 @@ class _Job:
             )
 
 
-class _NotHereError(Exception):
+class _NotHereError(SandboxUnavailableError):
     """Say why a rung cannot be used on this machine."""
 
 
@@ -244,7 +251,7 @@ class _Worker:
     def __init__(self, rung: str):
         self.channel, theirs = socket.socketpair()
         self.rung, self.jobs, self.unsent, self.received = rung, {}, bytearray(), bytearray()
-        self.directory = ""
+        self.directory, self.silence = "", 0.0
         package = os.path.dirname(os.path.abspath(__file__))
         python = getattr(sys, "_base_executable", None) or sys.executable
         start = (
@@ -304,13 +311,13 @@ class _Worker:
     def give(self, job: _Job) -> None:
         """Queue a job for this worker."""
         if not self.jobs:
-            self.since = time.monotonic()
+            self.silence = 0.0
         self.jobs[job.number] = job
         self.unsent += wire.pack([job.number, _plain(job.program)])
 
     def take(self, number: int) -> _Job:
         """Take back a job that is done."""
-        self.since = time.monotonic()
+        self.silence = 0.0
         return self.jobs.pop(number)
 
     def move(self, events: int) -> bool:
@@ -340,12 +347,15 @@ class _Worker:
             yield message
 
     def is_overdue(self) -> bool:
-        """Tell whether the worker has been silent for longer than its program may take."""
+        """Tell whether the worker has been silent for longer than its program may take.
+
+        이쪽이 기다린 시간만 센다: 판정을 꺼내 가는 쪽이 딴 일을 하는 동안의 침묵은 작업자의 탓이 아니다.
+        """
         if not self.jobs:
             return False
         program = next(iter(self.jobs.values())).program
         allowed = program.limits.wall_seconds * max(1, len(program.stdio)) + _GRACE_SECONDS
-        return time.monotonic() - self.since > allowed
+        return self.silence > allowed
 
     def end(self) -> None:
         """Let the worker go; kill it where it does not go by itself."""

@@ -55,7 +55,7 @@ class Unsafe:
 
     def enter(self, proc: int | None) -> None:
         """Make the private directory. `proc` is a descriptor of /proc."""
-        self._use(os.path.realpath(tempfile.mkdtemp(prefix="wmtp-sandbox-")))
+        self._use(os.path.realpath(tempfile.mkdtemp(prefix=f"wmtp-sandbox-{os.getpid()}-")))
 
     def leave(self) -> None:
         """Remove the private directory."""

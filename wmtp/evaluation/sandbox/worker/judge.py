@@ -31,7 +31,9 @@ from . import confinement, wire, zygote
 _TICK = 0.05
 _TICKS_PER_SECOND, _PAGE_BYTES = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 _EXCEPTIONS = {
-    name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
+    name: kind
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, BaseException) and not name.endswith("Group")
 }
 
 
@@ -239,7 +241,7 @@ class Process:
             report = b""
             while len(report) < zygote.ENDED.size:
                 if not (part := self.judge.zygote.recv(zygote.ENDED.size - len(report))):
-                    raise Settled("harness_error", "the zygote ended")
+                    self.judge.leave()
                 report += part
             self.ended = zygote.ENDED.unpack(report)
 
@@ -549,7 +551,7 @@ class Judge:
             os.close(descriptor)
 
     def leave(self) -> None:
-        """End this worker because nobody waits for its verdicts: the kernel ends zygote and program with it."""
+        """End this worker where the other side or the zygote is gone: the kernel ends the rest with it."""
         self.rung.leave()
         os._exit(0)
 

@@ -56,6 +56,26 @@ SYSCALLS = {
     "landlock_create_ruleset": (444, 444),
     "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
+    # what changes files without opening them, which Landlock does not see
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "truncate": (76, 45),
     # what no program that is judged has any business with
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
@@ -140,10 +160,13 @@ SYSCALLS = {
 }
 #: What no program that is judged has any business with, nor the zygote.
 NEVER_NEEDED = tuple(SYSCALLS)[tuple(SYSCALLS).index("ptrace") :]
-#: What would reach processes of others where they are in sight.
+#: What would reach processes and files of others where they are in sight.
 REACHES_OTHERS = (
     *("fork", "vfork", "tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "setpriority", "ioprio_set"),
     *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"),
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
+    *("utime", "utimes", "futimesat", "utimensat", "truncate"),
+    *("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"),
 )
 #: Calls newer than this are unknown to us and so refused with ENOSYS, which every libc expects from an old kernel.
 LAST_KNOWN_SYSCALL = 462
