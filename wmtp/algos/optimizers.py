@@ -24,7 +24,8 @@ def adamw(
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return AdamW([group for group in groups if group["params"]], lr=lr, betas=tuple(betas), fused=True)
+    # Not fused: Lightning refuses to clip the gradients of an optimizer that could unscale them itself.
+    return AdamW([group for group in groups if group["params"]], lr=lr, betas=tuple(betas))
 
 
 def muon(
