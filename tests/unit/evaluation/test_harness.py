@@ -4,12 +4,15 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from transformers import LlamaConfig
 
 from wmtp.data.problem import Problem
@@ -18,7 +21,9 @@ from wmtp.data.sources import CodeContests, HumanEval, Mbpp
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError, HarnessError
 from wmtp.evaluation.benchmarks import Benchmark
-from wmtp.evaluation.harness import evaluate
+from wmtp.evaluation.harness import assist, evaluate, read_samples
+from wmtp.evaluation.progress import progress_bar
+from wmtp.evaluation.ranks import Ranks
 from wmtp.evaluation.sandbox import Limits, Sandbox
 from wmtp.models.generation import Sampling
 from wmtp.models.loading import load_tokenizer
@@ -92,7 +97,8 @@ def test_right_passes_wrong_does_not_and_every_line_is_in_order(tmp_path, benchm
     assert metrics["synthetic/verdicts/passed"] == 20
     assert metrics["synthetic/prompt"] == "synthetic_0shot" and metrics["synthetic/split"] == "test"
     assert metrics["synthetic/isolation"] == sandbox.isolation
-    assert json.loads((tmp_path / "out/metrics.json").read_text()) == metrics
+    written = [json.loads((tmp_path / "out" / name).read_text()) for name in ("metrics.json", "speed.json")]
+    assert written[0] | written[1] == metrics
     results = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
     assert [(r["task_id"], r["sample"]) for r in results] == [(r["task_id"], r["sample"]) for r in rows]
     assert all((r["status"] == "passed") == (r["sample"] == 0) for r in results)
@@ -185,6 +191,26 @@ def test_another_evaluation_in_the_same_folder_is_refused_or_replaced(tmp_path, 
         evaluate(benchmark, out, sandbox=sandbox, samples=out / "samples.jsonl", progress=False)
 
 
+def test_a_suite_shares_a_samples_file_and_each_benchmark_takes_its_own(tmp_path, benchmark, sandbox):
+    class Others:
+        """Problems under other names."""
+
+        def problems(self, split):
+            return [replace(problem, task_id=f"other/{i}") for i, problem in enumerate(benchmark.problems)]
+
+    suite = [benchmark, Benchmark("other", Others(), Synthetic0Shot())]
+    right = benchmark.problems[0].solutions[0]
+    rows = [{"task_id": name, "completion": right} for name in ("synthetic/test/0", "other/0", "other/0")]
+    file = write_samples(tmp_path / "s", rows)
+    for each, samples in zip(suite, (1, 2), strict=True):
+        out = tmp_path / each.name
+        metrics = evaluate(each, out, sandbox=sandbox, samples=file, suite=suite, progress=False)
+        assert metrics[f"{each.name}/verdicts/passed"] == metrics[f"{each.name}/samples"] == samples
+    write_samples(file, [*rows, {"task_id": "0", "completion": right}])
+    with pytest.raises(DataFormatError, match=r"s:4: task_id = 0 is not in synthetic, other"):
+        read_samples(file, benchmark, suite)
+
+
 class Slow:
     """Two problems whose reference takes longer than the limit, and one whose reference does not."""
 
@@ -247,6 +273,91 @@ def test_the_model_gives_the_same_files_with_any_batch_size_and_after_an_interru
     (out / "results.jsonl").write_bytes(whole["results.jsonl"][:500])
     (out / "timings.jsonl").write_bytes((tmp_path / "a/timings.jsonl").read_bytes()[:800])
     assert run("b", batch_size=3) == whole
+
+
+def test_a_problem_that_the_model_cannot_read_whole_has_an_empty_answer_and_is_named(tmp_path, sandbox, tiny):
+    class LongThird(Synthetic):
+        def problems(self, split):
+            return [replace(p, text=p.text + " x y" * 200 * (i == 2)) for i, p in enumerate(super().problems(split))]
+
+    benchmark = Benchmark("synthetic", LongThird(0, 0, 4, seed=42), Synthetic0Shot())
+    sampling, out = Sampling(max_new_tokens=4), tmp_path / "out"
+    metrics = evaluate(benchmark, out, sandbox=sandbox, sampling=sampling, progress=False, **tiny)
+    assert metrics["synthetic/too_long"] == ["synthetic/test/2"]
+    assert metrics["synthetic/samples"] == 4 and metrics["synthetic/missing"] == []
+    result = json.loads((out / "results.jsonl").read_text().splitlines()[2])
+    assert result["status"] != "passed"
+    assert re.fullmatch(r"no answer: the prompt has \d+ tokens, the model 256 positions", result["message"])
+    assert json.loads((out / "samples.jsonl").read_text().splitlines()[2])["completion"] == ""
+
+
+def test_decoding_is_the_same_evaluation_unless_it_changes_the_samples(tmp_path, benchmark, sandbox, tiny):
+    def run(**changes):
+        sampling = Sampling(max_new_tokens=4, **changes)
+        out = tmp_path / str(sampling.temperature)
+        return evaluate(benchmark, out, sandbox=sandbox, sampling=sampling, progress=False, **tiny)
+
+    run(temperature=0.0, decoding="ordinary")
+    assert 0 <= run(temperature=0.0, decoding="speculative", batch_size=4)["synthetic/judging_seconds"]
+    assert "synthetic/acceptance/head1" in run(temperature=0.8, decoding="speculative")
+    with pytest.raises(ConfigError, match=r"sampling.speculative = True, now False"):
+        run(temperature=0.8, decoding="auto")
+
+
+def _one_of_two(rank, out, meeting, benchmark, tiny):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    sampling, ranks = Sampling(temperature=0.8, n=2, max_new_tokens=8), Ranks(rank, 2)
+    if rank:
+        assist(benchmark, out, sampling=sampling, ranks=ranks, **tiny)
+    else:
+        with Sandbox(workers=1) as sandbox:
+            evaluate(
+                benchmark, out, sandbox=sandbox, sampling=sampling, checkpoint="t", progress=False, ranks=ranks, **tiny
+            )
+    dist.destroy_process_group()
+
+
+def test_two_ranks_share_the_problems_and_leave_the_files_of_one(tmp_path, benchmark, sandbox, tiny):
+    sampling = Sampling(temperature=0.8, n=2, max_new_tokens=8)
+    alone = dict(sandbox=sandbox, sampling=sampling, checkpoint="t", progress=False, **tiny)
+    evaluate(benchmark, tmp_path / "one", **alone)
+    out = tmp_path / "two"
+    out.mkdir()
+    # What a kill of three ranks left behind: a sample of each of the others.
+    (out / "eval.json").write_bytes((tmp_path / "one/eval.json").read_bytes())
+    made = (tmp_path / "one/samples.jsonl").read_text().splitlines(keepends=True)
+    (out / "samples.rank1.jsonl").write_text(made[3])
+    (out / "samples.rank2.jsonl").write_text(made[8] + made[9][:20])
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=_one_of_two, args=(r, out, tmp_path / "meet", benchmark, tiny)) for r in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    assert final_files(out) == final_files(tmp_path / "one")
+    made = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
+    assert sum("tokens" not in row for row in made) == 2  # only those that were there already
+    assert not list(out.glob("samples.rank*"))
+
+
+def test_every_problem_belongs_to_one_rank(monkeypatch):
+    keys = [(f"t/{task}", sample) for task in range(7) for sample in range(3)]
+    monkeypatch.setattr(Ranks, "agree", lambda self, value: keys)
+    shares = [Ranks(rank, 3).share([]) for rank in range(3)]
+    assert sorted(key for share in shares for key in share) == keys
+    assert [len({task for task, _ in share}) for share in shares] == [3, 2, 2]
+
+
+def test_a_log_gets_whole_lines_and_few_of_them(capsys):
+    bar = progress_bar("synthetic", 5000, 0, shown=True)
+    for _ in range(5000):
+        bar.update()
+    bar.close()
+    written = capsys.readouterr().err
+    assert "\r" not in written
+    assert [line.split("|")[0] for line in written.splitlines()] == ["synthetic:   0%", "synthetic: 100%"]
 
 
 # --- kills ---------------------------------------------------------------------------------------------------------

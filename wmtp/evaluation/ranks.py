@@ -1,0 +1,72 @@
+"""Share the problems of an evaluation between processes: nothing twice, nothing left out.
+
+[연구 맥락] n=200 표본은 한 장치로 며칠이 걸린다. 표본의 씨앗은 (문제, 표본)으로만 정해지므로 (generation.py)
+    누가 만들어도 같은 표본이 나온다. 그래서 나누어 만들고 모으기만 하면 된다.
+[동작] `torchrun --nproc-per-node N -m wmtp.eval …`로 시작한 프로세스들이 gloo로 만난다.
+    주고받는 것은 할 일의 목록뿐이고, 표본은 파일로 모은다. 여러 컴퓨터라면 결과 폴더를 함께 볼 수 있어야 한다.
+[디버깅] 한 프로세스가 죽으면 torchrun이 나머지도 끝낸다. 같은 명령을 다시 하면 이어서 간다.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from wmtp.evaluation.journal import Key
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Say which of how many processes this one is; alone by default.
+
+    Attributes:
+        rank: 이 프로세스의 번호. 0이 모으고 채점한다.
+        world: 프로세스의 수.
+        local: 이 컴퓨터 안에서의 번호 (장치의 번호).
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    def share(self, keys: Sequence[Key]) -> list[Key]:
+        """Hand out the first rank's list; the samples of a problem stay together, because they share its prompt.
+
+        Args:
+            keys: 0번의 목록만 쓰인다. 나머지 프로세스는 그것을 받는다.
+
+        Returns:
+            이 프로세스가 만들 표본.
+        """
+        keys = self.agree(list(keys))
+        mine = set(list(dict.fromkeys(task_id for task_id, _ in keys))[self.rank :: self.world])
+        return [key for key in keys if key[0] in mine]
+
+    def agree(self, value: object) -> object:
+        """Return the first rank's value on every rank."""
+        box = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Wait until every rank has come here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """Join the processes that torchrun started; without torchrun there is only this one."""
+    if not dist.is_torchelastic_launched():
+        yield Ranks()
+        return
+    # A rank may wait for another as long as that one still generates.
+    dist.init_process_group("gloo", timeout=timedelta(days=30))
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
+    finally:
+        dist.destroy_process_group()
