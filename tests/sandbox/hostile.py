@@ -12,7 +12,7 @@ from pathlib import Path
 from wmtp.evaluation.sandbox import Limits, Program
 
 LIMITS = Limits(
-    cpu_seconds=0.6, wall_seconds=4.0, memory_bytes=96 << 20, processes=16, file_bytes=4 << 20, output_bytes=1 << 20
+    cpu_seconds=0.6, wall_seconds=3.0, memory_bytes=96 << 20, processes=16, file_bytes=4 << 20, output_bytes=1 << 20
 )
 PATIENT = Limits(cpu_seconds=1.0, wall_seconds=60.0, memory_bytes=256 << 20, processes=16, output_bytes=1 << 20)
 

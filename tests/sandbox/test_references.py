@@ -64,7 +64,9 @@ def code_contests(data: Path) -> Iterator[Program]:
         yield Program(row["solutions"]["solution"][0], stdio=stdio, task_id=row["name"], limits=GENEROUS)
 
 
-@pytest.mark.parametrize(("read", "count"), ((mbpp, 974), (sanitized_mbpp, 427), (human_eval, 164)))
+@pytest.mark.parametrize(
+    ("read", "count"), ((mbpp, 974), (human_eval, 164), pytest.param(sanitized_mbpp, 427, marks=pytest.mark.slow))
+)
 def test_all_references_pass(sandbox, data, read, count):
     programs = list(read(data))
     verdicts = dict(sandbox.judge(programs))

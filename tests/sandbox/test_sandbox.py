@@ -228,6 +228,29 @@ def _reap_orphans() -> None:
         pass
 
 
+_LIKE_DOCKER = """
+from wmtp.evaluation.sandbox import Program, Sandbox
+from wmtp.evaluation.sandbox.worker import kernel
+new_namespaces = [kernel.load_argument(0), (kernel.JUMP_ANY_BIT, 0, 1, kernel.CLONE_NEW_ANYTHING)]
+new_namespaces += [(kernel.RETURN, 0, 0, kernel.REFUSE | kernel.EPERM), (kernel.RETURN, 0, 0, kernel.ALLOW)]
+refused = dict.fromkeys(("unshare", "mount", "setns", "pivot_root"), kernel.EPERM) | {"clone3": kernel.ENOSYS}
+kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+kernel.seccomp(kernel.seccomp_filter(refused, {"clone": new_namespaces}))
+with Sandbox(workers=1) as sandbox:
+    good = Program("def f(x): return x", ("assert f(1) == 1",))
+    bad = Program("import os\\ndef f(x): return os.fork()", ("assert f(1) == 1",))
+    print(sandbox.isolation, *[verdict.status for _, verdict in sorted(sandbox.judge([good, bad]))])
+"""
+
+
+def test_where_namespaces_are_refused_as_in_docker_the_next_rung_is_used():
+    open_rung("landlock")
+    done = subprocess.run(
+        [sys.executable, "-c", _LIKE_DOCKER], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["landlock+seccomp", "passed", "error"], done.stderr
+
+
 _AS_NOBODY = """
 from wmtp.evaluation.sandbox import Program, Sandbox
 with Sandbox(workers=1) as sandbox:
