@@ -385,18 +385,9 @@ def _bubblewrap(package: str, python: str) -> list[str]:
     """Return the command that makes namespaces by bubblewrap and runs what follows in them."""
     if (path := shutil.which("bwrap")) is None:
         raise _NotHereError("bubblewrap: not installed")
-    command = [
-        path,
-        "--unshare-all",
-        "--die-with-parent",
-        "--as-pid-1",
-        "--dev",
-        "/dev",
-        "--proc",
-        "/proc",
-        "--tmpfs",
-        "/tmp",
-    ]
+    # As pid 1 the worker is bwrap's own child: bwrap waits for it and leaves no zombie.
+    command = [path, "--unshare-all", "--die-with-parent", "--as-pid-1"]
+    command += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
     readable = dict.fromkeys([*confinement.interpreter_paths(), package, python, os.path.realpath(python)])
     for name in readable:
         if not name.startswith("/dev/"):
