@@ -123,6 +123,13 @@ def test_programs_are_pulled_only_as_needed(sandbox):
     assert judge_one(sandbox, "def f(): return 'after giving up'", ("assert f()",)).passed
 
 
+def test_identical_programs_without_end_are_not_all_pulled(sandbox):
+    pulled = itertools.count()
+    same = (Program("def f(): return 1  # the same", ("assert f() == 1",), limits=QUICK) for _ in pulled)
+    assert all(verdict.passed for _, verdict in itertools.islice(sandbox.judge(same), 300))
+    assert next(pulled) < 300 + 70 * sandbox.workers
+
+
 def test_a_judge_that_dies_is_a_harness_error_and_not_a_wrong_answer(sandbox):
     killer = Program("def f(): return 1", ("import os; os._exit(1)",), task_id="killer/1", limits=QUICK)
     with pytest.raises(HarnessError, match=r"judging killer/1 failed 3 times"):

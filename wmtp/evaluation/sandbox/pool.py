@@ -28,6 +28,7 @@ from .worker import confinement, wire
 _LADDER = ("namespaces", "bubblewrap", "landlock")
 _ATTEMPTS = 3
 _QUEUE = 2  # programs per worker: the one that runs and the one that is next
+_AHEAD = 64  # samples per worker that may wait for the verdict of an identical one
 _GRACE_SECONDS = 10.0
 _START_SECONDS = 30.0
 _PROBE = Program(
@@ -124,9 +125,10 @@ class Sandbox:
             for worker in self._pool:
                 selector.register(worker.channel, selectors.EVENT_READ, worker)
             while True:
-                while (
-                    (retry or not exhausted) and (free := min(self._pool, key=len)) is not None and len(free) < _QUEUE
-                ):
+                while retry or not exhausted:
+                    free = min(self._pool, key=len)
+                    if len(free) == _QUEUE or sum(map(len, waiting.values())) > _AHEAD * len(self._pool):
+                        break
                     if retry:
                         job = retry.popleft()
                     else:
@@ -172,7 +174,7 @@ class Sandbox:
                             yield index, verdict
                     if broken:
                         lost = self._replace(worker, selector)
-                        if lost:
+                        if lost and lost[0].number in jobs:
                             lost[0].fail("its worker ended")
                         retry += [job for job in lost if job.number in jobs]
                 for worker in list(self._pool):

@@ -51,7 +51,7 @@ class Unsafe:
     seccomp이 있으면 적어도 `os.kill(-1, SIGKILL)`이 사용자의 모든 프로세스를 죽이는 일은 막는다.
     """
 
-    name = "unsafe+seccomp" if sys.platform == "linux" and kernel.MACHINE is not None else "unsafe"
+    name = "unsafe+seccomp" if kernel.MACHINE is not None else "unsafe"
 
     def enter(self, proc: int | None) -> None:
         """Make the private directory. `proc` is a descriptor of /proc."""
@@ -367,5 +367,5 @@ def _filter_among_others(pid: int) -> bytes:
     return kernel.seccomp_filter(dict.fromkeys(kernel.REACHES_OTHERS, kernel.EPERM), conditions)
 
 
-if kernel.MACHINE is not None and sys.platform == "linux":
+if kernel.MACHINE is not None:
     _FILTER_FOR_ALL, _FILTER_IN_NAMESPACE = _filter_for_all(), _filter_in_namespace()

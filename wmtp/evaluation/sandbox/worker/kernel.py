@@ -9,6 +9,7 @@ import os
 import platform
 import signal
 import struct
+import sys
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER = 0x00020000, 0x04000000, 0x08000000, 0x10000000
 CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWCGROUP, CLONE_NEWTIME = 0x20000000, 0x40000000, 0x02000000, 0x00000080
@@ -171,7 +172,7 @@ REACHES_OTHERS = (
 #: Calls newer than this are unknown to us and so refused with ENOSYS, which every libc expects from an old kernel.
 LAST_KNOWN_SYSCALL = 462
 
-MACHINE = {"x86_64": 0, "aarch64": 1}.get(platform.machine())
+MACHINE = {"x86_64": 0, "aarch64": 1}.get(platform.machine()) if sys.platform == "linux" else None
 AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 
 # PyDLL keeps the GIL: nothing of the interpreter may be in motion when clone copies it.
