@@ -6,6 +6,7 @@
 """
 
 import difflib
+import errno
 import logging
 import os
 import re
@@ -78,6 +79,9 @@ def explain(error: BaseException) -> str | None:
     for cause in chain:
         if isinstance(cause, WmtpError):
             return f"{type(cause).__name__}: {cause}"
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            place = f" for {cause.filename}" if cause.filename else ""
+            return f"DiskFullError: no space left on the disk{place}; free some and go on with ckpt=last."
     for cause in chain:
         if isinstance(cause, MissingConfigException):
             return f"ConfigError: {_unknown_option(cause)}"
@@ -115,8 +119,7 @@ def quiet_libraries() -> None:
     import transformers
 
     logging.getLogger(lightning.__name__).setLevel(logging.WARNING)
-    for name in (lightning.utilities.rank_zero.__name__, "lightning_fabric.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
 
 
@@ -124,8 +127,11 @@ def sweep_point() -> str:
     """Name a point of a sweep by what was overridden, `-lam=0.1,temperature=0.5`; empty outside a sweep."""
     if not _sweeping():
         return ""
+    asked = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+    swept = {key for key, value in asked.items() if "," in value or "(" in value}  # a,b,c or range(1,4)
     pairs = [override.split("=", 1) for override in HydraConfig.get().overrides.task]
-    named = [f"{key.split('.')[-1].lstrip('+')}={value}" for key, value in pairs if re.fullmatch(r"[\w.+-]+", value)]
+    named = [f"{key.split('.')[-1].lstrip('+')}={value}" for key, value in pairs if not swept or key in swept]
+    named = [re.sub(r"[^\w.=+-]", "_", name) for name in named]
     return "-" + ",".join(named) if named else ""
 
 

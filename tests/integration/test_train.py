@@ -2,6 +2,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from pytorch_lightning import Callback
 from transformers import AutoModelForCausalLM
 
+from wmtp.checkpoint_io import AtomicCheckpointIO
+from wmtp.cli import front_door
 from wmtp.eval import evaluate_checkpoint
 from wmtp.train import train
 
@@ -113,3 +117,33 @@ def test_mbpp_from_a_local_file_trains_and_runs_its_real_tests(config, tmp_path)
     run = tmp_path / "runs" / "rho1-mbpp-tiny-base"
     results = (run / "eval/after/mbpp/results.jsonl").read_text().splitlines()
     assert [json.loads(line)["task_id"] for line in results] == ["mbpp/11", "mbpp/12", "mbpp/13", "mbpp/14"]
+
+
+def test_every_point_of_a_sweep_gets_a_run_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["logger=csv", "trainer.max_steps=1", "data.train_size=50", "eval.before=false", "eval.after=false"]
+    sweep = ["algo.weighting.lam=0.1,1.0", "algo.weighting.temperature=0.5,0.7"]
+    monkeypatch.setattr(sys, "argv", ["wmtp.train", "--multirun", *sweep, *small])
+    with pytest.raises(SystemExit) as stopped:
+        front_door(train, "train")
+    assert stopped.value.code == 0
+    assert sorted(run.name for run in (tmp_path / "runs").iterdir()) == [
+        f"rho1-synthetic-tiny-base-lam={lam},temperature={temperature}"
+        for lam in ("0.1", "1.0")
+        for temperature in ("0.5", "0.7")
+    ]
+
+
+def test_a_save_that_fails_leaves_the_checkpoint_before_it_whole(tmp_path):
+    io, checkpoint = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"step": torch.tensor(1)}, checkpoint)
+    script = (
+        "import resource, sys, torch\n"
+        "from wmtp.checkpoint_io import AtomicCheckpointIO\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "AtomicCheckpointIO().save_checkpoint({'step': torch.zeros(100_000)}, sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(checkpoint)], capture_output=True)
+    assert done.returncode != 0
+    assert torch.load(checkpoint, weights_only=True)["step"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
