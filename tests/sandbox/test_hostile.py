@@ -3,8 +3,8 @@
 import socket
 
 import pytest
-from conftest import SAFE_RUNGS, open_rung
 from hostile import LIMITS, read_cases
+from rungs import SAFE_RUNGS, open_rung
 
 from wmtp.evaluation.sandbox import Program, Sandbox
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SAFE_RUNGS, open_rung
+from rungs import SAFE_RUNGS, open_rung
 
 from wmtp.errors import HarnessError, SandboxUnavailableError
 from wmtp.evaluation.sandbox import Limits, Program, Sandbox, pool

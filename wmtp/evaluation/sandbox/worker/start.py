@@ -1,6 +1,6 @@
 """Start a worker: confine, fork the zygote, judge until the other side is gone.
 
-[동작] `python -s -S -P start.py RUNG`으로 새로 exec된다 (pool.py). 디스크립터 3이 학습 프로세스와의 소켓이다.
+[동작] pool.py가 `python -s -S -P`로 새로 exec한다. `parent`는 학습 프로세스와의 소켓이다.
 첫 메시지는 ["ready", 단의 이름, 개인 디렉터리] 또는 ["failed", 이유].
 """
 
