@@ -150,7 +150,7 @@ def overview(algo, data, run) -> str:
     return (
         f"{algo.name}: {parameters / 1e6:.1f}M parameters, {algo.model.heads} heads\n"
         f"{data.source.name} ({data.source.licence}): {len(samples)} training samples, "
-        f"{sum(sample.targets for sample in samples)} target tokens{dropped}\n"
+        f"{sum(samples.targets)} target tokens{dropped}\n"
         f"run directory: {run}"
     )
 

@@ -10,13 +10,14 @@
 #   B sequences, T positions
 
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from wmtp.data.tokenization import TokenizedSample
+from wmtp.data.tokenization import TokenizedSample, TokenizedSamples
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import IGNORE
 
@@ -97,8 +98,8 @@ def collate(samples: Sequence[TokenizedSample], step_targets: int, pad_token_id:
     """Pad samples on the right into one batch.
 
     Returns:
-        `input_ids_BT, attention_mask_BT, labels_BT, noise_BT` (텐서), `step_targets` (정수 M), `problem_ids` (이름들).
-        표본이 없으면 목표 토큰이 없는 한 자리짜리 배치.
+        `input_ids_BT, attention_mask_BT, labels_BT, noise_BT` (텐서), `step_targets` (정수 M), `problem_ids` (이름들),
+        표본에 있으면 `reference_nll_BT`. 표본이 없으면 목표 토큰이 없는 한 자리짜리 배치.
     """
     width = max((len(sample.input_ids) for sample in samples), default=1)
     shape = (max(len(samples), 1), width)
@@ -108,6 +109,8 @@ def collate(samples: Sequence[TokenizedSample], step_targets: int, pad_token_id:
         "labels_BT": torch.full(shape, IGNORE),
         "noise_BT": torch.zeros(shape, dtype=torch.bool),
     }
+    if not samples or samples[0].reference_nll is not None:
+        batch["reference_nll_BT"] = torch.zeros(shape)
     if not samples:
         batch["attention_mask_BT"][0, 0] = 1  # attention over nothing would be NaN
     for row, sample in enumerate(samples):
@@ -117,6 +120,8 @@ def collate(samples: Sequence[TokenizedSample], step_targets: int, pad_token_id:
         batch["attention_mask_BT"][row, :n] = 1
         batch["labels_BT"][row, sample.prompt_length : n] = ids[sample.prompt_length :]
         batch["noise_BT"][row, :n] = torch.tensor(sample.noise)
+        if sample.reference_nll is not None:
+            batch["reference_nll_BT"][row, :n] = torch.tensor(sample.reference_nll)
     return {**batch, "step_targets": step_targets, "problem_ids": [sample.task_id for sample in samples]}
 
 
@@ -129,7 +134,7 @@ class StepLoader:
 
     def __init__(
         self,
-        samples: Sequence[TokenizedSample],
+        samples: TokenizedSamples,
         *,
         token_budget: int,
         pad_token_id: int,
@@ -148,9 +153,7 @@ class StepLoader:
 
     def plan(self, epoch: int) -> list[Step]:
         """Plan one epoch of these samples."""
-        lengths = [len(sample.input_ids) for sample in self.samples]
-        targets = [sample.targets for sample in self.samples]
-        return plan_epoch(lengths, targets, epoch=epoch, **self.plan_arguments)
+        return plan_epoch(self.samples.lengths, self.samples.targets, epoch=epoch, **self.plan_arguments)
 
     def __len__(self) -> int:
         return sum(len(step.micro_batches) for step in self.plan(self.epoch)) // self.world_size
@@ -166,12 +169,21 @@ class StepLoader:
             yield collate([self.samples[i] for i in batch], step_targets, self.pad_token_id)
         self.epoch, self.position = self.epoch + 1, 0
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the place in the plan."""
-        return {"epoch": self.epoch, "position": self.position, "world_size": self.world_size}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the plan, and what the plan was made of."""
+        plan = {**self.plan_arguments, "samples": len(self.samples)}
+        return {"epoch": self.epoch, "position": self.position, "plan": plan}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on at the place where another loader of the same plan stopped."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at the place where another loader of the same plan stopped; after another plan, at the next epoch."""
         self.epoch, self.position = state["epoch"], state["position"]
-        if state["world_size"] != self.world_size:  # another plan: its place means nothing here
+        now, then = self.state_dict()["plan"], state["plan"]
+        changed = [f"{name} was {then[name]} and is {now[name]}" for name in now if now[name] != then[name]]
+        if changed:  # a place in another plan means nothing here
             self.epoch, self.position = state["epoch"] + 1, 0
+            if self.rank == 0:
+                print(
+                    f"resume: {', '.join(changed)}, so the steps are planned anew: going on at epoch {self.epoch}, "
+                    f"without the rest of epoch {state['epoch']}.",
+                    file=sys.stderr,
+                )

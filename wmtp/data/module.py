@@ -1,16 +1,22 @@
 """Give Lightning the batches of one data source.
 
 [동작] 문제를 읽고 토큰으로 바꾼 뒤(setup), 스텝 계획을 따라 배치를 내준다. 학습은 train, 검증은 validation 분할만 쓴다.
+    토큰은 캐시(token_cache.py)에 남는다. 두 번째 시작부터는 문제를 읽거나 만들지도 않는다.
 """
 
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from wmtp.data import tokenization
 from wmtp.data.batching import StepLoader
-from wmtp.data.tokenization import TokenizedSample, tokenize_problems
+from wmtp.data.fingerprint import code_of, identify
+from wmtp.data.token_cache import entry_file, read_or_build
+from wmtp.data.tokenization import TokenizedSamples, pack_names, tokenize_problems, unpack_names
 from wmtp.errors import ConfigError
+from wmtp.models.loading import tokenizer_content
 
 
 class MTPDataModule(LightningDataModule):
@@ -40,24 +46,48 @@ class MTPDataModule(LightningDataModule):
                 raise ConfigError(f"data.{key} = {value!r} must be a whole number of tokens, at least 2; try 2048.")
         self.source, self.prompt, self.tokenizer = source, prompt, tokenizer
         self.token_budget, self.max_length, self.seed = token_budget, max_length, seed
-        self.samples: dict[str, list[TokenizedSample]] = {}
+        self.samples: dict[str, TokenizedSamples] = {}
         self.dropped: dict[str, list[str]] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Tokenize both splits once."""
         if self.samples:
             return
-        wanted = self.prompt.shot_task_ids
-        shots = [problem for problem in self.source.problems("prompt") if problem.task_id in wanted] if wanted else []
         for split in ("train", "validation"):
-            self.samples[split], self.dropped[split] = tokenize_problems(
-                self.source.problems(split), self.prompt, self.tokenizer, min(self.max_length, self.token_budget), shots
-            )
+            entry = read_or_build(entry_file("tokens", self.key(split)), lambda split=split: self.tokenize(split))
+            self.dropped[split] = unpack_names(entry.pop("dropped"))
+            self.samples[split] = TokenizedSamples(entry)
         if not self.samples["train"]:
             raise ConfigError(
                 f"data.max_length = {self.max_length} leaves no training sample of {self.source.name} "
                 f"({len(self.dropped['train'])} are longer or have no solution); raise it and data.token_budget."
             )
+
+    def key(self, split: str) -> dict[str, Any]:
+        """Return everything that decides the tokens of a split."""
+        return {
+            "split": split,
+            "source": self.source.fingerprint(),
+            "prompt": identify(self.prompt),
+            "tokenizer": tokenizer_content(self.tokenizer),
+            "end": self.tokenizer.eos_token_id,
+            "length": self.length,
+            "code": code_of(tokenization),
+        }
+
+    def tokenize(self, split: str) -> dict[str, Tensor]:
+        """Read and tokenize a split."""
+        wanted = self.prompt.shot_task_ids
+        shots = [problem for problem in self.source.problems("prompt") if problem.task_id in wanted] if wanted else []
+        samples, dropped = tokenize_problems(
+            self.source.problems(split), self.prompt, self.tokenizer, self.length, shots
+        )
+        return {**samples.tensors, "dropped": pack_names(dropped)}
+
+    @property
+    def length(self) -> int:
+        """Return how many tokens a sample may have."""
+        return min(self.max_length, self.token_budget)
 
     def loader(self, split: str, accumulate: int = 1) -> StepLoader:
         """Return this rank's loader of a split."""

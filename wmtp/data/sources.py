@@ -2,7 +2,7 @@
 
 [연구 맥락] 벤치마크의 숫자는 데이터가 정확할 때만 뜻이 있다.
     그래서 잘못된 줄은 건너뛰지 않고, 파일과 줄 번호를 말하며 멈춘다.
-[동작] 출처(source)는 `name`, `licence`, `problems(split)`을 가진 객체다.
+[동작] 출처(source)는 문제를 하나씩 내주는 객체다 (`wmtp.data.problem.Source`).
     split은 train, validation, test, prompt 중 하나, 또는 모든 줄을 뜻하는 all.
     줄바꿈은 LF로 통일하고 탭은 그대로 둔다 (MBPP 정답 129개가 탭을 쓴다).
 [디버깅] 경로를 주지 않으면 로컬 → 캐시 → S3 → Hub에서 찾는다 (`wmtp.storage`). 오류 문장에 찾아본 곳이 모두 나온다.
@@ -14,42 +14,33 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wmtp.data.problem import Problem
+from wmtp.data.fingerprint import digest_of_file
+from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError, DataFormatError
 from wmtp.storage import in_use
 
-SPLITS = ("train", "validation", "test", "prompt")
 PYTHON3 = 3  # the language number in CodeContests
 
 
-class Source:
-    """Give the problems of one data set, by split.
+class FileSource(Source):
+    """Read the problems of one data set out of its files.
 
     [동작] 파일은 부를 때마다 한 줄씩 다시 읽는다. 전체를 메모리에 들고 있지 않는다.
-
-    Attributes:
-        name: 출처의 이름. task_id의 앞부분이기도 하다.
-        licence: 데이터의 라이선스 (SPDX 이름).
-        splits: 이 출처에 있는 분할.
     """
 
-    name: str
-    licence: str
-    splits: tuple[str, ...] = SPLITS
+    path: str | os.PathLike | None = None
 
-    def problems(self, split: str) -> list[Problem]:
-        """Read the problems of one split, or of all.
+    def stream(self, split: str) -> Iterator[Problem]:
+        """Yield the problems of one split, or of all, in the order of the files.
 
         Args:
             split: `splits` 중 하나 또는 "all".
-
-        Returns:
-            파일에 있는 순서 그대로의 문제 목록.
 
         Raises:
             ConfigError: 이 출처에 없는 분할일 때.
@@ -59,7 +50,6 @@ class Source:
         if split not in (*self.splits, "all"):
             raise ConfigError(f"split = {split}: {self.name} has {', '.join(self.splits)}; or take every row with all.")
         first_seen: dict[str, str] = {}
-        chosen = []
         for row in self.rows(split):
             problem = self.parse(row)
             if problem.task_id in first_seen:
@@ -69,20 +59,17 @@ class Source:
                 )
             first_seen[problem.task_id] = row.where
             if split in (problem.split, "all"):
-                chosen.append(problem)
-        return chosen
+                yield problem
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, split: str = "all") -> str:
         """Identify the content: the same for the same problems, another when a file or its reading changes.
 
-        [동작] 파일의 이름과 바이트, path를 뺀 인자, 그리고 이 파서의 소스 코드로 만든다. 파일이 어디에 있는지는 무관하다.
+        [동작] 파일의 이름과 바이트, path를 뺀 인자, 그리고 이 파서의 소스 코드로 만든다. 파일이 놓인 곳은 무관하다.
         """
         digest = hashlib.sha256(Path(__file__).read_bytes())
         digest.update(repr(sorted((key, value) for key, value in vars(self).items() if key != "path")).encode())
-        for file in self.files("all"):
-            digest.update(f"{self.name}/{file.name}".encode())
-            with file.open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        for file in self.files(split):
+            digest.update(f"{self.name}/{file.name} {digest_of_file(file)}".encode())
         return digest.hexdigest()[:16]
 
     def files(self, split: str) -> list[Path]:
@@ -98,7 +85,7 @@ class Source:
         raise NotImplementedError
 
 
-class Mbpp(Source):
+class Mbpp(FileSource):
     """Read MBPP, full (mbpp.jsonl) or sanitized (sanitized-mbpp.json).
 
     [동작] 분할은 task_id로 정해져 있다: 1-10 prompt, 11-510 test, 511-600 validation, 601-974 train.
@@ -147,7 +134,7 @@ class Mbpp(Source):
         )
 
 
-class HumanEval(Source):
+class HumanEval(FileSource):
     """Read HumanEval (HumanEval.jsonl or .jsonl.gz); all of its 164 problems are test problems.
 
     [동작] 참조 정답은 프롬프트와 본문을 이은 완전한 프로그램이다. 테스트는 `check`의 정의와 그것을 부르는 문장이다.
@@ -186,8 +173,8 @@ class HumanEval(Source):
         )
 
 
-class CodeContests(Source):
-    """Read CodeContests in the shape of its Hugging Face rows, as JSONL.
+class CodeContests(FileSource):
+    """Read CodeContests in the shape of its Hugging Face rows, as JSONL or Parquet.
 
     [동작] Python 3 정답(language 3)과 오답만 담고, public, private, generated 테스트를 이 순서로
     표준 입출력 쌍으로 잇는다. 분할은 줄의 `split` 값, 없으면 공식 파일 이름(train, valid, test, 조각은
@@ -261,7 +248,7 @@ class Row:
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
-        return _lf(self.get(key, str, default))
+        return self._lf(key, self.get(key, str, default))
 
     def texts(self, key: str, default: list | None = None) -> tuple[str, ...]:
         return self._all_text(key, self.get(key, list, default))
@@ -288,7 +275,15 @@ class Row:
     def _all_text(self, key: str, values: Any) -> tuple[str, ...]:
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise self.error(key, "must be a list of texts")
-        return tuple(map(_lf, values))
+        return tuple(self._lf(key, value) for value in values)
+
+    def _lf(self, key: str, text: str) -> str:
+        """Unify the line ends; refuse what JSON can spell and no file can hold."""
+        try:
+            text.isascii() or text.encode()
+        except UnicodeEncodeError as error:
+            raise self.error(key, f"holds half a character (a lone surrogate at {error.start})") from None
+        return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_rows(files: Iterable[Path]) -> Iterator[Row]:
@@ -307,7 +302,7 @@ def read_jsonl(file: Path) -> Iterator[Row]:
             for line, raw in enumerate(lines, start=1):
                 if raw.strip():
                     yield Row(file, line, _json_object(raw, f"{file}:{line}"))
-    except (EOFError, gzip.BadGzipFile) as broken:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as broken:
         raise DataFormatError(f"{file}:{line + 1}: the packed file is cut off or damaged. Copy it again.") from broken
 
 
@@ -315,7 +310,7 @@ def read_json_array(file: Path) -> Iterator[Row]:
     """Yield the rows of a file that is one JSON array; the line counted is the row's place in the array."""
     try:
         values = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataFormatError(
             f"{file}:{getattr(error, 'lineno', 1)}: not JSON ({error}). Copy the file again."
         ) from None
@@ -328,13 +323,13 @@ def read_json_array(file: Path) -> Iterator[Row]:
 
 
 def read_parquet(file: Path) -> Iterator[Row]:
-    """Yield the rows of a Parquet file, a few at a time; the line counted is the row's place in the file."""
+    """Yield the rows of a Parquet file, one at a time; the line counted is the row's place in the file."""
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(file) as opened:
-            values = (row for batch in opened.iter_batches(batch_size=16) for row in batch.to_pylist())
+            values = (row for batch in opened.iter_batches(batch_size=1) for row in batch.to_pylist())
             for number, row in enumerate(values, start=1):
                 yield Row(file, number, row)
     except ArrowException as error:
@@ -351,13 +346,11 @@ def _json_object(raw: bytes, where: str) -> dict[str, Any]:
             f"{where}: not JSON ({error.msg} at column {error.colno}). "
             "Correct the row, or copy the file again if it was cut off."
         ) from None
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits, or brackets 1000 deep
+        raise DataFormatError(f"{where}: cannot be read ({error}). Correct the row.") from None
     if not isinstance(value, dict):
         raise DataFormatError(f"{where}: must be one JSON object, not {type(value).__name__}.")
     return value
-
-
-def _lf(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _mbpp_split(number: int, row: Row) -> str:
@@ -373,7 +366,7 @@ def _called_function(test: str, code: str) -> str | None:
     try:
         nodes = ast.walk(ast.parse(test))
         calls = [node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # no Python, a NUL byte, or nested too deep
         return None
     return next((name for name in calls if name in defined), None)
 

@@ -3,12 +3,17 @@
 [연구 맥락] 학습 대상은 정답 프로그램뿐이다. 프롬프트와 정답을 따로 토큰화해 이어 붙이므로,
     생성할 때 모델이 보는 프롬프트와 학습 때의 프롬프트가 토큰 단위로 똑같다.
 [동작] Problem + 프롬프트 방식 → TokenizedSample. 길이를 넘는 문제는 자르지 않고 버리며, 몇 개인지 센다.
+    표본들은 객체의 목록이 아니라 이어 붙인 텐서 몇 개(TokenizedSamples)다. 그대로 파일에 두고 비추어 쓴다.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from wmtp.data.problem import Problem
@@ -23,17 +28,105 @@ class TokenizedSample:
         input_ids: 프롬프트 + 정답 + EOS의 토큰 번호.
         prompt_length: 앞의 몇 토큰이 프롬프트인지. 이 토큰들은 학습 대상이 아니다.
         noise: 토큰마다, 일부러 망가뜨린 글자를 담고 있으면 True.
+        reference_nll: 토큰마다 참조모델의 CE (`wmtp.data.reference_cache`). 미리 계산해 두지 않았으면 None.
     """
 
     task_id: str
     input_ids: tuple[int, ...]
     prompt_length: int
     noise: tuple[bool, ...]
+    reference_nll: tuple[float, ...] | None = None
 
     @property
     def targets(self) -> int:
         """Count the target tokens; the very first token has no position before it."""
         return len(self.input_ids) - max(self.prompt_length, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedSamples(Sequence[TokenizedSample]):
+    """Hold samples end to end in a few flat tensors; a sample becomes an object only while it is looked at.
+
+    Attributes:
+        tensors: input_ids [N], noise [N], starts [S + 1], prompt_lengths [S], task_ids (글자들).
+            N은 모든 토큰, S는 표본의 수. i번째 표본은 starts[i]부터 starts[i + 1] 앞까지다.
+        reference_nll: i번째 표본의 참조 CE들을 주는 목록. 없으면 None.
+
+    Example:
+        >>> samples = TokenizedSamples.pack([TokenizedSample("a", (5, 6, 7), 1, (False, False, True))])
+        >>> samples[0].input_ids, samples.lengths, samples.targets
+        ((5, 6, 7), [3], [2])
+    """
+
+    tensors: dict[str, Tensor]
+    reference_nll: Sequence[Tensor] | None = field(default=None, repr=False)
+
+    @classmethod
+    def pack(cls, samples: Iterable[TokenizedSample]) -> "TokenizedSamples":
+        """Put samples end to end, one at a time."""
+        input_ids, noise, starts, prompt_lengths, names = array("i"), bytearray(), array("q", [0]), array("i"), []
+        for sample in samples:
+            input_ids.extend(sample.input_ids)
+            noise.extend(sample.noise)
+            starts.append(len(input_ids))
+            prompt_lengths.append(sample.prompt_length)
+            names.append(sample.task_id)
+        return cls(
+            {
+                "input_ids": _tensor(input_ids, torch.int32),
+                "noise": _tensor(noise, torch.bool),
+                "starts": _tensor(starts, torch.int64),
+                "prompt_lengths": _tensor(prompt_lengths, torch.int32),
+                "task_ids": pack_names(names),
+            }
+        )
+
+    @cached_property
+    def starts(self) -> list[int]:
+        return self.tensors["starts"].tolist()
+
+    @cached_property
+    def task_ids(self) -> list[str]:
+        return unpack_names(self.tensors["task_ids"])
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Count the tokens of every sample."""
+        return self.tensors["starts"].diff().tolist()
+
+    @cached_property
+    def targets(self) -> list[int]:
+        """Count the target tokens of every sample."""
+        return (self.tensors["starts"].diff() - self.tensors["prompt_lengths"].clamp(min=1)).tolist()
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, i: int) -> TokenizedSample:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        here = slice(self.starts[i], self.starts[i + 1])
+        return TokenizedSample(
+            self.task_ids[i],
+            tuple(self.tensors["input_ids"][here].tolist()),
+            int(self.tensors["prompt_lengths"][i]),
+            tuple(self.tensors["noise"][here].tolist()),
+            None if self.reference_nll is None else tuple(self.reference_nll[i].tolist()),
+        )
+
+
+def pack_names(names: Sequence[str]) -> Tensor:
+    """Write names as bytes in a tensor."""
+    return _tensor(bytearray("\0".join(names).encode()), torch.uint8)
+
+
+def unpack_names(packed: Tensor) -> list[str]:
+    """Read names that `pack_names` wrote."""
+    return packed.numpy().tobytes().decode().split("\0") if len(packed) else []
+
+
+def _tensor(values: array | bytearray, dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(values, dtype=dtype) if values else torch.empty(0, dtype=dtype)
 
 
 def tokenize_problem(
@@ -69,17 +162,20 @@ def tokenize_problems(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     shots: Sequence[Problem] = (),
-) -> tuple[list[TokenizedSample], list[str]]:
+) -> tuple[TokenizedSamples, list[str]]:
     """Tokenize problems and set aside those that do not fit.
 
     Returns:
         (들어가는 표본들, 길이가 max_length를 넘거나 정답이 없어 버린 문제의 이름들).
     """
-    kept, dropped = [], []
-    for problem in problems:
-        sample = tokenize_problem(problem, prompt, tokenizer, shots) if problem.solutions else None
-        if sample is None or len(sample.input_ids) > max_length:
-            dropped.append(problem.task_id)
-        else:
-            kept.append(sample)
-    return kept, dropped
+    dropped = []
+
+    def fitting() -> Iterator[TokenizedSample]:
+        for problem in problems:
+            sample = tokenize_problem(problem, prompt, tokenizer, shots) if problem.solutions else None
+            if sample is None or len(sample.input_ids) > max_length:
+                dropped.append(problem.task_id)
+            else:
+                yield sample
+
+    return TokenizedSamples.pack(fitting()), dropped

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.rho1 import Rho1
 from wmtp.data.batching import StepLoader, collate
-from wmtp.data.tokenization import TokenizedSample
+from wmtp.data.tokenization import TokenizedSample, TokenizedSamples
 from wmtp.maths.weighting import SoftWeighting
 from wmtp.models.mtp import MTPForCausalLM
 
@@ -45,7 +45,7 @@ class Loaders:
     """Give Lightning a StepLoader that knows the trainer's accumulation and rank."""
 
     def __init__(self, samples, budget):
-        self.samples, self.budget = samples, budget
+        self.samples, self.budget = TokenizedSamples.pack(samples), budget
 
     def __call__(self, accumulate, world_size=1, rank=0):
         return StepLoader(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from wmtp.data.batching import StepLoader, collate, plan_epoch
 from wmtp.data.prompts import BigcodeMbpp0Shot
 from wmtp.data.sources import Mbpp
-from wmtp.data.tokenization import TokenizedSample, tokenize_problems
+from wmtp.data.tokenization import TokenizedSample, TokenizedSamples, tokenize_problems
 from wmtp.errors import ConfigError
 from wmtp.models.loading import load_tokenizer
 
@@ -68,7 +68,8 @@ def test_a_rank_without_samples_still_gets_a_batch_without_targets():
 @given(stop=st.integers(0, 30))
 def test_a_loader_that_is_loaded_goes_on_where_the_other_stopped(stop):
     def make():
-        return StepLoader([sample(str(i), 2 + i % 9) for i in range(40)], token_budget=24, pad_token_id=0)
+        samples = TokenizedSamples.pack(sample(str(i), 2 + i % 9) for i in range(40))
+        return StepLoader(samples, token_budget=24, pad_token_id=0)
 
     whole = make()
     names = [batch["problem_ids"] for _ in range(3) for batch in whole]

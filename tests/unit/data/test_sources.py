@@ -184,6 +184,7 @@ def test_missing_data_lists_every_place_that_was_tried(tmp_path, monkeypatch):
         Mbpp(tmp_path / "nowhere").problems("train")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("WMTP_DATA", str(tmp_path))
+    monkeypatch.delenv("WMTP_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     places = (
         rf"in \$WMTP_DATA/humaneval, in the cache \({tmp_path}/\.cache/wmtp\), .*on the Hub as openai/.*\(offline\)"

@@ -1,0 +1,81 @@
+"""Name inputs by what they are, so that a changed input is another name and the same one never is.
+
+[연구 맥락] 캐시의 열쇠에 사람이 올리는 번호가 있으면 언젠가 잊는다. 그래서 파일은 내용으로, 객체는 클래스의
+    소스 코드와 속성으로 부른다: 파서, 프롬프트, 문법을 한 글자만 고쳐도 새 열쇠다.
+[동작] 여기서는 torch를 부르지 않는다 (출처와 함께 일찍 불린다).
+[디버깅] 캐시가 자꾸 새로 만들어지면 `identify(객체)`를 두 번 출력해 다른 곳을 찾는다.
+"""
+
+import hashlib
+import inspect
+import json
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from wmtp.storage import in_use
+
+LARGE = 64 * 2**20  # bytes; hashing more than this at every start would be felt
+
+
+def digest_of(value: Any) -> str:
+    """Name a value of plain types by its content.
+
+    Example:
+        >>> digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def digest_of_file(file: Path) -> str:
+    """Name a file by its bytes.
+
+    [동작] 큰 파일은 한 번만 읽고, 크기와 두 시각(mtime, ctime)이 그대로인 동안 그 값을 기억한다.
+    ctime은 사용자가 되돌릴 수 없으므로, 시각을 꾸민 파일에 속지 않는다.
+    """
+    stat = file.stat()
+    settled = time.time() - stat.st_ctime > 2  # a clock tick can hide a second write
+    if stat.st_size < LARGE or not settled:
+        return _read_digest(file)
+    name = digest_of([str(file.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
+    remembered = in_use().cache / "digests" / name
+    try:
+        return remembered.read_text()
+    except OSError:
+        digest = _read_digest(file)
+    try:
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        temporary = remembered.with_suffix(f".{time.time_ns()}.tmp")
+        temporary.write_text(digest)
+        temporary.replace(remembered)
+    except OSError:
+        pass  # a cache that cannot be written costs time, nothing else
+    return digest
+
+
+def code_of(*modules: ModuleType) -> str:
+    """Name modules by their source code."""
+    return digest_of(sorted(inspect.getsource(module) for module in modules))
+
+
+def identify(thing: Any, **attributes: Any) -> dict[str, Any]:
+    """Describe an object by its class, the code of its class, and its attributes.
+
+    Args:
+        thing: 객체.
+        **attributes: 객체의 속성 대신 쓸 값들. 주지 않으면 `vars(thing)`.
+    """
+    kinds = [kind for kind in type(thing).__mro__ if kind is not object]
+    return {
+        "class": f"{kinds[0].__module__}.{kinds[0].__qualname__}",
+        "code": code_of(*{sys.modules[kind.__module__] for kind in kinds}),
+        "attributes": attributes or vars(thing),
+    }
+
+
+def _read_digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
