@@ -51,12 +51,24 @@ def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
             mistakes.append(_answer(error))
 
     try:
+        _refuse_several_sources(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(job)()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         mistakes.append(_answer(error))
     sys.exit(2 if mistakes else 0)
+
+
+def _refuse_several_sources(arguments: list[str]) -> None:
+    """Say how to mix sources: Hydra would only say that a list is no name of an option."""
+    several = [argument for argument in arguments if re.fullmatch(r"data=\[.*\]|data=\w+(,\w+)+", argument)]
+    if several and not {"-m", "--multirun"} & set(arguments):
+        names = re.findall(r"\w+", several[0].removeprefix("data="))
+        raise ConfigError(
+            f"data = {several[0].removeprefix('data=')} must be one choice. To mix sources: data=mix "
+            f"{' '.join(f'data.weights.{name}=1' for name in names)} (0 leaves a source out, see conf/data/mix.yaml)."
+        )
 
 
 def _answer(error: Exception) -> str:
@@ -208,6 +220,11 @@ def _unknown_option(error: MissingConfigException) -> str:
     options = list(error.options or [])
     if not options:
         return _first_line(error)
+    if group == "data" and (config_dir() / "benchmark" / f"{option}.yaml").is_file():
+        return (
+            f"data = {option} is for evaluation only: training on a test split would make its numbers worthless. "
+            f"Train on one of {', '.join(options)}, and evaluate with benchmark={option}."
+        )
     return f"{group} = {option} is not one of {', '.join(options)} (conf/{group}/).{_did_you_mean(option, options)}"
 
 

@@ -26,6 +26,10 @@ class DataFormatError(WmtpError):
     """Report a malformed row, with file and line."""
 
 
+class DataLeakError(WmtpError):
+    """Report training problems that a benchmark in use asks."""
+
+
 class CheckpointError(WmtpError):
     """Report a checkpoint that is missing, truncated or of another model."""
 

@@ -46,6 +46,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     from pytorch_lightning import seed_everything
 
+    from wmtp.data.leakage import guard, record
     from wmtp.models.checkpoint import check_same_model, read_checkpoint
     from wmtp.reporting import write_report
     from wmtp.tracking import mask_secrets
@@ -65,6 +66,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if checkpoint:
         check_same_model(read_checkpoint(checkpoint)["state_dict"], algo, checkpoint)
     algo.optimizer(algo.model)  # built again by Lightning; here only to refuse a wrong rate in time
+    data.source, leaks = guard(data.source, benchmarks, cfg.data.leakage)
     data.setup()
 
     # A run that is kept in S3 goes on in a directory of its own here.
@@ -74,17 +76,20 @@ def train(cfg: DictConfig) -> dict[str, float]:
         cfg.run_dir = str(run)
         cfg.mlflow_experiment = cfg.mlflow_experiment or f"mtp/{algo.name}/{data.source.name}"
         used = {**in_use().used}
-        used[data.source.name] = {"licence": data.source.licence} | used.get(data.source.name, {})
+        for source in (data.source, *(benchmark.source for benchmark in benchmarks)):
+            for part, licence in source.licences.items():
+                used[part] = {"licence": licence} | used.get(part, {})
         algo.run_config = plain = mask_secrets(OmegaConf.to_container(cfg, resolve=True) | {"used": used})
         loggers = list(build(cfg.logger or {}).values())
         callbacks = list(build(cfg.callbacks).values())
         trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
         if trainer.is_global_zero:
             OmegaConf.save(plain, run / "config.yaml")
+            record(run / "left_out.json", cfg.data.leakage, leaks, data.dropped)
             tokenizer.save_pretrained(run / "model")
             for logger in loggers:
                 logger.log_hyperparams(plain)
-            print(overview(algo, data, run))
+            print(overview(algo, data, leaks, run))
 
         metrics = {}
         if cfg.eval.before:
@@ -142,15 +147,18 @@ def run_programs(cfg, benchmarks, when, algo, tokenizer, sampling, trainer) -> d
     return numbers
 
 
-def overview(algo, data, run) -> str:
+def overview(algo, data, leaks, run) -> str:
     """Say what is about to be trained on what."""
     parameters = sum(parameter.numel() for parameter in algo.model.parameters())
     samples = data.samples["train"]
-    dropped = f", {len(data.dropped['train'])} left out as too long" if data.dropped["train"] else ""
+    dropped = (
+        f", {len(data.dropped['train'])} left out (too long, or without a solution)" if data.dropped["train"] else ""
+    )
+    leaked = f"\n{len(leaks)} training problems are in a benchmark in use: see left_out.json" if leaks else ""
     return (
         f"{algo.name}: {parameters / 1e6:.1f}M parameters, {algo.model.heads} heads\n"
         f"{data.source.name} ({data.source.licence}): {len(samples)} training samples, "
-        f"{sum(samples.targets)} target tokens{dropped}\n"
+        f"{sum(samples.targets)} target tokens{dropped}{leaked}\n"
         f"run directory: {run}"
     )
 

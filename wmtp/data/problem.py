@@ -1,9 +1,10 @@
-"""Define the one shape that every programming problem takes, whatever its source.
+"""Define the one shape that every programming problem takes, whatever its source, and what a source is.
 
 [연구 맥락] MBPP, HumanEval, CodeContests, 합성 문제를 한 가지 모양으로 다루면 새 데이터 집합은 파서 하나로 끝난다.
 [동작] 파서(sources.py, synthetic.py)가 만들고, 토큰화와 벤치마크가 읽는다.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -38,3 +39,38 @@ class Problem:
     entry_point: str | None = None
     licence: str = "unknown"
     noise_spans: tuple[tuple[int, int], ...] = ()
+
+
+class Source:
+    """Give the problems of one data set, by split.
+
+    Attributes:
+        name: 출처의 이름. task_id의 앞부분이기도 하다.
+        licence: 데이터의 라이선스 (SPDX 이름).
+        splits: 이 출처에 있는 분할. "train"이 없으면 평가에만 쓴다.
+    """
+
+    name: str
+    licence: str
+    splits: tuple[str, ...] = ("train", "validation", "test", "prompt")
+
+    def stream(self, split: str) -> Iterator[Problem]:
+        """Yield the problems of one split one at a time, so that a data set may be larger than memory."""
+        raise NotImplementedError
+
+    def problems(self, split: str) -> list[Problem]:
+        """Collect the problems of one split."""
+        return list(self.stream(split))
+
+    def fingerprint(self, split: str = "all") -> str:
+        """Identify the content: the same for the same problems, another when anything about them changes.
+
+        Args:
+            split: 이 분할의 문제가 같으면 충분할 때. 그 분할의 파일만 읽는 출처도 있다.
+        """
+        raise NotImplementedError
+
+    @property
+    def licences(self) -> dict[str, str]:
+        """Return the licence of each data set in use, by name."""
+        return {self.name: self.licence}

@@ -7,7 +7,7 @@
 [디버깅] 생성이 멈추지 않으면 `stop`과 `completion`의 끝을, 맞은 프로그램이 잘리면 `stop`을 본다.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from wmtp.data.problem import Problem
 from wmtp.errors import DataFormatError
@@ -27,6 +27,9 @@ class Prompt:
     name: str
     stop: tuple[str, ...] = ()
     shot_task_ids: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({vars(self)})"  # the same in every process: caches are named after it
 
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         """Write the text that the model continues."""
@@ -125,6 +128,30 @@ class CodeContestsStatement(Prompt):
 
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         return f'"""\n{problem.text.strip()}\n"""\n'
+
+
+class BySource(Prompt):
+    """Ask each problem in the prompt mode of its source, for sources that are mixed.
+
+    Args:
+        prompts: 출처의 이름 → 프롬프트 방식.
+    """
+
+    name = "by_source"
+
+    def __init__(self, prompts: Mapping[str, Prompt]) -> None:
+        self.prompts = dict(prompts)
+        self.shot_task_ids = tuple(task_id for prompt in self.prompts.values() for task_id in prompt.shot_task_ids)
+
+    def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
+        prompt = self.prompts[problem.source]
+        return prompt.render(problem, [shot for shot in shots if shot.task_id in prompt.shot_task_ids])
+
+    def completion(self, problem: Problem) -> str:
+        return self.prompts[problem.source].completion(problem)
+
+    def program(self, problem: Problem, completion: str) -> str:
+        return self.prompts[problem.source].program(problem, completion)
 
 
 def _first_solution(problem: Problem) -> str:

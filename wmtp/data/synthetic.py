@@ -27,13 +27,13 @@ from wmtp.data.grammar import (
     VOCABULARY,
     Step,
 )
-from wmtp.data.problem import Problem
+from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError
 
 TESTS_PER_PROBLEM = 6
 
 
-class Synthetic:
+class Synthetic(Source):
     """Generate the problems of the offline default, the same for the same seed.
 
     [동작] 크기를 줄이면 앞부분만 남고, noise를 켜도 문제와 테스트는 그대로이며 학습용 정답만 바뀐다
@@ -78,13 +78,13 @@ class Synthetic:
                 "try 0.5, or 0 for clean data."
             )
 
-    def problems(self, split: str) -> list[Problem]:
+    def stream(self, split: str) -> Iterator[Problem]:
         """Generate the problems of a split; there are none for "prompt"."""
         if split not in self.sizes:
             raise ConfigError(f"split = {split} is not one of {', '.join(self.sizes)}. Try test.")
-        return list(islice(self._generate(split), self.sizes[split]))
+        return islice(self._generate(split), self.sizes[split])
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, split: str = "all") -> str:
         """Identify the content: the same for the same problems, another when an argument or the grammar changes."""
         digest = hashlib.sha256(repr((self.sizes, self.seed, float(self.noise))).encode())
         for module in (grammar.__file__, __file__):

@@ -1,0 +1,233 @@
+"""Find training problems that a benchmark in use already asks, and leave them out.
+
+[연구 맥락] 시험 문제로 연습한 모델의 점수는 실력이 아니다. 공개 데이터는 서로 베낀다: MBPP의 train 374개 중 10개,
+    CodeContests 표본 209개 중 9개(div. 1과 div. 2에 이름만 달리 나온 문제)가 시험 분할에 다시 나온다.
+[동작] 문제마다 세 가지 지문을 만들고, 벤치마크의 지문을 거꾸로 찾는 표(역색인)에 대어 본다.
+    text   소문자 낱말 8개씩의 조각
+    code   주석, docstring, 함수 이름을 지운 첫 정답의 기호 13개씩의 조각
+    tests  함수 이름까지 똑같은 assert 문장, 또는 (입력, 출력) 쌍
+    text와 code는 90 % 이상, tests는 절반 이상 겹치면 누출이다. 짧은 조각이 긴 글 안에서 우연히 나온 것은 세지 않는다.
+    표에는 해시만 남는다. 벤치마크의 정답은 어디에도 쓰이지 않고 기록되지 않는다.
+[근거] MBPP train 대 test에서 90 % 이상은 10쌍이다: 7쌍은 같은 문제, 3쌍은 답이 한 글자쯤 다른 쌍둥이(곱/나눗셈).
+    80 %로 내리면 16쌍이 되지만 더해지는 6쌍 중 4쌍은 형제 문제다(cone/cylinder, 왼쪽/오른쪽). 틀에 박힌 합성 문제는
+    2만 개 중 가장 높은 것이 text 77 %, code 86 %다: 하나도 버려지지 않는다.
+[디버깅] 무엇이 왜 빠졌는지는 실행 폴더의 left_out.json과 보고서에 있다.
+"""
+
+import json
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wmtp.data.fingerprint import digest_of
+from wmtp.data.mixture import refuse_evaluation_only
+from wmtp.data.problem import Problem, Source
+from wmtp.errors import ConfigError, DataLeakError
+from wmtp.storage import in_use
+
+POLICIES = ("drop", "error", "ignore")
+TEXT_GRAM, CODE_GRAM = 8, 13  # words, code tokens
+OVERLAP = {"text": 0.9, "code": 0.9, "tests": 0.5}  # what makes a leak
+LONG = 50  # n-grams; what is shorter must be matched by something of its own size
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Hold one training problem that a benchmark asks, by names only.
+
+    Attributes:
+        task_id: 학습 문제.
+        benchmark: 벤치마크의 이름.
+        benchmark_task_id: 겹치는 시험 문제.
+        kind: 무엇이 겹치는지. text, code, tests 중 하나.
+        overlap: 겹치는 비율, (0, 1].
+    """
+
+    task_id: str
+    benchmark: str
+    benchmark_task_id: str
+    kind: str
+    overlap: float
+
+
+def guard(source: Source, benchmarks: Iterable[Any], policy: str) -> tuple[Source, list[Leak]]:
+    """Make a source safe to train on while these benchmarks are in use.
+
+    Args:
+        source: 학습할 출처.
+        benchmarks: 이 실행이 쓰는 벤치마크들 (`wmtp.evaluation.benchmarks.Benchmark`). limit과 무관하게 전체를 본다.
+        policy: drop은 겹치는 학습 문제를 빼고, error는 멈추고, ignore는 찾아서 알리기만 한다.
+
+    Returns:
+        (학습해도 되는 출처, 찾은 누출들).
+
+    Raises:
+        ConfigError: policy가 셋 중 하나가 아니거나, 평가 전용 출처이거나, 남는 학습 문제가 없을 때.
+        DataLeakError: policy가 error이고 겹치는 문제가 있을 때.
+    """
+    if policy not in POLICIES:
+        raise ConfigError(f"data.leakage = {policy!r} must be {', '.join(POLICIES)}; try drop.")
+    refuse_evaluation_only(source)
+    benchmarks = list(benchmarks)
+    found = _remembered(source, benchmarks)
+    leaks = [Leak(**leak) for leak in found["leaks"]]
+    if not leaks or policy == "ignore":
+        return source, leaks
+    worst = max(leaks, key=lambda leak: leak.overlap)
+    example = (
+        f"{worst.task_id} and {worst.benchmark_task_id} of {worst.benchmark} share {worst.overlap:.0%} of {worst.kind}"
+    )
+    if policy == "error":
+        raise DataLeakError(
+            f"data.leakage = error: {len(leaks)} training problems of {source.name} are in a benchmark in use "
+            f"({example}). Leave them out with data.leakage=drop."
+        )
+    if not found["clean"]:
+        raise ConfigError(
+            f"data.leakage = drop leaves no training problem of {source.name}: a benchmark in use asks them all "
+            f"({example}). Evaluate on another split (benchmark.split=test), or set data.leakage=ignore."
+        )
+    return Without(source, frozenset(leak.task_id for leak in leaks)), leaks
+
+
+def record(file: Path, policy: str, leaks: Sequence[Leak], dropped: Mapping[str, Sequence[str]]) -> None:
+    """Write down which problems a run does not train on and why, by names only.
+
+    Args:
+        file: 실행 폴더의 left_out.json.
+        policy: `data.leakage`. ignore이면 누출된 문제도 학습했다는 뜻이다.
+        leaks: 찾은 누출들.
+        dropped: 분할마다, 너무 길거나 정답이 없어 버린 문제들.
+    """
+    listed = {"leakage": policy, "leaks": [asdict(leak) for leak in leaks], "too_long_or_unsolved": dict(dropped)}
+    file.write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def find_leaks(problems: Iterable[Problem], benchmarks: Iterable[Any]) -> Iterator[Leak | None]:
+    """Yield for each problem its strongest overlap with a benchmark, None where there is none."""
+    index = _Index()
+    for benchmark in benchmarks:
+        for problem in benchmark.source.stream(benchmark.split):
+            index.add(benchmark.name, problem)
+    return map(index.leak_of, problems)
+
+
+class Without(Source):
+    """Give the problems of a source, some training problems left out.
+
+    Args:
+        source: 원래의 출처.
+        left_out: 뺄 학습 문제의 task_id.
+    """
+
+    def __init__(self, source: Source, left_out: frozenset[str]) -> None:
+        self.source, self.left_out = source, left_out
+        self.name, self.licence, self.splits = source.name, source.licence, source.splits
+
+    @property
+    def licences(self) -> dict[str, str]:
+        return self.source.licences
+
+    def stream(self, split: str) -> Iterator[Problem]:
+        """Yield the problems that are left."""
+        return (p for p in self.source.stream(split) if split != "train" or p.task_id not in self.left_out)
+
+    def fingerprint(self, split: str = "all") -> str:
+        """Identify the content: that of the source, and what is left out."""
+        return digest_of([self.source.fingerprint(split), sorted(self.left_out)])[:16]
+
+
+class _Index:
+    """Look up which benchmark problems share a fingerprint; holds hashes, no text."""
+
+    def __init__(self) -> None:
+        self.names: list[tuple[str, str]] = []
+        self.sizes: dict[str, list[int]] = {kind: [] for kind in OVERLAP}
+        self.holders: dict[str, dict[int, list[int]]] = {kind: defaultdict(list) for kind in OVERLAP}
+
+    def add(self, benchmark: str, problem: Problem) -> None:
+        """Remember the fingerprints of a benchmark problem."""
+        for kind, marks in _fingerprints(problem).items():
+            self.sizes[kind].append(len(marks))
+            for mark in marks:
+                self.holders[kind][mark].append(len(self.names))
+        self.names.append((benchmark, problem.task_id))
+
+    def leak_of(self, problem: Problem) -> Leak | None:
+        """Return the strongest overlap of a training problem that makes a leak."""
+        leaks = []
+        for kind, marks in _fingerprints(problem).items():
+            shared = Counter(i for mark in marks for i in self.holders[kind].get(mark, ()))
+            for i, count in shared.items():
+                overlap = count / _enough(kind, len(marks), self.sizes[kind][i])
+                if overlap >= OVERLAP[kind]:
+                    leaks.append(Leak(problem.task_id, *self.names[i], kind, round(overlap, 3)))
+        return max(leaks, key=lambda leak: leak.overlap, default=None)
+
+
+def _enough(kind: str, a: int, b: int) -> int:
+    """Count how many shared marks two problems of these sizes need to be the same."""
+    small, large = sorted((a, b))
+    return small if kind == "tests" else max(small, min(large, LONG))
+
+
+def _fingerprints(problem: Problem) -> dict[str, set[int]]:
+    # A solution that was corrupted on purpose is nobody's answer, even where it happens to spell one.
+    code = problem.solutions[0] if problem.solutions and not problem.noise_spans else ""
+    return {
+        "text": _grams(re.findall(r"\w+", problem.text.lower()), TEXT_GRAM),
+        "code": _grams(_code_tokens(code, problem.entry_point), CODE_GRAM),
+        "tests": _tests(problem),
+    }
+
+
+def _grams(tokens: Sequence[str], n: int) -> set[int]:
+    if not tokens:
+        return set()
+    return {hash(tuple(tokens[i : i + n])) for i in range(max(len(tokens) - n, 0) + 1)}
+
+
+def _code_tokens(code: str, entry_point: str | None) -> list[str]:
+    """Split a program into names, numbers and signs, without comments, docstrings and the name of the function.
+
+    Example:
+        >>> _code_tokens('def add(a):  # one more\\n    return a+1', "add")
+        ['def', '_', '(', 'a', ')', ':', 'return', 'a', '+', '1']
+    """
+    code = re.sub(r'^[ \t]*("""|\'\'\').*?\1', "", code, flags=re.MULTILINE | re.DOTALL)
+    code = re.sub(r"#.*", "", code).replace("'", '"')
+    return ["_" if token == entry_point else token for token in re.findall(r"\w+|[^\w\s]", code)]
+
+
+def _tests(problem: Problem) -> set[int]:
+    """Hash every assert, white space and quotes aside, and every pair of input and output."""
+    asserts = (line for test in problem.tests for line in re.findall(r"^[ \t]*assert\b(.*)", test, re.MULTILINE))
+    named = (re.sub(r"\bcandidate\b", problem.entry_point or "candidate", line) for line in asserts)  # HumanEval
+    pairs = ((given.strip(), expected.strip()) for given, expected in problem.stdio)
+    return {hash("".join(line.split()).replace("'", '"')) for line in named} | set(map(hash, pairs))
+
+
+def _remembered(source: Source, benchmarks: Sequence[Any]) -> dict[str, Any]:
+    """Find the leaks of a source, or remember them from the last time that the same contents met."""
+    asked = [
+        [benchmark.name, benchmark.split, benchmark.source.fingerprint(benchmark.split)] for benchmark in benchmarks
+    ]
+    key = digest_of([source.fingerprint(), asked, Path(__file__).read_text(encoding="utf-8")])
+    file = in_use().cache / "leaks" / f"{key[:32]}.json"
+    with suppress(OSError, ValueError):
+        return json.loads(file.read_text())
+    every = list(find_leaks(source.stream("train"), benchmarks))
+    leaks = [leak for leak in every if leak]
+    once = {leak.task_id: asdict(leak) for leak in leaks}  # a mixture may give a problem more than once
+    found = {"clean": len(every) - len(leaks), "leaks": list(once.values())}
+    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(found))
+        temporary.replace(file)
+    return found
