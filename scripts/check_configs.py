@@ -9,6 +9,7 @@
     ./scripts/setup scripts/check_configs.py
 """
 
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -62,7 +63,11 @@ def check_configs(conf: Path = CONF) -> tuple[int, list[str]]:
                     group = choice.split("@")[0]
                     unused.pop(group, None)
                     options = options_by_group(conf).get(group, [])
-                    work.extend([root, f"{choice}={option}"] for option in options if option != chosen)
+                    work.extend(
+                        [root, f"{choice}={option}"]
+                        for option in options
+                        if option != chosen and made_for(conf / group / f"{option}.yaml", root)
+                    )
             elif len(overrides) == 1:
                 work.extend([*command, *point] for point in sweep_points(config))
             HydraConfig.instance().set_config(config)
@@ -79,6 +84,12 @@ def options_by_group(conf: Path) -> dict[str, list[str]]:
     for path in sorted(conf.glob("*/**/*.yaml")):
         options.setdefault(path.parent.relative_to(conf).as_posix(), []).append(path.stem)
     return options
+
+
+def made_for(config: Path, root: str) -> bool:
+    """Say whether a root can use a config; the command at the head of an experiment names its front door."""
+    named = set(re.findall(r"^# .*-m wmtp\.(\w+)", config.read_text(encoding="utf-8"), flags=re.M))
+    return config.parent.name != "experiment" or not named or root in named
 
 
 def sweep_points(config: DictConfig) -> list[list[str]]:

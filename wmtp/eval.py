@@ -3,26 +3,51 @@
     python -m wmtp.eval ckpt=runs/<name>
     python -m wmtp.eval ckpt=runs/<name> benchmark=humaneval benchmark.path=DIR
     python -m wmtp.eval samples=FILE benchmark=mbpp benchmark.path=DIR
+    torchrun --nproc-per-node 8 -m wmtp.eval ckpt=runs/<name>
 
 [동작] benchmark를 주지 않으면 그 실행이 학습 끝에 쓴 벤치마크를 그대로 쓴다: 같은 체크포인트, 같은 숫자.
+    무엇을 평가하는지 찾고(`_model`, `_samples`), 벤치마크마다 평가하고, 보고서를 쓰고, 실행이 있으면 MLflow에도 남긴다.
 """
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from wmtp.cli import build, check_all_set, front_door, quiet_libraries
+from wmtp.cli import build, check_all_set, front_door, quiet_libraries, sweep_point
 from wmtp.errors import ConfigError
 from wmtp.run_directory import resolve_checkpoint, run_of
 from wmtp.storage import in_use, is_s3, use
+
+
+@dataclass
+class Subject:
+    """Hold what is evaluated, and where its results belong unless out=DIR says otherwise.
+
+    Attributes:
+        source: `harness.evaluate`의 인자: 모델과 뽑는 법, 또는 samples 파일.
+        suite: 벤치마크들.
+        folder: 결과 폴더를 만들 곳.
+        label: 결과 폴더의 이름.
+        checkpoint: 모델의 내용에서 나온 이름.
+        run: 실행 디렉터리. 모르면 None.
+    """
+
+    source: dict[str, Any]
+    suite: list[Any]
+    folder: Path
+    label: str
+    checkpoint: str = ""
+    run: Path | None = None
 
 
 def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     """Evaluate as the config says.
 
     Returns:
-        벤치마크별 지표를 합친 dict. `<benchmark>/pass@1` 등.
+        벤치마크별 지표를 합친 dict. `<benchmark>/pass@1` 등. torchrun의 0번이 아닌 프로세스에서는 비어 있다.
 
     Raises:
         WmtpError: 설정, 데이터, 체크포인트, 샘플 파일이 잘못됐을 때.
@@ -31,71 +56,135 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     if (cfg.ckpt is None) == (cfg.samples is None):
         raise ConfigError("ckpt and samples: give exactly one, ckpt=runs/<name> or samples=FILE.")
 
-    from wmtp.evaluation.harness import evaluate
+    from wmtp.evaluation.harness import assist, evaluate
+    from wmtp.evaluation.ranks import joined_ranks
+    from wmtp.reporting import write_evaluation_report
 
     use(build(cfg.storage))
-    if cfg.ckpt is not None:
-        from wmtp.models.checkpoint import SavedModel
-
-        quiet_libraries()
-        if is_s3(cfg.ckpt) and not cfg.out:
-            raise ConfigError(f"out has no value, and results cannot go beside {cfg.ckpt}; set out=DIR.")
-        folder = in_use().find_checkpoint(cfg.ckpt) if is_s3(cfg.ckpt) else Path(cfg.ckpt).expanduser()
-        saved = SavedModel(folder if (folder / "config.json").is_file() else resolve_checkpoint(str(folder), Path()))
-        suite = _suite(cfg, saved.config)
-        model, tokenizer = saved.load()
-        sampling = build(cfg.sampling)
-        source = dict(model=model, tokenizer=tokenizer, sampling=sampling, checkpoint=saved.identity)
-        beside = saved.path if saved.exported else run_of(saved.path)
-        label = f"{saved.path.stem}-T{sampling.temperature:g}-n{sampling.n}"
-    else:
-        source = dict(samples=Path(cfg.samples).expanduser())
-        suite = _suite(cfg, None)
-        beside, label = source["samples"].parent, source["samples"].stem
-
     metrics: dict[str, Any] = {}
-    with build(cfg.sandbox) as sandbox:
-        print(f"isolation: {sandbox.isolation}")
-        for benchmark in build(suite):
-            out = (
-                Path(cfg.out).expanduser() / benchmark.name
-                if cfg.out
-                else beside / "eval" / f"{label}-{benchmark.name}"
-            )
-            out.mkdir(parents=True, exist_ok=True)
-            found = evaluate(
-                benchmark,
-                out,
-                sandbox=sandbox,
-                ks=tuple(cfg.ks),
-                overwrite=cfg.overwrite,
-                progress=cfg.progress,
-                **source,
-            )
-            print(_summary(benchmark.name, found, out))
-            metrics |= found
+    with joined_ranks() as ranks:
+        subject = _model(cfg, ranks.local) if cfg.ckpt is not None else _samples(cfg)
+        folders = [_folder(cfg, subject, benchmark) for benchmark in subject.suite]
+        if ranks.rank:
+            for benchmark, out in zip(subject.suite, folders, strict=True):
+                if cfg.ckpt is not None:
+                    assist(benchmark, out, ranks=ranks, **subject.source)
+            return {}
+        with build(cfg.sandbox) as sandbox:
+            print(f"isolation: {sandbox.isolation}")
+            for benchmark, out in zip(subject.suite, folders, strict=True):
+                found = evaluate(
+                    benchmark,
+                    out,
+                    sandbox=sandbox,
+                    suite=subject.suite,
+                    ks=tuple(cfg.ks),
+                    overwrite=cfg.overwrite,
+                    progress=cfg.progress,
+                    ranks=ranks,
+                    checkpoint=subject.checkpoint,
+                    **subject.source,
+                )
+                report = write_evaluation_report(out, benchmark.problems)
+                print(_summary(benchmark.name, found, report))
+                if subject.run:
+                    from wmtp.tracking import log_evaluation
+
+                    log_evaluation(subject.run, f"{subject.label}-{benchmark.name}", found, out)
+                metrics |= found
     return metrics
 
 
-def _suite(cfg: DictConfig, run_config: dict[str, Any] | None) -> Any:
-    """Return the benchmarks to run: those asked for, or those of the run."""
+def _model(cfg: DictConfig, local_rank: int) -> Subject:
+    """Load the model that `ckpt` names."""
+    import torch
+
+    from wmtp.models.checkpoint import SavedModel
+
+    quiet_libraries()
+    if is_s3(cfg.ckpt) and not cfg.out:
+        raise ConfigError(f"out has no value, and results cannot go beside {cfg.ckpt}; set out=DIR.")
+    saved = SavedModel(_find(cfg))
+    suite = _suite(cfg, saved.config)
+    model, tokenizer = saved.load()
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if cfg.device or accelerator:
+        model.to(cfg.device or f"{accelerator.type}:{local_rank % torch.accelerator.device_count()}")
+    sampling = build(cfg.sampling)
+    run = run_of(saved.path) if saved.path.parent.name == "checkpoints" else None
+    return Subject(
+        source=dict(model=model, tokenizer=tokenizer, sampling=sampling),
+        suite=suite,
+        folder=run or (saved.path if saved.exported else saved.path.parent),
+        label=f"{saved.path.stem}-T{sampling.temperature:g}-n{sampling.n}",
+        checkpoint=saved.identity,
+        run=run,
+    )
+
+
+def _find(cfg: DictConfig) -> Path:
+    """Turn what a user calls a model into a .ckpt file or an exported folder."""
+    name = str(cfg.ckpt)
+    run_id = re.fullmatch(r"mlflow:(.+)|([0-9a-f]{32})", name)
+    if run_id:
+        from wmtp.tracking import default_uri, run_directory_of
+
+        folder = run_directory_of(run_id[1] or run_id[2], default_uri(Path(cfg.runs)))
+    else:
+        folder = in_use().find_checkpoint(name) if is_s3(name) else Path(name).expanduser()
+    return folder if (folder / "config.json").is_file() else resolve_checkpoint(str(folder), Path())
+
+
+def _samples(cfg: DictConfig) -> Subject:
+    """Find out which benchmarks a samples file has something for."""
+    from wmtp.evaluation.harness import read_samples
+
+    file = Path(cfg.samples).expanduser()
+    suite = _suite(cfg, None)
+    kept = [benchmark for benchmark in suite if read_samples(file, benchmark, suite)]
+    for benchmark in suite:
+        if benchmark not in kept:
+            print(f"{benchmark.name}: no sample in {file}")
+    if not kept:
+        raise ConfigError(f"samples = {file} holds no sample of {', '.join(b.name for b in suite)}; choose another.")
+    return Subject(source=dict(samples=file), suite=kept, folder=file.parent, label=file.stem)
+
+
+def _suite(cfg: DictConfig, run_config: dict[str, Any] | None) -> list[Any]:
+    """Build the benchmarks to run: those asked for, or those of the run."""
     if cfg.get("benchmark"):
-        return cfg.benchmark.suite
+        return build(cfg.benchmark.suite)
     if run_config is None:
         raise ConfigError(
             "benchmark has no value and this is not a run that names one; set benchmark=synthetic, mbpp, …"
         )
-    return OmegaConf.create(run_config["benchmark"]["suite"])
+    return build(OmegaConf.create(run_config["benchmark"]["suite"]))
 
 
-def _summary(name: str, metrics: dict[str, Any], out: Path) -> str:
-    """Say pass@k with its interval and where the results are."""
+def _folder(cfg: DictConfig, subject: Subject, benchmark: Any) -> Path:
+    """Say where the results of a benchmark go; several benchmarks never share a folder, nor do points of a sweep."""
+    if not cfg.out:
+        return subject.folder / "eval" / f"{subject.label}-{benchmark.name}"
+    out = Path(cfg.out).expanduser()
+    if sweep_point():
+        return out / subject.label / benchmark.name
+    return out if len(subject.suite) == 1 else out / benchmark.name
+
+
+def _summary(name: str, metrics: dict[str, Any], report: Path) -> str:
+    """Say pass@k with its interval, what was left out, and where the results are."""
     lines = [
         f"{key:<24} {value:.3f} [{metrics[key + '_low']:.3f}, {metrics[key + '_high']:.3f}]"
         for key, value in metrics.items()
         if key.startswith(f"{name}/pass@") and key + "_low" in metrics
     ]
-    return "\n".join([*lines, f"{'results':<24} {out}"])
+    for what, meaning in (("missing", "problems without a sample, not counted"), ("too_long", "prompts too long")):
+        if metrics[f"{name}/{what}"]:
+            lines.append(f"{name + '/' + what:<24} {len(metrics[f'{name}/{what}'])} {meaning}")
+    rates = [f"{value:.2f}" for key, value in metrics.items() if key.startswith(f"{name}/acceptance/")]
+    if rates:
+        lines.append(f"{'drafts accepted':<24} {', '.join(rates)} (heads 1, 2, …)")
+    return "\n".join([*lines, f"{'report':<24} {report.with_suffix('.html')}", f"{'results':<24} {report.parent}"])
 
 
 def main() -> None:

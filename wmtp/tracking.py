@@ -29,6 +29,8 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from wmtp.errors import CheckpointError
+
 MASK = "***"
 
 # `token` only as the last word: hf_token is a secret, token_budget and max_new_tokens are not.
@@ -146,8 +148,78 @@ def mlflow_logger(
         Lightning 로거. Trainer(logger=[…])에 넣는다.
     """
     run_dir = Path(run_dir).expanduser().resolve()
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir.parent / 'mlflow.db'}"
+    uri = tracking_uri or default_uri(run_dir.parent)
     return MLflowLogger(run_dir, experiment, run_name or run_dir.name, uri)
+
+
+def default_uri(runs: Path) -> str:
+    """Say where runs are kept unless told otherwise: in $MLFLOW_TRACKING_URI, else beside the run directories."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.expanduser().resolve() / 'mlflow.db'}"
+
+
+def run_directory_of(run_id: str, tracking_uri: str) -> Path:
+    """Look up where the run directory of an MLflow run is.
+
+    Raises:
+        CheckpointError: 저장소가 없거나, 그런 실행이 없거나, 폴더가 이 컴퓨터에 없을 때.
+    """
+    from mlflow.exceptions import MlflowException
+
+    uri = mask_secrets(tracking_uri)
+    if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
+        raise CheckpointError(f"ckpt = {run_id}: no MLflow store at {uri}; set MLFLOW_TRACKING_URI, or runs=DIR.")
+    try:
+        data = _client(tracking_uri).get_run(run_id).data
+    except MlflowException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"ckpt = {run_id} cannot be looked up in MLflow at {uri} ({reason}).") from error
+    run_dir = Path(data.tags.get("run_dir") or data.params.get("run_dir") or "")
+    if not run_dir.is_absolute() or not run_dir.is_dir():
+        raise CheckpointError(
+            f"ckpt = {run_id}: its run directory {run_dir} is not on this machine; copy it here and give ckpt=DIR."
+        )
+    return run_dir
+
+
+def log_evaluation(run_dir: Path, name: str, metrics: Mapping[str, Any], folder: Path) -> bool:
+    """Add an evaluation to the MLflow run that a run directory belongs to, if there is one.
+
+    [동작] 지표는 `eval/<name>/…`, 파일은 artifact `eval/<name>/`. MLflow가 답하지 않으면 경고 한 문장으로 끝난다:
+    결과는 모두 `folder`에 있다.
+
+    Returns:
+        MLflow에 남겼으면 True.
+    """
+    kept = run_dir / "mlflow.json"
+    if not kept.exists():
+        return False
+    state = json.loads(kept.read_text())
+    # The address in the file has no password; the environment may have it.
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = uri if mask_secrets(uri) == state["tracking_uri"] else state["tracking_uri"]
+    numbers = {f"eval/{name}/{key}": v for key, v in metrics.items() if isinstance(v, int | float)}
+    try:
+        client = _client(uri)
+        client.log_batch(state["run_id"], metrics=_entities(numbers, step=0))
+        client.log_artifacts(state["run_id"], str(folder), f"eval/{name}")
+    except Exception as error:  # whatever a store, a driver or a network throws: the evaluation is done
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        sentence = f"warning: MLflow at {uri} does not answer ({reason}); the evaluation is in {folder}."
+        print(mask_secrets(sentence), file=sys.stderr)
+        return False
+    return True
+
+
+def _entities(metrics: Mapping[str, Any], step: int) -> list[Any]:
+    """Make MLflow metrics of numbers, under names that MLflow accepts."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [
+        Metric(re.sub(r"[^\w/. @-]", "_", key).replace("@", "_at_"), float(value), now, step)
+        for key, value in metrics.items()
+        if not isinstance(value, str)
+    ]
 
 
 def mlflow_ui_command(tracking_uri: str) -> str:
@@ -229,17 +301,10 @@ class MLflowLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        from mlflow.entities import Metric
-
         if self._terminated:  # Lightning finalizes after validate() too, and then goes on
             self._terminated = False
             self._submit(lambda: self._client.update_run(self._run_id, status="RUNNING"))
-        now = int(time.time() * 1000)
-        batch = [
-            Metric(re.sub(r"[^\w/. @-]", "_", key).replace("@", "_at_"), float(value), now, step or 0)
-            for key, value in metrics.items()
-            if not isinstance(value, str)
-        ]
+        batch = _entities(metrics, step or 0)
         for start in range(0, len(batch), _METRICS_A_BATCH):
             chunk = batch[start : start + _METRICS_A_BATCH]
             self._submit(lambda chunk=chunk: self._client.log_batch(self._run_id, metrics=chunk))

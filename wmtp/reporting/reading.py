@@ -26,11 +26,13 @@ class Evaluation:
         metrics: `<benchmark>/pass@1` 같은 숫자들.
         results: 표본마다 한 줄: task_id, sample, status, message.
         completions: (task_id, sample) → 생성한 글.
+        timings: 표본마다 한 줄: task_id, sample, seconds (채점).
     """
 
     metrics: dict[str, Any] = field(default_factory=dict)
     results: list[dict[str, Any]] = field(default_factory=list)
     completions: dict[tuple[str, int], str] = field(default_factory=dict)
+    timings: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def verdicts(self) -> Counter[str]:
@@ -95,17 +97,31 @@ def read_run(run_dir: Path) -> RunResults:
         files = sorted(folder.rglob("metrics.json"))
         if not files:
             run.missing.append(f"eval/{stage}: no evaluation {stage} training (it is off, or did not finish)")
-        evaluation = Evaluation()
-        for path in files:
-            evaluation.metrics |= _read(path, json.loads, run.missing, "an evaluation") or {}
-        for path in sorted(folder.rglob("results.jsonl")):
-            evaluation.results += _read_lines(path, run.missing)
-        for path in sorted(folder.rglob("samples.jsonl")):
-            for line in _read_lines(path, run.missing):
-                evaluation.completions[str(line.get("task_id")), line.get("sample", 0)] = str(line.get("completion"))
+        evaluation = read_evaluation(folder, run.missing)
         if evaluation.metrics or evaluation.results:
             run.evaluations[stage] = evaluation
     return run
+
+
+def read_evaluation(folder: Path, missing: list[str]) -> Evaluation:
+    """Read the evaluations in a folder and below it as one.
+
+    Args:
+        folder: `metrics.json` 등이 있는 폴더.
+        missing: 읽지 못한 것을 여기에 더한다.
+    """
+    evaluation = Evaluation()
+    for name in ("metrics.json", "speed.json"):
+        for path in sorted(folder.rglob(name)):
+            evaluation.metrics |= _read(path, json.loads, missing, "an evaluation") or {}
+    for path in sorted(folder.rglob("results.jsonl")):
+        evaluation.results += _read_lines(path, missing)
+    for path in sorted(folder.rglob("timings.jsonl")):
+        evaluation.timings += _read_lines(path, missing)
+    for path in sorted(folder.rglob("samples.jsonl")):
+        for line in _read_lines(path, missing):
+            evaluation.completions[str(line.get("task_id")), line.get("sample", 0)] = str(line.get("completion"))
+    return evaluation
 
 
 def read_series(text: str) -> dict[str, list[tuple[int, float]]]:

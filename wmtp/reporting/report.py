@@ -16,7 +16,7 @@ from typing import Any
 from wmtp.maths.pass_at_k import paired_bootstrap
 from wmtp.reporting import heat_map, plots
 from wmtp.reporting.heat_map import visible
-from wmtp.reporting.reading import STAGES, RunResults, read_run
+from wmtp.reporting.reading import STAGES, Evaluation, RunResults, read_run
 
 # Verdicts in the order in which they are shown.
 VERDICTS = ("passed", "wrong", "error", "timeout", "memory", "output", "crashed", "harness_error")
@@ -39,10 +39,10 @@ def write_report(run_dir: Path) -> Path:
     drawings = plots.draw_all(run)
     (run_dir / "report").mkdir(exist_ok=True)
     for name, svg in drawings.items():
-        _write(run_dir / "report" / f"{name}.svg", plots.standalone(svg))
+        write(run_dir / "report" / f"{name}.svg", plots.standalone(svg))
     content = collect(run)
-    _write(run_dir / "report.md", _render("report.md.j2", content, drawings))
-    _write(run_dir / "report.html", _render("report.html.j2", content, drawings))
+    write(run_dir / "report.md", render("report.md.j2", content, drawings))
+    write(run_dir / "report.html", render("report.html.j2", content, drawings))
     return run_dir / "report.md"
 
 
@@ -69,6 +69,7 @@ def collect(run: RunResults) -> dict[str, Any]:
     stages = [stage for stage in ("start", "end") if any(stage in sample for sample in run.token_weights)]
     return {
         "run": run,
+        "title": run.name,
         "facts": facts(run.config),
         "tiles": tiles(run),
         "pass_at_1": plots.pass_at_1(run),
@@ -166,9 +167,12 @@ def verdict_names(run: RunResults) -> list[str]:
 
 def frequent_failures(run: RunResults, most: int = 8) -> list[tuple[str, str, int, str]]:
     """Count the failures of the last evaluation by kind: (verdict, pattern, count, one task that shows it)."""
-    if not run.evaluations:
-        return []
-    evaluation = run.evaluations[[stage for stage in STAGES if stage in run.evaluations][-1]]
+    stages = [stage for stage in STAGES if stage in run.evaluations]
+    return failures_by_kind(run.evaluations[stages[-1]], most) if stages else []
+
+
+def failures_by_kind(evaluation: Evaluation, most: int = 8) -> list[tuple[str, str, int, str]]:
+    """Count the failures of one evaluation by kind: (verdict, pattern, count, one task that shows it)."""
     counts: Counter[tuple[str, str]] = Counter()
     example: dict[tuple[str, str], str] = {}
     for result in evaluation.results:
@@ -218,14 +222,15 @@ def chosen_pairs(run: RunResults) -> list[dict[str, Any]]:
             result = results.get(stage, {})
             text = run.evaluations[stage].completions.get((task_id, result.get("sample", 0)))
             columns.append(
-                (stage, str(result.get("status", "not judged")), str(result.get("message") or ""), _cut(text))
+                (stage, str(result.get("status", "not judged")), str(result.get("message") or ""), cut(text))
             )
         groups[group].append({"task_id": task_id, "group": group, "columns": columns})
     take = {"solved now": 3, "got worse": 1, "still failing": 2, "solved": 0 if groups["solved now"] else 2}
     return [pair for group, count in take.items() for pair in groups[group][:count]]
 
 
-def _cut(text: str | None) -> str:
+def cut(text: str | None) -> str:
+    """Cut a long completion to what fits on the page."""
     if text is None:
         return "(no completion was kept)"
     kept = "\n".join(text[:_CHARACTERS_SHOWN].split("\n")[:_LINES_SHOWN]).strip("\n")
@@ -250,11 +255,12 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _render(template: str, content: dict[str, Any], drawings: dict[str, str]) -> str:
+def render(template: str, content: dict[str, Any], drawings: dict[str, str]) -> str:
+    """Fill a template; every value is escaped for the format that its name ends in."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    html = template.startswith("report.html")
+    html = template.endswith(".html.j2")
     environment = Environment(
         loader=PackageLoader("wmtp.reporting", ""),
         autoescape=html,
@@ -290,7 +296,8 @@ def _markdown_fence(text: str) -> str:
     return f"{fence}python\n{visible(text)}\n{fence}"
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -1,0 +1,139 @@
+"""Write report.md and report.html beside the results of one evaluation.
+
+[연구 맥락] 숫자 하나만으로는 무엇을 고쳐야 할지 모른다. 문제마다 무엇이 나왔는지, 무엇이 자주 틀리는지,
+    틀린 프로그램이 무엇을 내놓아야 했는지를 한 쪽에서 본다.
+[동작] 평가 폴더의 파일을 읽는다. 기대하는 출력만 문제에서 가져온다: 테스트 하나, 또는 입력과 출력 한 쌍.
+    참조 정답은 어디에도 쓰지 않는다.
+[디버깅] 생성된 프로그램은 적대적이다. 모든 값은 `report.render`가 이스케이프한다.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wmtp.reporting.reading import Evaluation, read_evaluation
+from wmtp.reporting.report import VERDICTS, Tile, cut, failures_by_kind, render, write
+
+if TYPE_CHECKING:
+    from wmtp.data.problem import Problem
+
+_SHOWN = {False: 6, True: 2}  # samples side by side: failing ones, passing ones
+_SLOWEST = 5
+
+
+def write_evaluation_report(folder: Path, problems: Iterable["Problem"]) -> Path:
+    """Write the report of one evaluation.
+
+    Args:
+        folder: 평가의 결과 폴더 (metrics.json, results.jsonl, samples.jsonl, timings.jsonl, speed.json).
+        problems: 평가한 문제들.
+
+    Returns:
+        report.md의 경로. report.html은 그 옆에 있다.
+    """
+    missing: list[str] = []
+    evaluation = read_evaluation(folder, missing)
+    content = collect(folder.resolve().name, evaluation, {problem.task_id: problem for problem in problems})
+    for form in ("md", "html"):
+        write(folder / f"report.{form}", render(f"evaluation.{form}.j2", content | {"missing": missing}, {}))
+    return folder / "report.md"
+
+
+def collect(title: str, evaluation: Evaluation, problems: dict[str, "Problem"]) -> dict[str, Any]:
+    """Work out everything that both templates show."""
+    metrics = {name.split("/", 1)[1]: value for name, value in evaluation.metrics.items()}
+    known = ("prompt", "split", "shots", "n", "temperature", "top_p", "seed", "isolation")
+    counts = evaluation.verdicts
+    return {
+        "title": title,
+        "facts": [(name, metrics[name]) for name in known if metrics.get(name) is not None],
+        "tiles": tiles(metrics),
+        "verdicts": [(name, counts[name], counts[name] / max(1, counts.total())) for name in VERDICTS if counts[name]],
+        "failures": failures_by_kind(evaluation),
+        "pairs": side_by_side(evaluation, problems),
+        "timing": timing(evaluation, metrics),
+        "problems": by_problem(evaluation, metrics),
+    }
+
+
+def tiles(metrics: dict[str, Any]) -> list[Tile]:
+    """Choose the headline numbers."""
+    found = [
+        Tile(
+            name,
+            f"{name.removeprefix('pass@')}번 안에 푼 문제의 비율",
+            f"{100 * value:.1f} %",
+            f"95 % interval {100 * metrics[f'{name}_low']:.1f} to {100 * metrics[f'{name}_high']:.1f}",
+        )
+        for name, value in metrics.items()
+        if name.startswith("pass@") and f"{name}_low" in metrics
+    ]
+    notes = [f"{len(metrics[key])} {text}" for key, text in _LEFT_OUT if metrics.get(key)]
+    samples = f"{metrics.get('samples', 0):,} samples" + "".join(f"; {note}" for note in notes)
+    return [*found, Tile("Problems", "문제의 수", f"{metrics.get('problems', 0):,}", samples)]
+
+
+_LEFT_OUT = (("missing", "without a sample, not counted"), ("too_long", "prompts too long for the model, counted"))
+
+
+def side_by_side(evaluation: Evaluation, problems: dict[str, "Problem"]) -> list[dict[str, Any]]:
+    """Choose a few samples, failures of different problems first, and say what was expected of them."""
+    chosen: dict[bool, dict[str, dict[str, Any]]] = {False: {}, True: {}}
+    for result in evaluation.results:
+        passed = result.get("status") == "passed"
+        task_id = str(result.get("task_id"))
+        if task_id in problems and task_id not in chosen[passed] and len(chosen[passed]) < _SHOWN[passed]:
+            chosen[passed][task_id] = {
+                "task_id": task_id,
+                "sample": result.get("sample", 0),
+                "status": str(result.get("status")),
+                "message": str(result.get("message") or ""),
+                "completion": cut(evaluation.completions.get((task_id, result.get("sample", 0)))),
+                "asked": cut(problems[task_id].text),
+                "expected": cut(expected(problems[task_id], str(result.get("message") or ""))),
+            }
+    return [*chosen[False].values(), *chosen[True].values()]
+
+
+def expected(problem: "Problem", message: str = "") -> str:
+    """Show one thing that a right program does: the test that failed, or an input with its output."""
+    if problem.tests:
+        failed = re.search(r"test (\d+) of \d+", message)
+        return problem.tests[min(int(failed[1]), len(problem.tests)) - 1 if failed else 0]
+    given, wanted = problem.stdio[0] if problem.stdio else ("", "")
+    return f"input:\n{given.rstrip()}\n\noutput:\n{wanted.rstrip()}"
+
+
+def timing(evaluation: Evaluation, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Sum up how long generating and judging took, and which programs took longest."""
+    judged = sorted(((row.get("seconds", 0.0), str(row.get("task_id"))) for row in evaluation.timings), reverse=True)
+    rows = []
+    if metrics.get("generation_seconds"):
+        tokens, seconds = metrics["tokens"], metrics["generation_seconds"]
+        rows.append(("generating", f"{seconds:,.1f} s", f"{tokens:,} tokens, {tokens / seconds:,.0f} a second"))
+    rates = [f"head {k}: {metrics[f'acceptance/head{k}']:.2f}" for k in range(64) if f"acceptance/head{k}" in metrics]
+    if rates:
+        rows.append(("drafts accepted", "", ", ".join(rates)))
+    if judged:
+        middle = judged[len(judged) // 2][0]
+        rows.append(("judging", f"{sum(s for s, _ in judged):,.1f} s", f"median {middle:.3f} s a program"))
+    return {"rows": rows, "slowest": [(task_id, seconds) for seconds, task_id in judged[:_SLOWEST]]}
+
+
+def by_problem(evaluation: Evaluation, metrics: dict[str, Any]) -> list[tuple[str, int, int, str]]:
+    """List every problem: (task, samples, passed, the other verdicts)."""
+    verdicts: dict[str, Counter[str]] = {}
+    for result in evaluation.results:
+        verdicts.setdefault(str(result.get("task_id")), Counter())[str(result.get("status"))] += 1
+    rows = [
+        (
+            task_id,
+            counts.total(),
+            counts["passed"],
+            ", ".join(f"{name} {count}" if count > 1 else name for name, count in counts.items() if name != "passed"),
+        )
+        for task_id, counts in verdicts.items()
+    ]
+    return [*rows, *((task_id, 0, 0, "missing") for task_id in metrics.get("missing", ()))]
