@@ -1,0 +1,93 @@
+"""Hold evaluation to its promises through the front door."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wmtp.cli import explain
+from wmtp.eval import evaluate_checkpoint
+from wmtp.train import train
+
+ROOT = Path(__file__).parents[2]
+TINY = [f"ckpt={ROOT / 'wmtp/assets/tiny-base'}", "sampling.max_new_tokens=64", "progress=false", "device=cpu"]
+FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json")
+DATA = os.environ.get("WMTP_TEST_DATA")
+
+
+def test_a_model_folder_gives_results_and_a_report_in_out_itself(config, tmp_path, capsys):
+    overrides = [*TINY, "benchmark=synthetic", "benchmark.limit=6", "sampling=greedy", f"out={tmp_path / 'out'}"]
+    metrics = evaluate_checkpoint(config(*overrides, root="eval"))
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        *FINAL_FILES, "timings.jsonl", "speed.json", "report.md", "report.html",
+    }  # fmt: skip
+    assert 0 <= metrics["synthetic/pass@1"] <= 1 and metrics["synthetic/n"] == 1
+    said, report = capsys.readouterr().out, (out / "report.html").read_text()
+    assert f"{metrics['synthetic/pass@1']:.3f} [" in said and f"isolation: {metrics['synthetic/isolation']}" in said
+    results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    for result in results:
+        assert result["task_id"] in report
+    assert "expected, for example" in report and "assert solve(" in report
+    for text in (report, (out / "report.md").read_text()):
+        assert "Most frequent failures" in text and "judging" in text and "Every problem" in text
+
+
+@pytest.mark.skipif(DATA is None, reason="WMTP_TEST_DATA names no folder with mbpp/ and humaneval/")
+def test_a_samples_file_of_a_suite_is_scored_without_a_model(config, tmp_path):
+    rows = [
+        {"task_id": "HumanEval/0", "completion": "    return True\n"},
+        {"task_id": "mbpp/11", "completion": "def remove_Occ(s, ch):\n    return s\n"},
+        {"task_id": "mbpp/12", "completion": "def sort_matrix(M):\n    return sorted(M, key=sum)\n"},
+    ]
+    file = tmp_path / "samples.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suite = ["benchmark=meta_mtp", f"benchmark.path.mbpp={DATA}/mbpp", f"benchmark.path.humaneval={DATA}/humaneval"]
+    suite += ["benchmark.metrics=[mbpp_exact,humaneval_pass@k]", f"samples={file}", "progress=false"]
+    metrics = evaluate_checkpoint(config(*suite, f"out={tmp_path / 'out'}", root="eval"))
+    assert metrics["mbpp/pass@1"] == 0.5 and len(metrics["mbpp/missing"]) == 498
+    assert metrics["humaneval/pass@1"] == 0.0 and metrics["humaneval/samples"] == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mbpp", "humaneval"}
+
+    file.write_text(json.dumps({"task_id": "mbpp/99999", "completion": ""}) + "\n")
+    with pytest.raises(Exception, match=r"samples.jsonl:1: task_id = mbpp/99999 is not in mbpp, humaneval"):
+        evaluate_checkpoint(config(*suite, root="eval"))
+
+
+def test_an_mlflow_run_id_names_its_model_and_gets_the_results(config, tmp_path, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    train(config("trainer.max_steps=1", "eval.before=false", "eval.after=false", "logger=default"))
+    (run,) = (path.parent for path in (tmp_path / "runs").glob("*/mlflow.json"))
+    state = json.loads((run / "mlflow.json").read_text())
+    common = [f"runs={tmp_path / 'runs'}", "benchmark=synthetic", "benchmark.limit=3", *TINY[1:]]
+    metrics = evaluate_checkpoint(config(f"ckpt=mlflow:{state['run_id']}", *common, root="eval"))
+    (folder,) = (run / "eval").iterdir()
+    client = MlflowClient(state["tracking_uri"])
+    logged = client.get_run(state["run_id"]).data.metrics
+    assert logged[f"eval/{folder.name}/synthetic/pass_at_1"] == metrics["synthetic/pass@1"]
+    artifacts = {Path(item.path).name for item in client.list_artifacts(state["run_id"], f"eval/{folder.name}")}
+    assert {"report.html", "metrics.json", "results.jsonl"} <= artifacts
+
+    with pytest.raises(Exception) as unknown:
+        evaluate_checkpoint(config("ckpt=mlflow:0123", *common, root="eval"))
+    assert re.match(r"CheckpointError: ckpt = 0123 cannot be looked up in MLflow", explain(unknown.value))
+    with pytest.raises(Exception) as nowhere:
+        evaluate_checkpoint(config("ckpt=mlflow:0123", *common, f"runs={tmp_path}", root="eval"))
+    assert "no MLflow store at sqlite://" in explain(nowhere.value)
+
+
+@pytest.mark.slow
+def test_torchrun_leaves_the_files_of_one_process(config, tmp_path):
+    overrides = [*TINY, "benchmark=synthetic", "benchmark.limit=10", "sampling=t08", "sampling.n=3"]
+    evaluate_checkpoint(config(*overrides, f"out={tmp_path / 'one'}", root="eval"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "wmtp.eval"]
+    command = [*launch, *overrides, f"out={tmp_path / 'two'}"]
+    subprocess.run(command, check=True, cwd=ROOT, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    for name in FINAL_FILES:
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
