@@ -10,6 +10,7 @@
 
 import atexit
 import errno
+import gc
 import operator
 import os
 import resource
@@ -150,20 +151,27 @@ def run_as_script() -> None:
     except BaseException as error:
         code = 1
         send(describe(error))
+    del module  # so that _finish() can let go of the program
     try:
-        _finish(module)
+        _finish()
     except BaseException as error:
         code = code or 1
         send(describe(error))
     os._exit(code & 0xFF)
 
 
-def _finish(module) -> None:
-    """Do what the interpreter does at its end, short of taking itself apart."""
+def _finish() -> None:
+    """Do what the interpreter does at its end, in its order, short of taking itself apart."""
     threading._shutdown()
     atexit._run_exitfuncs()
-    own = [sys.stdout, sys.stderr]
-    vars(module).clear()  # the last reference to a file writes what is left in it
-    for stream in (*own, sys.__stdout__, sys.__stderr__):
+    _flush(sys.stdout, sys.stderr)
+    del sys.modules["__main__"]
+    gc.collect()  # destructors run while the names that they use still exist; many write what is left in a buffer
+    _flush(sys.__stdout__, sys.__stderr__)
+
+
+def _flush(*streams) -> None:
+    """Flush what is open of the streams."""
+    for stream in streams:
         if stream is not None and not getattr(stream, "closed", False):
             stream.flush()
