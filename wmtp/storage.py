@@ -27,7 +27,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -112,18 +112,9 @@ class S3Place:
         endpoint = self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         return [self.url, endpoint, self.patterns, self.several]
 
-    @cached_property
+    @property
     def filesystem(self) -> Any:
-        import s3fs
-
-        filesystem = s3fs.S3FileSystem(
-            endpoint_url=self.endpoint_url,
-            client_kwargs={"region_name": self.region} if self.region else {},
-            config_kwargs={"retries": {"total_max_attempts": 1}},
-            skip_instance_cache=True,
-        )
-        filesystem.retries = 1  # `read_chunk` is the one place that tries again
-        return filesystem
+        return _s3_filesystem(self.endpoint_url, self.region)
 
     @property
     def transient(self) -> tuple[type[Exception], ...]:
@@ -183,6 +174,20 @@ class S3Place:
         """Say whether the ETag is an MD5; encrypted with keys of KMS or of the customer, it only looks like one."""
         head = self.filesystem.call_s3("head_object", Bucket=self.bucket, Key=file.key)
         return head.get("ServerSideEncryption", "AES256") == "AES256" and not head.get("SSECustomerAlgorithm")
+
+
+@cache
+def _s3_filesystem(endpoint_url: str | None, region: str | None) -> Any:
+    import s3fs
+
+    filesystem = s3fs.S3FileSystem(
+        endpoint_url=endpoint_url,
+        client_kwargs={"region_name": region} if region else {},
+        config_kwargs={"retries": {"total_max_attempts": 1}},
+        skip_instance_cache=True,
+    )
+    filesystem.retries = 1  # `read_chunk` is the one place that tries again
+    return filesystem
 
 
 @dataclass(frozen=True)

@@ -348,8 +348,11 @@ def test_a_bucket_that_cannot_be_read_stops_with_the_way_out(proxy, bucket, tmp_
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    proxy.clear()
+    storage._s3_filesystem.cache_clear()
     with pytest.raises(StorageError, match=r"credentials.*Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
         find(Storage(**at))
+    storage._s3_filesystem.cache_clear()
 
 
 # ---- the Hub ---------------------------------------------------------------------------------------------------------
