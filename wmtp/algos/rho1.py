@@ -25,7 +25,8 @@ class Rho1(Baseline):
 
     Args:
         model: 학습할 모델.
-        reference: 같은 토크나이저의 얼린 모델. head 0만 쓴다.
+        reference: 같은 토크나이저의 얼린 모델 (head 0만 쓴다), 또는 그 손실을 미리 계산해 데이터에 붙여 주는 것
+            (`wmtp.data.reference_cache`).
         weighting: 점수를 가중치로 바꾸는 규칙 (`wmtp.maths.weighting`).
         score: "excess" 또는 "absolute".
         **baseline: `Baseline`의 인자들.
@@ -36,7 +37,7 @@ class Rho1(Baseline):
     def __init__(
         self,
         model: MTPMixin,
-        reference: MTPMixin,
+        reference: Any,
         weighting: Any,
         score: Literal["excess", "absolute"] = "excess",
         **baseline: Any,
@@ -47,16 +48,22 @@ class Rho1(Baseline):
         self.weighting = weighting
         self.score = score
         # In a tuple, so that the frozen weights are neither trained nor saved with every checkpoint.
-        self._reference = (reference.requires_grad_(False).eval(),)
+        self._reference = (reference.requires_grad_(False).eval() if isinstance(reference, nn.Module) else reference,)
 
     @property
-    def reference(self) -> nn.Module:
-        """Return the frozen reference model."""
+    def reference(self) -> Any:
+        """Return the frozen reference model; None where its losses come with the data."""
         return self._reference[0]
+
+    def setup(self, stage: str) -> None:
+        """Let the losses be put into the data, or else keep the model that scores as training goes."""
+        if stage == "fit" and hasattr(self.reference, "prepare"):
+            self._reference = (self.reference.prepare(self.trainer),)
 
     def on_fit_start(self) -> None:
         """Move the reference to the device of the model."""
-        self.reference.to(self.device)
+        if self.reference is not None:
+            self.reference.to(self.device)
 
     def token_scores(self, batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> Tensor:
         """Score target tokens by the gap between the model's loss and the reference's."""

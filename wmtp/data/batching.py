@@ -110,7 +110,7 @@ def collate(samples: Sequence[TokenizedSample], step_targets: int, pad_token_id:
         "noise_BT": torch.zeros(shape, dtype=torch.bool),
     }
     if not samples or samples[0].reference_nll is not None:
-        batch["reference_nll_BT"] = torch.zeros(shape)
+        batch["reference_nll_BT"] = torch.zeros(shape, dtype=torch.float32)
     if not samples:
         batch["attention_mask_BT"][0, 0] = 1  # attention over nothing would be NaN
     for row, sample in enumerate(samples):
@@ -121,7 +121,7 @@ def collate(samples: Sequence[TokenizedSample], step_targets: int, pad_token_id:
         batch["labels_BT"][row, sample.prompt_length : n] = ids[sample.prompt_length :]
         batch["noise_BT"][row, :n] = torch.tensor(sample.noise)
         if sample.reference_nll is not None:
-            batch["reference_nll_BT"][row, :n] = torch.tensor(sample.reference_nll)
+            batch["reference_nll_BT"][row, :n] = torch.tensor(sample.reference_nll, dtype=torch.float32)
     return {**batch, "step_targets": step_targets, "problem_ids": [sample.task_id for sample in samples]}
 
 

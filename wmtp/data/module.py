@@ -67,7 +67,8 @@ class MTPDataModule(LightningDataModule):
         """Return everything that decides the tokens of a split."""
         return {
             "split": split,
-            "source": self.source.fingerprint(),
+            "source": self.source.fingerprint(split),
+            "shots": self.source.fingerprint("prompt") if self.prompt.shot_task_ids else None,
             "prompt": identify(self.prompt),
             "tokenizer": tokenizer_content(self.tokenizer),
             "end": self.tokenizer.eos_token_id,
@@ -78,10 +79,8 @@ class MTPDataModule(LightningDataModule):
     def tokenize(self, split: str) -> dict[str, Tensor]:
         """Read and tokenize a split."""
         wanted = self.prompt.shot_task_ids
-        shots = [problem for problem in self.source.problems("prompt") if problem.task_id in wanted] if wanted else []
-        samples, dropped = tokenize_problems(
-            self.source.problems(split), self.prompt, self.tokenizer, self.length, shots
-        )
+        shots = [problem for problem in self.source.stream("prompt") if problem.task_id in wanted] if wanted else []
+        samples, dropped = tokenize_problems(self.source.stream(split), self.prompt, self.tokenizer, self.length, shots)
         return {**samples.tensors, "dropped": pack_names(dropped)}
 
     @property

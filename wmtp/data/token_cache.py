@@ -36,13 +36,21 @@ def entry_file(kind: str, key: Any) -> Path:
     return in_use().cache / kind / f"{digest_of(key)[:32]}.safetensors"
 
 
-def read_or_build(file: Path, build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def read_or_build(file: Path, build: Callable[[], dict[str, Tensor]], wait: bool = True) -> dict[str, Tensor] | None:
     """Read an entry; build and keep it where it is not there or damaged.
+
+    Args:
+        file: `entry_file`이 알려 준 자리.
+        build: 항목을 만드는 함수.
+        wait: 다른 프로세스가 잡고 있으면 기다릴지.
 
     Returns:
         이름 → 텐서. 파일에 비춘(mmap) 것이며, 쓸 수 없는 캐시라면 방금 만든 것.
+        wait=False인데 다른 프로세스가 잡고 있으면 None.
     """
-    with alone(file):
+    with alone(file, wait) as held:
+        if not held:
+            return None
         entry = read_entry(file)
         if entry is None:
             built = build()

@@ -6,6 +6,7 @@
     표본들은 객체의 목록이 아니라 이어 붙인 텐서 몇 개(TokenizedSamples)다. 그대로 파일에 두고 비추어 쓴다.
 """
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,14 @@ class TokenizedSamples(Sequence[TokenizedSample]):
     def targets(self) -> list[int]:
         """Count the target tokens of every sample."""
         return (self.tensors["starts"].diff() - self.tensors["prompt_lengths"].clamp(min=1)).tolist()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name what a model reads here and what it is asked, by content."""
+        digest = hashlib.sha256()
+        for name in ("input_ids", "starts", "prompt_lengths"):
+            digest.update(self.tensors[name].numpy())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.starts) - 1

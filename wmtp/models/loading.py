@@ -109,7 +109,12 @@ def load_model(
 
 
 def load_reference(path: str, model_path: str) -> MTPMixin:
-    """Load a frozen reference model, after proving that both read the same tokens.
+    """Load a frozen reference model, after proving that both read the same tokens."""
+    return load_model(find_reference(path, model_path), heads=1, key="model.reference")
+
+
+def find_reference(path: str, model_path: str) -> Path:
+    """Find a reference model's folder, and prove that it reads the same tokens as the model.
 
     Raises:
         TokenizerMismatchError: 두 토크나이저의 내용이 다를 때. 가중치를 읽기 전에 확인한다.
@@ -122,7 +127,7 @@ def load_reference(path: str, model_path: str) -> MTPMixin:
             f"({len(theirs)} against {len(ours)} entries); rho1 compares losses token by token, "
             "so give a reference with the same tokenizer."
         )
-    return load_model(reference, heads=1, key="model.reference")
+    return reference
 
 
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

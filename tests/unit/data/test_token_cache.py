@@ -37,7 +37,7 @@ def entries(cache: Path) -> dict[str, float]:
 def test_a_second_start_neither_generates_nor_tokenizes(cache, monkeypatch):
     first = module()
     first.setup()
-    monkeypatch.setattr(Synthetic, "problems", lambda *_: pytest.fail("generated again"))
+    monkeypatch.setattr(Synthetic, "stream", lambda *_: pytest.fail("generated again"))
     second = module()
     second.setup()
     for split in ("train", "validation"):
