@@ -330,7 +330,7 @@ def _only_if(*operands: int, argument: int) -> list:
     return [*body, _REFUSED]
 
 
-def _filter_for_all() -> bytes:
+def _filter_for_all():
     """Compile the filter that zygote and programs share. It is long, so it is installed once."""
     return kernel.seccomp_filter(
         {**dict.fromkeys(kernel.NEVER_NEEDED, kernel.EPERM), "clone3": kernel.ENOSYS},  # libc falls back to clone
@@ -342,7 +342,7 @@ def _filter_for_all() -> bytes:
     )
 
 
-def _filter_in_namespace() -> bytes:
+def _filter_in_namespace():
     """Compile what is added for a program that is the first process of its own pid namespace."""
     suicide = [kernel.load_argument(1), (kernel.JUMP_EQUAL, 1, 0, signal.SIGKILL), _ALLOWED, kernel.load_argument(0)]
     for target in (1, 0, 0xFFFFFFFF):  # the kernel lets no first process kill itself: do it for it
@@ -355,7 +355,7 @@ def _filter_in_namespace() -> bytes:
     return kernel.seccomp_filter({}, conditions)
 
 
-def _filter_among_others(pid: int) -> bytes:
+def _filter_among_others(pid: int):
     """Compile what is added for a program that shares its pid namespace: threads yes, processes and signals no."""
     threads = [kernel.load_argument(0), (kernel.JUMP_ANY_BIT, 0, 1, kernel.CLONE_THREAD), _ALLOWED, _REFUSED]
     conditions = {

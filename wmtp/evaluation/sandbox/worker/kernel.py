@@ -177,14 +177,16 @@ AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 
 # PyDLL keeps the GIL: nothing of the interpreter may be in motion when clone copies it.
 libc = ctypes.PyDLL(None, use_errno=True)
+_raw_syscall = libc["syscall"]
+_raw_syscall.restype, _raw_syscall.argtypes = ctypes.c_long, [ctypes.c_long] * 7
 
 
 def syscall(name: str, *arguments) -> int:
     """Make one system call by name; raise OSError where it fails."""
     if MACHINE is None:
         raise OSError(38, f"no system call table for {platform.machine()}")
-    result = libc.syscall(SYSCALLS[name][MACHINE], *[ctypes.c_long(value) for value in arguments])
-    return checked(result, name)
+    zeros = (0,) * (6 - len(arguments))
+    return checked(_raw_syscall(SYSCALLS[name][MACHINE], *arguments, *zeros), name)
 
 
 def checked(result: int, name: str) -> int:
@@ -201,13 +203,12 @@ def clone(flags: int) -> int:
     os.fork()가 자식에서 하는 일(다른 스레드의 잠금을 되돌리는 것)은 하지 않는다: zygote에는 스레드가 하나뿐이라
     되돌릴 것이 없고, 그 일이 건드리는 메모리 200쪽의 복사가 fork 자체보다 비싸다.
     """
-    number = SYSCALLS["clone"][MACHINE]
-    return checked(libc.syscall(number, ctypes.c_long(flags | signal.SIGCHLD), *[ctypes.c_long(0)] * 4), "clone")
+    return syscall("clone", flags | signal.SIGCHLD)
 
 
 def prctl(option: int, value: int = 0) -> None:
     """Set one attribute of this process."""
-    checked(libc.prctl(option, ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3), "prctl")
+    syscall("prctl", option, value)
 
 
 def unshare(flags: int) -> None:
@@ -233,10 +234,13 @@ def pivot_root_here() -> None:
     unmount(".")
 
 
+_CAPABILITY_HEADER = ctypes.create_string_buffer(struct.pack("<Ii", 0x20080522, 0), 8)
+_NO_CAPABILITIES = ctypes.create_string_buffer(24)
+
+
 def drop_capabilities() -> None:
     """Give up every capability; no_new_privs and the ban on exec keep them from coming back."""
-    header, empty = struct.pack("<Ii", 0x20080522, 0), bytes(24)
-    syscall("capset", *[ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value for data in (header, empty)])
+    syscall("capset", ctypes.addressof(_CAPABILITY_HEADER), ctypes.addressof(_NO_CAPABILITIES))
 
 
 # Landlock: which rights exist depends on the ABI of the kernel.
@@ -288,7 +292,7 @@ def load_argument(index: int) -> tuple[int, int, int, int]:
     return (LOAD, 0, 0, 16 + 8 * index)
 
 
-def seccomp_filter(refused: dict[str, int], conditions: dict[str, list[tuple[int, int, int, int]]]) -> bytes:
+def seccomp_filter(refused: dict[str, int], conditions: dict[str, list[tuple[int, int, int, int]]]):
     """Compile a filter: calls refused with an errno, and calls with conditions of their own.
 
     Args:
@@ -296,7 +300,7 @@ def seccomp_filter(refused: dict[str, int], conditions: dict[str, list[tuple[int
         conditions: 이름 → 그 호출의 인자를 보는 명령들. RETURN으로 끝나야 한다.
 
     Returns:
-        커널에 그대로 넘길 수 있는 명령들.
+        seccomp()에 넘길 것. 메모리 배치까지 되어 있어서 넘길 때 할 일이 없다.
     """
     program = [(LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, AUDIT_ARCH[MACHINE]), (RETURN, 0, 0, KILL), (LOAD, 0, 0, 0)]
     program += [(JUMP_AT_LEAST, 0, 1, LAST_KNOWN_SYSCALL + 1), (RETURN, 0, 0, REFUSE | ENOSYS)]
@@ -309,11 +313,13 @@ def seccomp_filter(refused: dict[str, int], conditions: dict[str, list[tuple[int
         if number is not None:
             program += [(JUMP_EQUAL, 0, len(body), number), *body]
     program.append((RETURN, 0, 0, ALLOW))
-    return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
+    compiled = b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
+    instructions = ctypes.create_string_buffer(compiled, len(compiled))
+    head = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(instructions)))
+    head.keeps = instructions
+    return head
 
 
-def seccomp(compiled: bytes) -> None:
+def seccomp(compiled) -> None:
     """Hold this process and all it starts to the filter, for good."""
-    buffer = ctypes.create_string_buffer(compiled, len(compiled))
-    program = ctypes.create_string_buffer(struct.pack("@HP", len(compiled) // 8, ctypes.addressof(buffer)))
-    checked(libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(2), program, ctypes.c_ulong(0), ctypes.c_ulong(0)), "seccomp")
+    syscall("prctl", PR_SET_SECCOMP, 2, ctypes.addressof(compiled))
