@@ -108,7 +108,11 @@ def expected(problem: "Problem", message: str = "") -> str:
 
 def timing(evaluation: Evaluation, metrics: dict[str, Any]) -> dict[str, Any]:
     """Sum up how long generating and judging took, and which programs took longest."""
-    judged = sorted(((row.get("seconds", 0.0), str(row.get("task_id"))) for row in evaluation.timings), reverse=True)
+    judged = sorted(row.get("seconds", 0.0) for row in evaluation.timings)
+    longest: dict[str, float] = {}
+    for row in evaluation.timings:
+        task_id = str(row.get("task_id"))
+        longest[task_id] = max(row.get("seconds", 0.0), longest.get(task_id, 0.0))
     rows = []
     if metrics.get("generation_seconds"):
         tokens, seconds = metrics["tokens"], metrics["generation_seconds"]
@@ -117,9 +121,8 @@ def timing(evaluation: Evaluation, metrics: dict[str, Any]) -> dict[str, Any]:
     if rates:
         rows.append(("drafts accepted", "", ", ".join(rates)))
     if judged:
-        middle = judged[len(judged) // 2][0]
-        rows.append(("judging", f"{sum(s for s, _ in judged):,.1f} s", f"median {middle:.3f} s a program"))
-    return {"rows": rows, "slowest": [(task_id, seconds) for seconds, task_id in judged[:_SLOWEST]]}
+        rows.append(("judging", f"{sum(judged):,.1f} s", f"median {judged[len(judged) // 2]:.3f} s a program"))
+    return {"rows": rows, "slowest": sorted(longest.items(), key=lambda item: -item[1])[:_SLOWEST]}
 
 
 def by_problem(evaluation: Evaluation, metrics: dict[str, Any]) -> list[tuple[str, int, int, str]]:
