@@ -9,7 +9,6 @@
 
 import sys
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,7 +23,7 @@ from wmtp.cli import (
     refuse_sweep_over_devices,
     sweep_point,
 )
-from wmtp.run_directory import fresh_run, resolve_checkpoint, run_of
+from wmtp.run_directory import fresh_run, resolve_checkpoint, run_of, same_run
 from wmtp.storage import in_use, is_s3, use
 
 
@@ -71,7 +70,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     # A run that is kept in S3 goes on in a directory of its own here.
     goes_on = checkpoint and not is_s3(cfg.ckpt)
-    with nullcontext(run_of(checkpoint)) if goes_on else fresh_run(Path(cfg.runs), name) as run:
+    with same_run(run_of(checkpoint)) if goes_on else fresh_run(Path(cfg.runs), name) as run:
         cfg = cfg.copy()
         cfg.run_dir = str(run)
         cfg.mlflow_experiment = cfg.mlflow_experiment or f"mtp/{algo.name}/{data.source.name}"
@@ -125,21 +124,24 @@ def run_programs(cfg, benchmarks, when, algo, tokenizer, sampling, trainer) -> d
     if not trainer.is_global_zero:
         return {}
     from wmtp.evaluation.harness import evaluate
+    from wmtp.reporting import write_evaluation_report
 
     metrics = {}
     algo.eval()
     with build(cfg.sandbox) as sandbox:
         for benchmark in benchmarks:
             print(f"pass@1 {when} training: {benchmark.name}, {len(benchmark.problems)} problems ({sandbox.isolation})")
+            out = Path(cfg.run_dir) / "eval" / when / benchmark.name
             metrics |= evaluate(
                 benchmark,
-                Path(cfg.run_dir) / "eval" / when / benchmark.name,
+                out,
                 sandbox=sandbox,
                 model=algo.model,
                 tokenizer=tokenizer,
                 sampling=sampling,
                 checkpoint=when,
             )
+            write_evaluation_report(out, benchmark.problems)
     algo.last_pass_at_1 = next(value for key, value in metrics.items() if key.endswith("/pass@1"))
     numbers = {f"{when}/{key}": value for key, value in metrics.items() if isinstance(value, (int, float))}
     for logger in trainer.loggers:
