@@ -259,8 +259,10 @@ class _Decoder:
         self.cache = SlotCache(min(sampling.batch_size, len(requests)), slots)
 
     def run(self) -> Iterator[tuple[int, Completion]]:
-        was_training = self.model.training
+        was_training, attention = self.model.training, self.model.config._attn_implementation
         self.model.eval()
+        # Rows attend to slots through a mask of their own, which flash and flex attention do not take.
+        self.model.set_attn_implementation(attention if attention in ("sdpa", "eager") else "sdpa")
         try:
             while self.queue or self.rows:
                 # A few rows at a time: one prefill serves them all.
@@ -270,6 +272,7 @@ class _Decoder:
                     yield row.index, self.completion(row)
         finally:
             self.model.train(was_training)
+            self.model.set_attn_implementation(attention)
 
     @torch.inference_mode()
     def admit(self) -> None:

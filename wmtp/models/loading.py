@@ -4,6 +4,7 @@
     heads_init: saved  저장된 헤드를 쓴다 (없으면 오류)
                 copy   마지막 층을 복사한다
                 random 새로 시작한다
+    손실은 은닉상태 x unembedding을 로짓으로 여긴다. 그 뒤에 무언가를 더 하는 구조(Gemma 2의 soft cap 등)는 거절한다.
 """
 
 import json
@@ -18,8 +19,12 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrained
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, TokenizerMismatchError
-from wmtp.models.mtp import MTPForCausalLM, MTPMixin
+from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
 from wmtp.storage import in_use
+
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+# What an architecture may do to its logits after the output matrix; the value that does nothing is None or 1.
+LOGIT_CHANGES = ("final_logit_softcapping", "logits_soft_cap", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 
 def find_model(path: str, key: str = "model.path") -> Path:
@@ -36,7 +41,14 @@ def mtp_class(config: Any) -> type[MTPMixin]:
             f"model.path: {config.model_type} is not a decoder-only language model of transformers; choose one that "
             "AutoModelForCausalLM loads."
         )
-    return MTPForCausalLM if base is LlamaForCausalLM else type(f"MTP{base.__name__}", (MTPMixin, base), {})
+    for key in LOGIT_CHANGES:
+        if getattr(config, key, None) not in (None, 1):
+            raise ConfigError(
+                f"model.path: {config.model_type} changes its logits after the output matrix ({key} = "
+                f"{getattr(config, key)}), which the loss of the heads does not compute; set {key} to "
+                "null or 1 in its config.json to go without, or add it to wmtp/maths/loss.py."
+            )
+    return MTPForCausalLM if base is LlamaForCausalLM else put_heads_on(base)
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,7 @@ class ModelSource:
         heads_init: 헤드의 시작값 "saved", "copy", "random".
         reference: rho1의 참조모델 폴더 (algo 설정이 읽는다).
         seed: 새 헤드를 초기화하는 씨앗.
+        attn_implementation: 어텐션 구현 (`ATTENTIONS`). None이면 transformers가 고른다.
     """
 
     path: str
@@ -56,12 +69,18 @@ class ModelSource:
     heads_init: Literal["saved", "copy", "random"] = "saved"
     reference: str | None = None
     seed: int = 42
+    attn_implementation: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.heads, bool) or not isinstance(self.heads, int) or self.heads < 1:
             raise ConfigError(f"model.heads = {self.heads!r} must be a whole number, at least 1; try 4.")
         if self.heads_init not in ("saved", "copy", "random"):
             raise ConfigError(f"model.heads_init = {self.heads_init!r} must be saved, copy or random.")
+        if self.attn_implementation not in (None, *ATTENTIONS):
+            raise ConfigError(
+                f"model.attn_implementation = {self.attn_implementation!r} must be one of {', '.join(ATTENTIONS)}; "
+                "null lets transformers choose."
+            )
 
     @property
     def name(self) -> str:
@@ -74,7 +93,9 @@ class ModelSource:
 
     def load(self) -> MTPMixin:
         """Load the model with its heads, in float32."""
-        return load_model(find_model(self.path), self.heads, self.heads_init, self.seed)
+        return load_model(
+            find_model(self.path), self.heads, self.heads_init, self.seed, "model.path", self.attn_implementation
+        )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -89,9 +110,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    folder: Path, heads: int | None = None, heads_init: str = "saved", seed: int = 42, key: str = "model.path"
+    folder: Path,
+    heads: int | None = None,
+    heads_init: str = "saved",
+    seed: int = 42,
+    key: str = "model.path",
+    attn_implementation: str | None = None,
 ) -> MTPMixin:
-    """Load a causal LM folder with `heads` heads (default: as many as it was saved with)."""
+    """Load a causal LM folder with `heads` heads (default: as many as it was saved with).
+
+    Raises:
+        ConfigError: 헤드를 달 수 없는 구조이거나, 어텐션 구현을 여기서 쓸 수 없을 때.
+        CheckpointError: 가중치가 없거나, 잘렸거나, 빠진 텐서가 있을 때.
+    """
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     saved = getattr(config, "mtp_heads", 1)
     config.mtp_heads = saved if heads is None else heads
@@ -102,10 +133,60 @@ def load_model(
         )
     check_weights(folder, key)
     torch.manual_seed(seed)
-    model = mtp_class(config).from_pretrained(folder, config=config, local_files_only=True, dtype=torch.float32)
+    if attn_implementation == "flex_attention" and not torch.accelerator.is_available():
+        raise ConfigError(
+            "model.attn_implementation = flex_attention has no backward pass on a CPU; "
+            "set model.attn_implementation=sdpa."
+        )
+    try:
+        model, report = mtp_class(config).from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            dtype=torch.float32,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+        )
+    except (ImportError, ValueError) as error:
+        if attn_implementation is None:
+            raise
+        raise ConfigError(
+            f"model.attn_implementation = {attn_implementation} cannot be used for {config.model_type} here ({error}); "
+            "set model.attn_implementation=sdpa, or null to let transformers choose."
+        ) from error
+    new_heads = () if heads_init == "saved" else ("extra_heads.",)
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(new_heads))
+    if missing:
+        raise CheckpointError(
+            f"{key} = {folder} lacks {missing[0]} ({len(missing)} tensors in all); copy or save the model again."
+        )
     if heads_init == "copy":
         model.copy_last_layer_to_heads()
+    elif heads_init == "random":
+        model.start_heads_at_random()
+    check_logits(model)
     return model
+
+
+@torch.no_grad()
+def check_logits(model: MTPMixin) -> None:
+    """Hold that head 0's logits are its hidden states times the output matrix, on three tokens.
+
+    Raises:
+        ConfigError: 로짓에 무언가를 더 하는 구조일 때 (편향, 배율, soft cap). 손실이 틀린 모델을 학습하게 된다.
+    """
+    was_training = model.training
+    model.eval()
+    ids_BT = torch.arange(3)[None]
+    (hidden_BTD, *_), _ = model.mtp(ids_BT)
+    ours_BTV, theirs_BTV = hidden_BTD @ model.unembedding_VD.T, model(ids_BT).logits
+    model.train(was_training)
+    if not torch.allclose(ours_BTV, theirs_BTV, rtol=1e-3, atol=1e-4 * float(theirs_BTV.abs().max())):
+        raise ConfigError(
+            f"model.path: the logits of {model.config.model_type} are not its final hidden states times its output "
+            "matrix (a bias, a scale or a cap follows), which the loss of the heads does not compute; choose another "
+            "architecture, or add it to wmtp/maths/loss.py."
+        )
 
 
 def load_reference(path: str, model_path: str) -> MTPMixin:

@@ -6,7 +6,7 @@
     head 0       = layers[-1]           (평범한 다음 토큰 예측)
     head k       = extra_heads[k - 1]   (k + 1번째 뒤의 토큰)
     마지막 norm과 unembedding은 모든 헤드가 함께 쓴다.
-[동작] 어떤 transformers 모델이든 `type("MTP" + Base, (MTPMixin, Base))`로 감싼다.
+[동작] 어떤 transformers 모델이든 `put_heads_on(Base)`로 감싼다.
     Base의 `forward`와 `generate`는 그대로이므로 head 0은 정의상 원래 모델과 같다. 마지막 층에 들어가는 입력
     (몸통의 은닉상태, 마스크, 회전 위치)을 붙잡아 다른 헤드에 똑같이 넣는다.
 [디버깅] 로짓이 원래 모델과 다르면 head 0이 아니라 Base를 의심하라: 여기서는 Base를 고치지 않는다.
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from wmtp.errors import ConfigError
 
@@ -47,15 +47,19 @@ class MTPMixin:
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
+        self.extra_heads = self._new_heads()
+        self.post_init()
+
+    def _new_heads(self) -> nn.ModuleList:
+        """Build heads like the last layer (types and windows are looked up by index), cached in slots of their own."""
         last = len(self.decoder_layers) - 1
         layer_class = type(self.decoder_layers[-1])
-        self.extra_heads = nn.ModuleList(layer_class(config, last) for _ in range(self.heads - 1))
-        # Built as the last layer (layer types and windows are looked up by index), cached in a slot of its own.
-        for k, head in enumerate(self.extra_heads, start=1):
+        heads = nn.ModuleList(layer_class(self.config, last) for _ in range(self.heads - 1))
+        for k, head in enumerate(heads, start=1):
             for module in head.modules():
                 if hasattr(module, "layer_idx"):
                     module.layer_idx = last + k
-        self.post_init()
+        return heads
 
     @property
     def heads(self) -> int:
@@ -81,6 +85,10 @@ class MTPMixin:
         """Start every extra head as a copy of head 0."""
         for head in self.extra_heads:
             head.load_state_dict(self.decoder_layers[-1].state_dict())
+
+    def start_heads_at_random(self) -> None:
+        """Start every extra head as the architecture starts a new layer, whatever a checkpoint held."""
+        self.extra_heads = self._new_heads().to(self.dtype).apply(self._init_weights)
 
     def mtp(
         self,
@@ -130,6 +138,15 @@ def _first_attribute(module: nn.Module, names: tuple[str, ...]) -> Any:
         f"model: {type(module).__name__} has none of {', '.join(names)}, so heads cannot be attached; "
         "add the attribute's name to wmtp/models/mtp.py."
     )
+
+
+def put_heads_on(base: type[PreTrainedModel]) -> type[MTPMixin]:
+    """Return a transformers class with heads on it.
+
+    [동작] 이름과 모듈을 Base에게서 빌린다. transformers는 그 둘로 체크포인트의 옛 텐서 이름을 찾아 바꾸고
+        (GPT-NeoX의 embed_out, MoE의 experts), 못 찾으면 조용히 새 값으로 시작한다.
+    """
+    return type(base.__name__, (MTPMixin, base), {"__module__": base.__module__})
 
 
 class MTPForCausalLM(MTPMixin, LlamaForCausalLM):

@@ -1,0 +1,212 @@
+"""Any decoder-only model of transformers gets heads, trains, exports and decodes; what cannot is refused."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from safetensors.torch import load_file, save_file
+from torch.optim import SGD
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Phi3Config,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    Starcoder2Config,
+    T5Config,
+)
+
+from wmtp.algos.baseline import Baseline
+from wmtp.data.batching import collate
+from wmtp.data.tokenization import TokenizedSample
+from wmtp.errors import CheckpointError, ConfigError
+from wmtp.models.generation import Request, Sampling, generate
+from wmtp.models.loading import ModelSource, load_model, load_tokenizer, mtp_class
+
+ROOT = Path(__file__).parents[3]
+# Large weights make the distributions of a random model sharp.
+SPECIAL = dict(vocab_size=512, bos_token_id=0, eos_token_id=0, pad_token_id=0, initializer_range=0.15)
+SHAPE = SPECIAL | dict(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=128
+)
+GROUPED = SHAPE | dict(num_key_value_heads=2)
+CONFIGS = [
+    LlamaConfig(**GROUPED),
+    Qwen2Config(**GROUPED, tie_word_embeddings=True),
+    Qwen3Config(**GROUPED, head_dim=8),
+    MistralConfig(**GROUPED, sliding_window=64),
+    GemmaConfig(**GROUPED, head_dim=8),
+    Gemma2Config(**GROUPED, head_dim=8, sliding_window=64, final_logit_softcapping=None),
+    GPT2Config(**SPECIAL, n_embd=32, n_layer=3, n_head=4, n_positions=128),
+    GPTNeoXConfig(**SHAPE),
+    Phi3Config(**SHAPE),
+    Starcoder2Config(**GROUPED),
+    Qwen3MoeConfig(**GROUPED, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
+]
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda config: config.model_type)
+def original(request, tmp_path_factory):
+    """A model as transformers makes and saves it: (model, folder)."""
+    torch.manual_seed(42)
+    model = AutoModelForCausalLM.from_config(request.param).eval()
+    folder = tmp_path_factory.mktemp(request.param.model_type)
+    model.save_pretrained(folder)
+    return model, folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(ROOT / "wmtp/assets/tokenizer")
+
+
+@pytest.fixture
+def ids_BT() -> torch.Tensor:
+    return torch.randint(1, 512, (2, 9), generator=torch.Generator().manual_seed(42))
+
+
+def save_config(config, folder) -> str:
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("heads_init", ["copy", "random"])
+def test_before_training_head_zero_is_the_original_model(original, ids_BT, heads_init):
+    plain, folder = original
+    model = ModelSource(str(folder), heads=3, heads_init=heads_init).load().eval()
+    hidden = model.mtp(ids_BT).hidden
+    with torch.no_grad():
+        expected_BTV = plain(ids_BT).logits
+        assert torch.equal(model(ids_BT).logits, expected_BTV)
+        assert torch.equal(hidden[0] @ model.unembedding_VD.T, expected_BTV)
+    copies = [torch.equal(hidden[0], other) for other in hidden[1:]]
+    assert copies == [heads_init == "copy"] * 2
+
+
+def test_one_training_step_moves_every_head_and_the_export_loads_everywhere(original, ids_BT, tmp_path):
+    plain, folder = original
+    model = load_model(folder, heads=3, heads_init="copy")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    samples = [TokenizedSample(f"p{i}", tuple(ids.tolist()), 2, (False,) * 9) for i, ids in enumerate(ids_BT)]
+    algo = Baseline(model, lambda model: SGD(model.parameters(), lr=0.1), warmup=0.0)
+    batch = collate(samples, sum(sample.targets for sample in samples), 0)
+    Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, gradient_clip_val=1.0,
+    ).fit(algo, DataLoader([batch], batch_size=None))  # fmt: skip
+    model.eval()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    for k in range(2):
+        assert any(name.startswith(f"extra_heads.{k}.") for name in moved)
+    assert any(name.startswith(model.base_model_prefix) for name in moved)
+
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path).eval()
+    assert again.heads == 3
+    for a, b in zip(model.mtp(ids_BT).hidden, again.mtp(ids_BT).hidden, strict=True):
+        assert torch.equal(a, b)
+    head_zero = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert type(head_zero) is type(plain)
+    assert torch.equal(head_zero(ids_BT).logits, model(ids_BT).logits)
+
+
+def test_greedy_is_that_of_transformers_with_drafts_and_without(original, tokenizer):
+    plain, folder = original
+    model = load_model(folder, heads=3, heads_init="copy")
+    asked = [Request("a", "def f(x):\n    return"), Request("b", "x + y")]
+    for decoding in ("ordinary", "speculative"):
+        sampling = Sampling(temperature=0.0, max_new_tokens=12, decoding=decoding)
+        for i, ours in generate(model, tokenizer, asked, sampling):
+            ids = tokenizer(asked[i].prompt, return_tensors="pt").input_ids
+            theirs = plain.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=0, pad_token_id=0)
+            assert list(ours.tokens) == theirs[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_random_heads_replace_the_saved_ones(tmp_path, heads):
+    model = mtp_class(CONFIGS[0])(LlamaConfig(**GROUPED, mtp_heads=3))
+    model.save_pretrained(tmp_path)
+    fresh = load_model(tmp_path, heads=heads, heads_init="random")
+    assert len(fresh.extra_heads) == heads - 1
+    for saved, head in zip(model.extra_heads, fresh.extra_heads, strict=False):
+        assert not torch.equal(saved.mlp.up_proj.weight, head.mlp.up_proj.weight)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (Gemma2Config(**GROUPED, head_dim=8), "gemma2 changes its logits after .* .final_logit_softcapping = 30.0"),
+        (CohereConfig(**GROUPED), "cohere changes its logits after .* .logit_scale = 0.0625"),
+        (T5Config(), "t5 is not a decoder-only language model of transformers"),
+    ],
+    ids=["soft-cap", "scale", "encoder-decoder"],
+)
+def test_what_the_loss_would_compute_wrongly_is_refused_before_the_weights(config, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        mtp_class(config)
+
+
+def test_a_bias_after_the_output_matrix_is_refused(tmp_path):
+    config = PhiConfig(**SHAPE)
+    model = AutoModelForCausalLM.from_config(config)
+    torch.nn.init.normal_(model.lm_head.bias)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="the logits of phi are not its final hidden states times its output matrix"):
+        load_model(tmp_path, heads=2, heads_init="copy")
+
+
+def test_an_architecture_without_known_layers_is_refused_with_what_to_add():
+    config = MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=2, mtp_heads=2)
+    with pytest.raises(ConfigError, match=r"has none of .*; add the attribute's name to wmtp/models/mtp.py"):
+        model = mtp_class(config)(config)
+        model.mtp(torch.zeros(1, 3, dtype=torch.long))
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_not_filled_with_random_numbers(tmp_path):
+    save_config(LlamaConfig(**GROUPED), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks model.layers.1.mlp.up_proj.weight \(1 tensors in all\)"):
+        load_model(tmp_path, heads=3, heads_init="copy")
+
+
+def test_attention_is_chosen_by_config_and_changes_no_token(tmp_path, ids_BT, tokenizer):
+    source = partial(ModelSource, save_config(LlamaConfig(**GROUPED), tmp_path), heads=3, heads_init="copy")
+    models = {name: source(attn_implementation=name).load().eval() for name in ("sdpa", "eager")}
+    for name, model in models.items():
+        assert model.config._attn_implementation == name
+    for a, b in zip(*(model.mtp(ids_BT).hidden for model in models.values()), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    # Decoding needs a mask of its own, so it goes by sdpa and hands the model back as it was.
+    model = models["sdpa"]
+    sampling = Sampling(temperature=0.0, max_new_tokens=4)
+    expected = [c.tokens for _, c in generate(model, tokenizer, [Request("a", "x")], sampling)]
+    model.set_attn_implementation("flex_attention")
+    assert [c.tokens for _, c in generate(model, tokenizer, [Request("a", "x")], sampling)] == expected
+    assert model.config._attn_implementation == "flex_attention"
+
+
+@pytest.mark.parametrize("name", ["flash_attention_2", "flex_attention"])
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="both may work with an accelerator")
+def test_attention_that_is_not_there_is_one_sentence(tmp_path, name):
+    source = ModelSource(save_config(LlamaConfig(**GROUPED), tmp_path), 3, "copy", attn_implementation=name)
+    with pytest.raises(ConfigError, match=rf"model.attn_implementation = {name} .*set model.attn_implementation=sdpa"):
+        source.load()
+
+
+def test_an_unknown_attention_is_refused_at_once():
+    with pytest.raises(ConfigError, match="'flash' must be one of sdpa, eager, flash_attention_2, flex_attention"):
+        ModelSource("anywhere", attn_implementation="flash")
