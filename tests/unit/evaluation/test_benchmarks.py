@@ -20,6 +20,7 @@ DATA = os.environ.get("WMTP_TEST_DATA")
 real_data = pytest.mark.skipif(
     DATA is None, reason="WMTP_TEST_DATA names no folder with mbpp/, humaneval/, codecontests/"
 )
+SUITES = {"meta_mtp": ["mbpp", "humaneval", "codecontests"], "mix": ["mbpp", "codecontests"]}
 CONFIGS = sorted(path.stem for path in (ROOT / "conf/benchmark").glob("*.yaml"))
 
 
@@ -33,7 +34,7 @@ def suite(name: str, *overrides: str) -> list[Benchmark]:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_makes_benchmarks_of_its_official_test_split(name):
     benchmarks = suite(name)
-    assert [b.name for b in benchmarks] == (["mbpp", "humaneval", "codecontests"] if name == "meta_mtp" else [name])
+    assert [b.name for b in benchmarks] == SUITES.get(name, [name])
     assert {b.split for b in benchmarks} == {"test"}
 
 
