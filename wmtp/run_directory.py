@@ -40,6 +40,18 @@ def fresh_run(root: Path, name: str) -> Iterator[Path]:
         del os.environ[INHERITED]
 
 
+@contextmanager
+def same_run(run: Path) -> Iterator[Path]:
+    """Go on in a run's own directory, on all ranks: what is the newest may have changed when they start."""
+    inherited = INHERITED in os.environ
+    os.environ[INHERITED] = str(run.resolve())
+    try:
+        yield run
+    finally:
+        if not inherited:
+            del os.environ[INHERITED]
+
+
 def _make(root: Path, name: str) -> Path:
     if not re.fullmatch(r"[\w.=,+-]+", name):
         raise ConfigError(f"name = {name!r} must be letters, digits and ._=,+- only: it becomes a folder in runs.")
@@ -79,8 +91,10 @@ def resolve_checkpoint(ckpt: str, root: Path, name: str = "") -> Path:
     """
     if is_s3(ckpt):
         path = in_use().find_checkpoint(ckpt)
+    elif ckpt == "last":
+        path = Path(os.environ[INHERITED]) if INHERITED in os.environ else newest_run(root, name)
     else:
-        path = newest_run(root, name) if ckpt == "last" else Path(ckpt).expanduser()
+        path = Path(ckpt).expanduser()
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.is_file():
         raise CheckpointError(f"ckpt = {ckpt}: no file {file}; give a run directory, a .ckpt file or last.")

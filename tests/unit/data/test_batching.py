@@ -87,6 +87,18 @@ def test_a_loader_that_is_loaded_goes_on_where_the_other_stopped(stop):
     assert (seen + rest) == names[: len(seen) + len(rest)]
 
 
+def test_another_world_size_is_said_and_goes_on_at_the_next_epoch(capsys):
+    samples = TokenizedSamples.pack(sample(str(i), 2 + i % 9) for i in range(40))
+    two, one = (StepLoader(samples, token_budget=24, pad_token_id=0, world_size=n) for n in (2, 1))
+    next(iter(two))
+    one.load_state_dict(two.state_dict())
+    assert (one.epoch, one.position) == (1, 0)
+    said = capsys.readouterr().err
+    assert said.startswith("resume: world_size was 2 and is 1, so the steps are planned anew: going on at epoch 1,")
+    assert len(said.splitlines()) == 1
+    assert sorted(name for batch in one for name in batch["problem_ids"]) == sorted(samples.task_ids)
+
+
 @pytest.mark.skipif("WMTP_TEST_DATA" not in os.environ, reason="WMTP_TEST_DATA is not set: no real MBPP to batch")
 def test_mbpp_batches_are_at_least_95_percent_real_tokens():
     problems = Mbpp(os.environ["WMTP_TEST_DATA"] + "/mbpp").problems("train")
