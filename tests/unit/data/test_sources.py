@@ -212,3 +212,49 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
     assert Mbpp(there).fingerprint() != first
     assert Synthetic(train_size=5).fingerprint() == Synthetic(train_size=5).fingerprint()
     assert Synthetic(train_size=5).fingerprint() != Synthetic(train_size=5, noise=0.5).fingerprint()
+
+
+def test_a_byte_order_mark_and_any_line_end_are_read(tmp_path):
+    rows = [json.dumps(MBPP_ROW), "", json.dumps(MBPP_ROW | {"task_id": 602, "text": "\u2028\ud55c\uae00\t"})]
+    (tmp_path / "mbpp.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode())
+    problems = Mbpp(tmp_path).problems("train")
+    assert [problem.task_id for problem in problems] == ["mbpp/601", "mbpp/602"]
+    assert problems[1].text == "\u2028\ud55c\uae00\t" and "\r" not in problems[0].solutions[0]
+
+
+@pytest.mark.parametrize(
+    ("second", "complaint"),
+    [
+        (json.dumps({"task_id": 602, "text": "\ud55c"}).encode("utf-16"), r"jsonl:2: not UTF-8"),
+        ('{"task_id": 602, "text": "é"}'.encode("latin-1"), r"jsonl:2: not UTF-8 at byte 26"),
+        (json.dumps(MBPP_ROW | {"task_id": 602, "code": "x = '\ud83d'"}).encode(), r"jsonl:2: code holds half a char"),
+        (b"[" * 100_000, r"jsonl:2: cannot be read"),
+        (b'{"task_id": ' + b"9" * 5000 + b"}", r"jsonl:2: cannot be read"),
+        (b"[1, 2]", r"jsonl:2: must be one JSON object, not list"),
+    ],
+    ids=["utf-16", "latin-1", "surrogate", "too deep", "too long a number", "no object"],
+)
+def test_an_odd_encoding_is_refused_with_file_and_line(tmp_path, second, complaint):
+    (tmp_path / "mbpp.jsonl").write_bytes(json.dumps(MBPP_ROW).encode() + b"\n" + second)
+    with pytest.raises(DataFormatError, match=complaint):
+        Mbpp(tmp_path).problems("train")
+
+
+def test_code_that_python_cannot_parse_is_data_all_the_same(tmp_path):
+    write(tmp_path / "mbpp.jsonl", MBPP_ROW | {"code": "def add(a, b): \0", "test_list": ["add(\0"]})
+    (problem,) = Mbpp(tmp_path).problems("train")
+    assert problem.entry_point is None
+
+
+def test_parquet_gives_the_same_problems_as_jsonl(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    rows = [CONTEST_ROW, CONTEST_ROW | {"name": "2_B. Other", "time_limit": None}]
+    write(tmp_path / "train.jsonl", *rows)
+    (tmp_path / "other").mkdir()
+    write_table(pyarrow.Table.from_pylist(rows), tmp_path / "other" / "train-00000-of-00001.parquet")
+    assert CodeContests(tmp_path / "other").problems("train") == CodeContests(tmp_path).problems("train")
+    (tmp_path / "other" / "train-00000-of-00001.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(DataFormatError, match=r"parquet:1: not a whole Parquet file"):
+        CodeContests(tmp_path / "other").problems("train")
