@@ -178,7 +178,7 @@ class StepLoader:
         """Go on at the place where another loader of the same plan stopped; after another plan, at the next epoch."""
         self.epoch, self.position = state["epoch"], state["position"]
         now, then = self.state_dict()["plan"], state["plan"]
-        changed = [f"{name} was {then[name]} and is {now[name]}" for name in now if now[name] != then[name]]
+        changed = [f"{name} was {then.get(name)} and is {now[name]}" for name in now if now[name] != then.get(name)]
         if changed:  # a place in another plan means nothing here
             self.epoch, self.position = state["epoch"] + 1, 0
             if self.rank == 0:
