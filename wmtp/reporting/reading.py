@@ -56,6 +56,7 @@ class RunResults:
         histogram: `weight_histogram.json`, 없으면 None.
         token_weights: `token_weights.json`의 표본들.
         evaluations: "before", "after" → Evaluation.
+        left_out: `left_out.json`: 학습하지 않은 문제의 이름과 까닭. 없으면 빈 dict.
         missing: 없거나 읽지 못한 것, 사람이 읽을 문장.
     """
 
@@ -65,6 +66,7 @@ class RunResults:
     histogram: dict[str, Any] | None = None
     token_weights: list[dict[str, Any]] = field(default_factory=list)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    left_out: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
     def ends(self, key: str) -> tuple[float, float] | None:
@@ -92,6 +94,8 @@ def read_run(run_dir: Path) -> RunResults:
     run.histogram = _read(run_dir / "weight_histogram.json", json.loads, run.missing, weights)
     kept = _read(run_dir / "token_weights.json", json.loads, run.missing, weights) or {}
     run.token_weights = kept.get("samples", [])
+    if (run_dir / "left_out.json").exists():
+        run.left_out = _read(run_dir / "left_out.json", json.loads, run.missing, "list of what was left out") or {}
     for stage in STAGES:
         folder = run_dir / "eval" / stage
         files = sorted(folder.rglob("metrics.json"))

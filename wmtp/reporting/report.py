@@ -89,6 +89,10 @@ def collect(run: RunResults) -> dict[str, Any]:
             for sample in run.token_weights
         ],
         "heat_range": (low, high),
+        "used": run.config.get("used") or {},
+        "leaks": run.left_out.get("leaks", []),
+        "leakage": run.left_out.get("leakage"),
+        "too_long": {split: names for split, names in run.left_out.get("too_long_or_unsolved", {}).items() if names},
         "settings": _flatten(run.config),
     }
 
