@@ -23,7 +23,7 @@ class MTPDataModule(LightningDataModule):
     """Hold the tokenized training and validation samples of one source.
 
     Args:
-        source: `.problems(split)`를 가진 출처 (`wmtp.data.sources`, `wmtp.data.synthetic`).
+        source: 문제의 출처 (`wmtp.data.problem.Source`).
         prompt: 프롬프트 방식 (`wmtp.data.prompts`).
         tokenizer: 모델의 토크나이저.
         token_budget: 배치 하나의 자리 수 상한 (행 × 길이).
