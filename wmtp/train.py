@@ -65,7 +65,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if checkpoint:
         check_same_model(read_checkpoint(checkpoint)["state_dict"], algo, checkpoint)
     algo.optimizer(algo.model)  # built again by Lightning; here only to refuse a wrong rate in time
-    data.source, leaks = guard(data.source, benchmarks, cfg.data.leakage)
+    leakage = cfg.data.get("leakage", "drop")
+    data.source, leaks = guard(data.source, benchmarks, leakage)
     data.setup()
 
     # A run that is kept in S3 goes on in a directory of its own here.
@@ -84,7 +85,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
         if trainer.is_global_zero:
             OmegaConf.save(plain, run / "config.yaml")
-            record(run / "left_out.json", cfg.data.leakage, leaks, data.dropped)
+            record(run / "left_out.json", leakage, leaks, data.dropped)
             tokenizer.save_pretrained(run / "model")
             for logger in loggers:
                 logger.log_hyperparams(plain)
