@@ -36,7 +36,8 @@ from wmtp.errors import ConfigError, DataNotFoundError, StorageError
 CHUNK = 8 * 2**20  # bytes: what one request asks for, and the most that a killed download repeats
 WAITS = (0.5, 1, 2, 4, 8)  # seconds between the attempts to read one chunk
 MANIFEST = "wmtp-manifest.json"
-MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*")
+MODEL_FILES = ("*.json", "*.safetensors", "consolidated.pth", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*")
+MODEL_MARKS = ("config.json", "params.json")  # transformers' format, Meta's
 UNKNOWN_LICENCES = (None, "", "other", "unknown")
 S3_KEYS = ("bucket", "prefix", "endpoint_url", "region")
 
@@ -423,30 +424,38 @@ class Storage:
     def find_model(self, path: str, key: str = "model.path") -> Path:
         """Find a model's folder: a local one, s3://bucket/key, or organization/name in the cache, S3 or on the Hub.
 
+        [동작] 한 저장소에 모델이 여럿이면 organization/name/폴더. 그 폴더와, 저장소 맨 위의 tokenizer.model만 가져온다.
+
         Args:
             path: 로컬 폴더, s3:// 주소, 또는 Hub의 이름.
             key: 오류 문장에 쓸 설정의 이름.
 
         Raises:
-            DataNotFoundError: config.json이 있는 폴더가 어디에도 없을 때.
+            DataNotFoundError: config.json(Meta의 형식은 params.json)이 있는 폴더가 어디에도 없을 때.
             StorageError: 있지만 가져올 수 없거나, 라이선스를 먼저 받아들여야 할 때.
         """
         folder = Path(path).expanduser()
-        if (folder / "config.json").is_file():
+        if _is_model(folder):
             return folder
         places: list[S3Place | HubPlace] = []
         tried = [] if is_s3(path) else [f"in {folder}"]
+        inside = ""
+        named = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:/([\w.-]+))?", path)
         if is_s3(path):
             places = [self._s3_url(path, MODEL_FILES, several=True)]
-        elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) and not folder.exists():
-            places = [*self._s3(path, MODEL_FILES, True), HubPlace(path, "model", MODEL_FILES, True, self.accepted)]
+        # A mistyped local path must not be looked up elsewhere: its first folder, at least, is there.
+        elif named and not folder.exists() and not (named[2] and Path(folder.parts[0]).exists()):
+            repo, inside, patterns = named[1], named[2] or "", MODEL_FILES
+            if inside:
+                patterns = (*(f"{inside}/{pattern}" for pattern in MODEL_FILES), "tokenizer.model")
+            places = [*self._s3(repo, patterns, True), HubPlace(repo, "model", patterns, True, self.accepted)]
         copy = self._anywhere(path, places, tried, revalidate=is_s3(path))
-        if copy is None or not (copy / "config.json").is_file():
+        if copy is None or not _is_model(copy / inside):
             raise DataNotFoundError(
                 f"{key} = {path}: no config.json {_listed(tried)}. Give a folder that save_pretrained wrote, "
                 "s3://bucket/key, a name on the Hub, or asset:tiny-base."
             )
-        return copy
+        return copy / inside
 
     def find_checkpoint(self, url: str) -> Path:
         """Mirror a .ckpt file of S3 with the tokenizer beside it, or a run directory, or a model folder.
@@ -584,6 +593,10 @@ class Storage:
                 ) from error
             raise StorageError(self._unreadable(place, error)) from error
         raise StorageError(f"{place.url} kept changing while it was read, three times. Wait until it is complete.")
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / mark).is_file() for mark in MODEL_MARKS)
 
 
 def is_s3(path: Any) -> bool:

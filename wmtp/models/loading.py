@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrained
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, TokenizerMismatchError
+from wmtp.models.meta_checkpoint import convert, is_meta
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
 from wmtp.storage import in_use
 
@@ -28,9 +29,14 @@ LOGIT_CHANGES = ("final_logit_softcapping", "logits_soft_cap", "logit_scale", "l
 
 
 def find_model(path: str, key: str = "model.path") -> Path:
-    """Find a model's folder: `asset:name` for one that ships with wmtp, else wherever `wmtp.storage` finds it."""
+    """Find a model's folder: `asset:name` for one that ships with wmtp, else wherever `wmtp.storage` finds it.
+
+    [동작] Meta의 형식이면 한 번 바꾸어 캐시에 둔 폴더를 돌려준다 (`meta_checkpoint.convert`).
+    """
     scheme, _, name = str(path).partition("asset:")
-    return in_use().find_model(str(resources.files("wmtp") / "assets" / name) if not scheme and name else path, key)
+    place = str(resources.files("wmtp") / "assets" / name) if not scheme and name else str(path)
+    folder = in_use().find_model(place, key)
+    return convert(folder, in_use().cache, key) if is_meta(folder) else folder
 
 
 def mtp_class(config: Any) -> type[MTPMixin]:
@@ -202,7 +208,7 @@ def find_reference(path: str, model_path: str) -> Path:
     """
     reference, model = find_model(path, "model.reference"), find_model(model_path)
     ours, theirs = load_tokenizer(model), load_tokenizer(reference)
-    if tokenizer_content(ours) != tokenizer_content(theirs):
+    if _reading(ours) != _reading(theirs):
         raise TokenizerMismatchError(
             f"model.reference = {path} reads other tokens than model.path = {model_path} "
             f"({len(theirs)} against {len(ours)} entries); rho1 compares losses token by token, "
@@ -216,6 +222,15 @@ def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content.pop("truncation"), content.pop("padding")
     return content
+
+
+def _reading(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """Return which number each piece has and how a text is cut: models that differ cannot be compared by token.
+
+    Special tokens beside the pieces (CodeLlama's infilling on Llama 2's pieces) make no difference.
+    """
+    pieces = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]
+    return [pieces, tokenizer("def f(x):\n    return x  # \u00bd \uac12", add_special_tokens=False).input_ids]
 
 
 def check_weights(folder: Path, key: str = "ckpt") -> None:

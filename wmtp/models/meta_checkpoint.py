@@ -1,0 +1,336 @@
+"""Read Meta's released multi-token prediction checkpoints, and write their format again.
+
+[연구 맥락] 처음부터 MTP로 사전학습된 공개 모델은 Meta의 7B뿐이다 (Gloeckle et al. 2024). 그 형식은 transformers가 읽지
+    못하므로 한 번 우리 형식(safetensors + config.json)으로 바꾸어 캐시에 둔다.
+[동작] consolidated.pth는 메모리에 올리지 않고 mmap으로 열고, 디코더 블록 하나가 파일 하나(shard)가 된다.
+    파일마다 임시 이름에 쓰고 fsync한 뒤 이름을 바꾼다. 다 되면 폴더의 이름을 바꾼다: 전부 보이거나 전혀 안 보인다.
+    중간에 꺼지면 이미 쓴 블록 다음부터 이어 한다.
+        Meta                                우리
+        layers.{0 … n_layers - n_future}    model.layers.{…}, 마지막이 head 0
+        extra_heads.{k - 1}                 extra_heads.{k - 1}, head k
+    회전 위치(RoPE): Meta는 이웃한 두 차원 (2i, 2i + 1)을, transformers는 (i, i + d/2)를 짝지어 돌린다.
+    그래서 wq와 wk의 행을 자리만 바꾼다. 값은 그대로이므로 `to_meta`가 비트까지 되돌린다.
+[디버깅] 로짓이 다르면 `to_halves`와 rope_theta를 먼저 의심하라.
+"""
+
+#   D width, R rows of a projection
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, processors
+from torch import Tensor
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
+
+from wmtp.errors import CheckpointError, DataNotFoundError
+from wmtp.models.mtp import MTPForCausalLM
+
+WEIGHTS, PARAMS, TOKENIZER = "consolidated.pth", "params.json", "tokenizer.model"
+ORIGINALS = "meta"  # where a converted folder keeps the files that `to_meta` gives back
+CONTEXT = 4096  # positions the released models were trained with; params.json does not say
+OUTSIDE = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
+BLOCK = {
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+
+
+def is_meta(folder: Path) -> bool:
+    """Say whether a folder holds Meta's format and not transformers'."""
+    return (folder / PARAMS).is_file() and not (folder / "config.json").is_file()
+
+
+def convert(folder: Path, cache: Path, key: str = "model.path") -> Path:
+    """Convert a folder of Meta's into one of ours, once; return it from the cache ever after.
+
+    Args:
+        folder: consolidated.pth와 params.json이 있는 폴더. tokenizer.model은 그 안이나 바로 위에 있다.
+        cache: 바꾼 폴더를 둘 곳.
+        key: 오류 문장에 쓸 설정의 이름.
+
+    Returns:
+        `wmtp.models.loading.load_model`이 읽는 폴더.
+
+    Raises:
+        DataNotFoundError: 세 파일 가운데 없는 것이 있을 때.
+        CheckpointError: MTP 모델이 아니거나, 손상되었거나, params.json과 맞지 않을 때.
+    """
+    params = read_params(folder, key)
+    tokenizer_file = _find(folder, (TOKENIZER, f"../{TOKENIZER}"), key)
+    weights_file = _find(folder, (WEIGHTS,), key)
+    target = cache / "converted" / f"{folder.resolve().name}-{_identity(folder / PARAMS, tokenizer_file, weights_file)}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):  # one process converts, the others wait for it
+        if target.is_dir():
+            return target
+        part = target.with_name(f".{target.name}.part")
+        tokenizer = read_tokenizer(tokenizer_file)
+        weights = _open(weights_file, key)
+        config = make_config(params, weights, key)
+        _check(weights, config, weights_file, key)
+        (part / ORIGINALS).mkdir(parents=True, exist_ok=True)
+        for original in (folder / PARAMS, tokenizer_file):
+            shutil.copyfile(original, part / ORIGINALS / original.name)
+        config.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        _write_shards(weights, config, part)
+        part.rename(target)
+    return target
+
+
+def to_meta(folder: Path, out: Path) -> None:
+    """Write a converted model, trained since or not, in Meta's format again: bit for bit where nothing was trained.
+
+    [동작] 정밀도는 폴더의 것 그대로다. tokenizer.model은 변환한 폴더에만 있다: 내보낸(export) 폴더라면 원본을 복사한다.
+
+    Args:
+        folder: `convert`가 만든 폴더, 또는 거기서 학습하여 save_pretrained로 저장한 폴더.
+        out: 새 폴더.
+
+    Raises:
+        CheckpointError: Meta의 모델에서 오지 않은 폴더일 때.
+    """
+    config = LlamaConfig.from_pretrained(folder, local_files_only=True)
+    params = getattr(config, "meta_params", None)
+    if params is None:
+        raise CheckpointError(f"{folder} was not converted from Meta's format, so its params.json is unknown.")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / PARAMS).write_text(json.dumps(params), encoding="utf-8")
+    if (folder / ORIGINALS / TOKENIZER).is_file():
+        shutil.copyfile(folder / ORIGINALS / TOKENIZER, out / TOKENIZER)
+    stored = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        opened = safe_open(file, framework="pt")
+        stored |= dict.fromkeys(opened.keys(), opened)
+    weights = {}
+    for ours, theirs in sorted(_names(config).items(), key=lambda pair: _meta_order(pair[1])):
+        weights[theirs] = to_pairs(stored[ours].get_tensor(ours), _rotary_heads(theirs, config))
+    temporary = out / f".{WEIGHTS}.part"
+    with temporary.open("wb") as opened:
+        torch.save(weights, opened)
+        opened.flush()
+        os.fsync(opened.fileno())
+    temporary.rename(out / WEIGHTS)
+
+
+def to_halves(weight_RD: Tensor, heads: int) -> Tensor:
+    """Reorder the rows of wq or wk from rotary pairs (2i, 2i + 1) to rotary halves (i, i + d/2).
+
+    Example:
+        >>> to_halves(torch.arange(8)[:, None], heads=2).flatten().tolist()
+        [0, 2, 1, 3, 4, 6, 5, 7]
+        >>> to_halves(torch.arange(2)[:, None], heads=0).flatten().tolist()     # not a rotary matrix
+        [0, 1]
+    """
+    return weight_RD.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2) if heads else weight_RD
+
+
+def to_pairs(weight_RD: Tensor, heads: int) -> Tensor:
+    """Undo `to_halves`."""
+    return weight_RD.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2) if heads else weight_RD
+
+
+def read_params(folder: Path, key: str = "model.path") -> dict[str, Any]:
+    """Read params.json and refuse a model that does not predict several tokens.
+
+    Raises:
+        CheckpointError: JSON이 아니거나, n_future_tokens가 없을 때.
+    """
+    try:
+        params = json.loads((folder / PARAMS).read_text(encoding="utf-8"))
+        missing = {"dim", "n_layers", "n_heads", "norm_eps"} - params.keys()
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{key}: {folder / PARAMS} is not a JSON object ({error}); copy it again.") from error
+    if missing:
+        raise CheckpointError(f"{key}: {folder / PARAMS} lacks {', '.join(sorted(missing))}; copy it again.")
+    if "n_future_tokens" not in params:
+        raise CheckpointError(
+            f"{key} = {folder} is not a multi-token prediction model: its params.json has no n_future_tokens. Give "
+            "facebook/multi-token-prediction/7B_1T_4, or put heads on a plain model with model=hf."
+        )
+    return params
+
+
+def make_config(params: dict[str, Any], weights: dict[str, Tensor], key: str = "model.path") -> LlamaConfig:
+    """Say in transformers' words what params.json says; the widths that it implies are read from the weights."""
+    shapes = [weights.get(f"{name}.weight") for name in ("tok_embeddings", "layers.0.feed_forward.w1")]
+    if None in shapes:
+        raise CheckpointError(f"{key}: {WEIGHTS} has no tok_embeddings.weight or no layers.0; it is not a whole model.")
+    heads = params["n_future_tokens"]
+    return LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=len(shapes[0]),
+        hidden_size=params["dim"],
+        intermediate_size=len(shapes[1]),
+        num_hidden_layers=params["n_layers"] - heads + 1,
+        num_attention_heads=params["n_heads"],
+        num_key_value_heads=params.get("n_kv_heads") or params["n_heads"],
+        rms_norm_eps=params["norm_eps"],
+        rope_parameters={"rope_type": "default", "rope_theta": params.get("rope_theta", 10000.0)},
+        max_position_embeddings=params.get("max_seq_len", CONTEXT),
+        tie_word_embeddings=False,
+        dtype=shapes[0].dtype,
+        mtp_heads=heads,
+        meta_params=params,
+    )
+
+
+def read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+    """Turn a SentencePiece BPE model into a tokenizer of transformers that cuts text exactly as SentencePiece does.
+
+    [동작] sentencepiece 패키지는 필요 없다: 파일은 protobuf이고, transformers가 그 정의를 가지고 있다.
+        LlamaTokenizer는 쓰지 않는다: 공백으로 시작하는 글 앞에 SentencePiece가 언제나 붙이는 "▁"를 빠뜨린다.
+
+    Raises:
+        CheckpointError: SentencePiece의 BPE 모델이 아닐 때.
+    """
+    try:
+        proto = import_protobuf().ModelProto()
+    except ImportError as error:
+        raise CheckpointError(
+            f"{file} needs the package protobuf to be read; install it: pip install protobuf."
+        ) from error
+    try:
+        proto.ParseFromString(file.read_bytes())
+    except Exception as error:  # protobuf's DecodeError; its class differs between implementations
+        raise CheckpointError(f"{file} is not a SentencePiece model ({error}); copy it again.") from error
+    if proto.trainer_spec.model_type != 2:  # BPE, in sentencepiece_model.proto
+        raise CheckpointError(f"{file} is not a BPE model of SentencePiece, as Llama's tokenizers are.")
+    vocabulary = {piece.piece: i for i, piece in enumerate(proto.pieces)}
+    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == 1}  # no bytes, no controls
+    spec = proto.trainer_spec
+    unk, bos, eos = (proto.pieces[i].piece for i in (spec.unk_id, spec.bos_id, spec.eos_id))
+    merges = generate_merges({piece: vocabulary[piece] for piece in scores}, scores)
+    model = models.BPE(vocabulary, merges, unk_token=unk, fuse_unk=True, byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    strip = decoders.Strip(content=" ", left=1)  # the "▁" of the normalizer
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
+    # Meta's own code puts the start token before every text.
+    tokenizer.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=[(bos, spec.bos_id)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token=unk, bos_token=bos, eos_token=eos, model_max_length=CONTEXT
+    )
+
+
+def _write_shards(weights: dict[str, Tensor], config: LlamaConfig, part: Path) -> None:
+    """Write a file for each block that is not there yet, and the index over all of them."""
+    names = _names(config)
+    shards = list(_shards(names))
+    where, size = {}, 0
+    for i, shard in enumerate(shards, start=1):
+        file = part / f"model-{i:05}-of-{len(shards):05}.safetensors"
+        where |= dict.fromkeys(shard, file.name)
+        size += sum(weights[names[ours]].nbytes for ours in shard)
+        if file.is_file():  # renamed after fsync, so it is whole
+            continue
+        # Everything but wq and wk still lies in the file that is mapped; only those two are copied.
+        tensors = {ours: to_halves(weights[names[ours]], _rotary_heads(names[ours], config)) for ours in shard}
+        temporary = file.with_suffix(".part")
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        with temporary.open("rb") as opened:
+            os.fsync(opened.fileno())
+        temporary.rename(file)
+    index = {"metadata": {"total_size": size}, "weight_map": where}
+    (part / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _names(config: LlamaConfig) -> dict[str, str]:
+    """Map our name of every tensor to Meta's.
+
+    Example:
+        >>> names = _names(LlamaConfig(num_hidden_layers=29, mtp_heads=4))
+        >>> len(names), names["model.layers.28.mlp.up_proj.weight"], names["extra_heads.0.input_layernorm.weight"]
+        (291, 'layers.28.feed_forward.w3.weight', 'extra_heads.0.attention_norm.weight')
+    """
+    blocks = {f"model.layers.{i}": f"layers.{i}" for i in range(config.num_hidden_layers)}
+    blocks |= {f"extra_heads.{k}": f"extra_heads.{k}" for k in range(config.mtp_heads - 1)}
+    names = {ours: theirs for theirs, ours in OUTSIDE.items()}
+    names |= {f"{a}.{ours}": f"{b}.{theirs}" for a, b in blocks.items() for theirs, ours in BLOCK.items()}
+    return {f"{ours}.weight": f"{theirs}.weight" for ours, theirs in names.items()}
+
+
+def _shards(names: dict[str, str]) -> Iterator[list[str]]:
+    """Group our names: what lies outside the blocks, then block by block."""
+    ours = list(names)
+    yield ours[: len(OUTSIDE)]
+    for start in range(len(OUTSIDE), len(ours), len(BLOCK)):
+        yield ours[start : start + len(BLOCK)]
+
+
+def _meta_order(name: str) -> int:
+    """Sort as Meta's model lists its modules."""
+    return ("tok_embeddings", "layers", "extra_heads", "norm", "output").index(name.split(".")[0])
+
+
+def _rotary_heads(theirs: str, config: LlamaConfig) -> int:
+    """Return the number of heads of a projection that is rotated, 0 for every other tensor."""
+    kinds = {"attention.wq.weight": config.num_attention_heads, "attention.wk.weight": config.num_key_value_heads}
+    return kinds.get(theirs.split(".", 2)[-1], 0)
+
+
+def _check(weights: dict[str, Tensor], config: LlamaConfig, file: Path, key: str) -> None:
+    """Hold that the file has exactly the tensors that params.json describes."""
+    with torch.device("meta"):
+        expected = MTPForCausalLM(config).state_dict()
+    names = _names(config)
+    wanted = {names[ours]: tuple(tensor.shape) for ours, tensor in expected.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    different = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if different:
+        name = different[0]
+        raise CheckpointError(
+            f"{key}: {file} is not the model of its params.json: {name} is {found.get(name, 'absent')} and should be "
+            f"{wanted.get(name, 'absent')} ({len(different)} tensors differ)."
+        )
+
+
+def _open(file: Path, key: str) -> dict[str, Tensor]:
+    """Map the weights into memory without running any code from the file."""
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
+    except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{key}: {file} is truncated, damaged or holds more than tensors ({reason}).") from error
+
+
+def _find(folder: Path, names: tuple[str, ...], key: str) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise DataNotFoundError(
+        f"{key} = {folder} has {PARAMS} but no {' or '.join(names)}; a model of Meta's is {WEIGHTS}, {PARAMS} and "
+        f"{TOKENIZER}."
+    )
+
+
+def _identity(params: Path, tokenizer: Path, weights: Path) -> str:
+    """Name what is converted without reading 13 GB: small files whole, of the large one its zip directory and time."""
+    digest = hashlib.sha256(params.read_bytes() + tokenizer.read_bytes())
+    digest.update(str(weights.stat().st_mtime_ns).encode())
+    if zipfile.is_zipfile(weights):  # `_open` says what is wrong otherwise
+        with zipfile.ZipFile(weights) as archive:
+            records = [(record.filename, record.file_size, record.CRC) for record in archive.infolist()]
+        digest.update(json.dumps(records).encode())
+    return digest.hexdigest()[:16]
