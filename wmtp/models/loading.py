@@ -229,8 +229,13 @@ def _reading(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
 
     Special tokens beside the pieces (CodeLlama's infilling on Llama 2's pieces) make no difference.
     """
-    pieces = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]
-    return [pieces, tokenizer("def f(x):\n    return x  # \u00bd \uac12", add_special_tokens=False).input_ids]
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = [token["content"] for token in content["added_tokens"] if not token["special"]]
+    return [
+        content["model"]["vocab"],
+        added,
+        tokenizer("def f(x):\n    return x  # \u00bd \uac12", add_special_tokens=False).input_ids,
+    ]
 
 
 def check_weights(folder: Path, key: str = "ckpt") -> None:
