@@ -487,6 +487,18 @@ def test_a_model_loads_from_s3_and_from_the_hub(proxy, bucket, hub, tiny, tmp_pa
         find_model("org/none")
 
 
+def test_one_model_of_a_repository_that_holds_several_comes_alone(hub, tmp_path):
+    parts = {f"{name}/{file}": b"{}" for name in ("7B_1T_4", "7B_1T_1") for file in ("params.json", "consolidated.pth")}
+    hub.add("org/several", parts | {"tokenizer.model": b"x"}, "mit")
+    found = Storage(cache=tmp_path).find_model("org/several/7B_1T_4")
+    files = {file.relative_to(found.parent).as_posix() for file in found.parent.rglob("*") if file.is_file()}
+    assert files == {"7B_1T_4/params.json", "7B_1T_4/consolidated.pth", "tokenizer.model", "wmtp-manifest.json"}
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(DataNotFoundError) as typo:
+        Storage(cache=tmp_path).find_model(str(tmp_path / "runs" / "a"))
+    assert "Hub" not in str(typo.value).split("Give")[0]
+
+
 def test_a_checkpoint_in_s3_comes_with_what_belongs_to_it(proxy, bucket, tmp_path):
     names = ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "model/tokenizer.json", "report.html")
     for name in names:
