@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,9 @@ def test_no_large_file_is_tracked_and_the_assets_stay_small(tracked):
     assets = {name: size for name, size in sizes.items() if name.startswith("wmtp/assets/")}
     assert [name for name, size in sizes.items() if size > 4 * MB and name not in assets] == []
     assert sum(assets.values()) <= 6 * MB
+
+
+def test_every_package_is_named_for_the_wheel():
+    named = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "wmtp").rglob("*.py")}
+    assert named == found | {"wmtp.assets", "wmtp.conf"}
