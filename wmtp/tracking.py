@@ -271,6 +271,7 @@ class MLflowLogger(Logger):
         self._client: Any = None
         self._run_id: str | None = None
         self._warned = False
+        self._warning = threading.Lock()  # whoever comes second goes on only once the sentence is out
         self._terminated = False
         self._jobs: queue.Queue[Callable[[], None]] = queue.Queue()
         self._worker: threading.Thread | None = None
@@ -367,11 +368,12 @@ class MLflowLogger(Logger):
             self._jobs.task_done()
 
     def _warn(self, reason: str) -> None:
-        if not self._warned:
-            self._warned = True
-            sentence = f"MLflow at {self.tracking_uri} does not answer ({reason}); training goes on without it, "
-            sentence += f"every metric is in {self.run_dir / 'metrics.csv'}."
-            print(f"warning: {mask_secrets(sentence)}", file=sys.stderr)
+        with self._warning:
+            if not self._warned:
+                self._warned = True
+                sentence = f"MLflow at {self.tracking_uri} does not answer ({reason}); training goes on without it, "
+                sentence += f"every metric is in {self.run_dir / 'metrics.csv'}."
+                print(f"warning: {mask_secrets(sentence)}", file=sys.stderr)
 
     def _open_run(self) -> None:
         self._client = self._client or _client(self.tracking_uri)
