@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from wmtp.data.fingerprint import digest_of
@@ -137,6 +138,9 @@ class Without(Source):
     def stream(self, split: str) -> Iterator[Problem]:
         """Yield the problems that are left."""
         return (p for p in self.source.stream(split) if split != "train" or p.task_id not in self.left_out)
+
+    def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
+        return self.source.mutate(problem, rng)
 
     def fingerprint(self, split: str = "all") -> str:
         """Identify the content: that of the source, and what is left out."""

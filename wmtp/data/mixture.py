@@ -7,6 +7,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from random import Random
 
 from wmtp.data.fingerprint import digest_of
 from wmtp.data.problem import Problem, Source
@@ -64,6 +65,11 @@ class Mix(Source):
                 for problem in source.stream(split):
                     for _ in range(_times(problem, self.weights[name]) if split == "train" else 1):
                         yield problem
+
+    def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
+        """Write a mutant as the problem's own source does."""
+        source = next(source for source in self.sources.values() if source.name == problem.source)
+        return source.mutate(problem, rng)
 
     def fingerprint(self, split: str = "all") -> str:
         """Identify the content: that of the sources, and the weights."""

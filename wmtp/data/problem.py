@@ -6,6 +6,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from random import Random
+
+from wmtp.data.mutation import mutate
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,20 @@ class Source:
     def problems(self, split: str) -> list[Problem]:
         """Collect the problems of one split."""
         return list(self.stream(split))
+
+    def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
+        """Write the first solution with one thing wrong in one place.
+
+        [연구 맥락] 맞은 프로그램과 한 곳만 다른 프로그램은 critic이 틀린 자리를 배우는 재료다. (MATHS.md 5절)
+
+        Args:
+            problem: 이 출처의 문제.
+            rng: 바꿀 자리와 내용을 정한다.
+
+        Returns:
+            (프로그램, 달라진 글자 구간 [시작, 끝)). 바꿀 것이 없으면 None. 정말 틀렸는지는 실행해 보아야 안다.
+        """
+        return mutate(problem.solutions[0], rng)
 
     def fingerprint(self, split: str = "all") -> str:
         """Identify the content: the same for the same problems, another when anything about them changes.

@@ -11,7 +11,6 @@
 
 import hashlib
 import random
-import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -27,6 +26,7 @@ from wmtp.data.grammar import (
     VOCABULARY,
     Step,
 )
+from wmtp.data.mutation import difference
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError
 
@@ -84,6 +84,24 @@ class Synthetic(Source):
             raise ConfigError(f"split = {split} is not one of {', '.join(self.sizes)}. Try test.")
         return islice(self._generate(split), self.sizes[split])
 
+    def mutate(self, problem: Problem, rng: random.Random) -> tuple[str, tuple[int, int]] | None:
+        """Write the first solution with one wrong operation or constant.
+
+        [동작] 한 줄을 같은 변수를 읽고 쓰는 다른 줄로 바꾼다. 줄 끝의 주석은 남는다. 바뀐 프로그램이 여섯 테스트를
+        우연히 통과하는 비율은 약 1 %다 (시험 문제 4000번 측정; 주로 x < 7과 x < 8처럼 이웃한 상수).
+        문법에 없는 줄이 있는 프로그램은 여느 프로그램처럼 바꾼다.
+        """
+        lines = [line.partition("  #") for line in problem.solutions[0].split("\n")]
+        if any(statement not in STEP_OF_STATEMENT for statement, _, _ in lines[1:]):
+            return super().mutate(problem, rng)
+        at = rng.randrange(1, len(lines))
+        statement, *comment = lines[at]
+        wrong = _wrong_step(STEP_OF_STATEMENT[statement], rng).statement
+        start, end = difference(statement, wrong)
+        lines[at] = (wrong, *comment)
+        offset = sum(len("".join(line)) + 1 for line in lines[:at])
+        return "\n".join(map("".join, lines)), (offset + start, offset + end)
+
     def fingerprint(self, split: str = "all") -> str:
         """Identify the content: the same for the same problems, another when an argument or the grammar changes."""
         digest = hashlib.sha256(repr((self.sizes, self.seed, float(self.noise))).encode())
@@ -140,29 +158,6 @@ def composition(source: str) -> tuple[str, ...]:
         ('add', 'sum')
     """
     return tuple(STEP_OF_STATEMENT[line].operation for line in source.splitlines()[1:])
-
-
-def mutate(problem: Problem, rng: random.Random) -> tuple[str, tuple[int, int]]:
-    """Write the reference solution with one wrong operation or constant.
-
-    [연구 맥락] 정답과 한 곳만 다른 프로그램의 쌍은 critic이 틀린 자리를 배우는 재료다. (MATHS.md 5절, pairwise)
-    [동작] 한 줄을 같은 변수를 읽고 쓰는 다른 줄로 바꾼다. 바뀐 프로그램이 여섯 테스트를 우연히 통과하는
-    비율은 약 1 %다 (시험 문제 4000번 측정; 주로 x < 7과 x < 8처럼 이웃한 상수).
-
-    Args:
-        problem: noise로 망가지지 않은 합성 문제.
-        rng: 바꿀 자리와 내용을 정한다.
-
-    Returns:
-        (프로그램, 달라진 글자 구간 [시작, 끝)).
-    """
-    lines = problem.solutions[0].splitlines()
-    at = rng.randrange(1, len(lines))
-    wrong = _wrong_step(STEP_OF_STATEMENT[lines[at]], rng).statement
-    start, end = _difference(lines[at], wrong)
-    offset = sum(len(line) + 1 for line in lines[:at])
-    lines[at] = wrong
-    return "\n".join(lines), (offset + start, offset + end)
 
 
 def _draw_steps(rng: random.Random) -> tuple[Step, ...]:
@@ -247,7 +242,7 @@ def _corrupt(steps: tuple[Step, ...], rng: random.Random) -> tuple[str, tuple[tu
     spans, offset = [], len(header) + 1
     for before, after in zip(clean, lines, strict=True):
         if before != after:
-            start, end = _difference(before, after)
+            start, end = difference(before, after)
             spans.append((offset + start, offset + end))
         offset += len(after) + 1
     return "\n".join([header, *lines]), tuple(spans)
@@ -255,22 +250,3 @@ def _corrupt(steps: tuple[Step, ...], rng: random.Random) -> tuple[str, tuple[tu
 
 def _garbage(rng: random.Random) -> str:
     return " ".join("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 5))) for _ in range(2))
-
-
-def _difference(before: str, after: str) -> tuple[int, int]:
-    """Find the characters of `after` that differ from `before`, whole words and signs at a time.
-
-    Example:
-        >>> _difference("return sum(xs)", "return max(xs, default=0)")
-        (7, 24)
-    """
-    old, new = (re.findall(r"\w+|\s+|.", line) for line in (before, after))
-    left = 0
-    while left < min(len(old), len(new)) and old[left] == new[left]:
-        left += 1
-    right = 0
-    while right < min(len(old), len(new)) - left and old[-1 - right] == new[-1 - right]:
-        right += 1
-    # Where something is only missing, the fault shows at whatever stands there instead.
-    stop = max(len(new) - right, left + 1)
-    return len("".join(new[:left])), len("".join(new[:stop]))

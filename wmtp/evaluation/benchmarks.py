@@ -78,22 +78,11 @@ class Benchmark:
 
     def program(self, problem: Problem, completion: str, limits: Limits | None = None) -> Program:
         """Build the program to judge from a completion."""
-        return self._program(problem, self.prompt.program(problem, completion), limits or self.limits)
+        return program_of(problem, self.prompt.program(problem, completion), limits or self.limits)
 
     def reference(self, problem: Problem, limits: Limits) -> Program:
         """Build the reference solution as a program to judge."""
-        return self._program(problem, problem.solutions[0], limits)
-
-    def _program(self, problem: Problem, source: str, limits: Limits) -> Program:
-        return Program(
-            source=source,
-            tests=problem.tests,
-            setup=problem.setup,
-            stdio=problem.stdio,
-            entry_point=problem.entry_point,
-            task_id=problem.task_id,
-            limits=limits,
-        )
+        return program_of(problem, problem.solutions[0], limits)
 
     def identity(self) -> dict[str, Any]:
         """Describe everything about the benchmark that a result depends on."""
@@ -111,6 +100,19 @@ class Benchmark:
             "problems": digest.hexdigest()[:16],
             "limits": repr(self.limits),
         }
+
+
+def program_of(problem: Problem, source: str, limits: Limits) -> Program:
+    """Join a program and the tests of its problem."""
+    return Program(
+        source=source,
+        tests=problem.tests,
+        setup=problem.setup,
+        stdio=problem.stdio,
+        entry_point=problem.entry_point,
+        task_id=problem.task_id,
+        limits=limits,
+    )
 
 
 def choose(metrics: Sequence[str], benchmarks: Mapping[str, Benchmark]) -> list[Benchmark]:

@@ -29,7 +29,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ from wmtp.evaluation.journal import Journal, Key, write_atomically
 from wmtp.evaluation.metrics import PassAtK, require_samples
 from wmtp.evaluation.progress import progress_bar
 from wmtp.evaluation.ranks import Ranks
-from wmtp.evaluation.sandbox import Limits, Program, Sandbox, Verdict
+from wmtp.evaluation.sandbox import Limits, Program, Sandbox, Verdict, limits_from_references
 
 if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take seconds to load
     from wmtp.models.generation import Sampling
@@ -51,10 +51,6 @@ if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take se
 ALONE = Ranks()
 STATUSES = ("passed", "wrong", "error", "timeout", "memory", "output", "crashed")
 FILES = ("eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metrics.json", "speed.json")
-
-# A program may take this many times the CPU time of the reference solution, and the reference solution itself this many
-# times the benchmark's limit: 20 seconds with the default limits.
-REFERENCE_FACTOR, REFERENCE_PATIENCE = 4, 5
 
 
 def evaluate(
@@ -275,25 +271,17 @@ class _Evaluation:
         self.bar.update(len(self.results.rows) - self.bar.n)
 
     def longer_limits(self) -> Iterator[tuple[Key, Limits]]:
-        """Find the timeouts to judge again: those of problems whose own reference solution is slow.
-
-        [동작] 제한은 두 배씩 늘린다. 참조 정답의 시간은 잴 때마다 조금씩 달라도 제한은 같게 나온다.
-        """
+        """Find the timeouts to judge again: those of problems whose own reference solution is slow."""
+        base = self.benchmark.limits
         timeouts = [key for key in self.keys if self.results.rows[key]["status"] == "timeout"]
         slow = [self.problems[task_id] for task_id in dict.fromkeys(task_id for task_id, _ in timeouts)]
         slow = [problem for problem in slow if problem.solutions]
-        patient = _times(self.benchmark.limits, REFERENCE_PATIENCE)
-        longer = {}
-        for index, verdict in self.sandbox.judge(self.benchmark.reference(problem, patient) for problem in slow):
-            # The time of all standard inputs together, the limit for each: no input took more than patience allows.
-            seconds, factor = min(verdict.seconds, patient.cpu_seconds), 1
-            while factor * self.benchmark.limits.cpu_seconds < REFERENCE_FACTOR * seconds:
-                factor *= 2
-            if verdict.passed and factor > 1:
-                longer[slow[index].task_id] = _times(self.benchmark.limits, factor)
+        found = limits_from_references(self.sandbox, [self.benchmark.reference(problem, base) for problem in slow])
+        longer = {problem.task_id: limits for problem, limits in zip(slow, found, strict=True)}
         for key in timeouts:
-            if key[0] in longer and self.results.rows[key]["cpu_limit"] < longer[key[0]].cpu_seconds:
-                yield key, longer[key[0]]
+            limits = longer.get(key[0], base)
+            if self.results.rows[key]["cpu_limit"] < limits.cpu_seconds:
+                yield key, limits
 
     def metrics(self, sampling: "Sampling | None", ks: Sequence[int]) -> dict[str, Any]:
         """Sum the verdicts up, with everything that the numbers depend on beside them."""
@@ -463,7 +451,3 @@ def _ahead(items: Iterable[Key]) -> Iterator[Iterator[Key]]:
         finally:
             stop.set()  # after an error or Ctrl-C: the sample at hand is the last
         producing.result()
-
-
-def _times(limits: Limits, factor: int) -> Limits:
-    return replace(limits, cpu_seconds=limits.cpu_seconds * factor, wall_seconds=limits.wall_seconds * factor)

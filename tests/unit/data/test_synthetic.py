@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from wmtp.data.grammar import AGGREGATIONS, OPERATIONS
 from wmtp.data.problem import Problem
-from wmtp.data.synthetic import Synthetic, composition, mutate
+from wmtp.data.synthetic import Synthetic, composition
 from wmtp.errors import ConfigError
 
 SPLITS = ("train", "validation", "test")
@@ -197,15 +197,16 @@ def test_reference_solutions_pass_their_own_six_tests():
 
 def test_one_wrong_operation_or_constant_fails_the_tests_nearly_always():
     rng = random.Random(42)
-    problems = Synthetic(test_size=500).problems("test")
-    surviving = sum(passes(mutate(problem, rng)[0], problem.tests) for problem in problems)
+    source = Synthetic(test_size=500)
+    problems = source.problems("test")
+    surviving = sum(passes(source.mutate(problem, rng)[0], problem.tests) for problem in problems)
     assert surviving / len(problems) < 0.04  # measured: about 1 %
 
 
 def test_a_mutant_differs_from_its_problem_inside_its_span_only(clean):
     rng = random.Random(42)
     for problem in clean[:300]:
-        source, (start, end) = mutate(problem, rng)
+        source, (start, end) = Synthetic().mutate(problem, rng)
         reference = problem.solutions[0]
         assert source != reference and start < end
         assert reference.startswith(source[:start]) and reference.endswith(source[end:])

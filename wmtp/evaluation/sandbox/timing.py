@@ -1,52 +1,58 @@
 """Give programs limits that follow what the reference solution itself needs.
 
 [연구 맥락] MBPP 123의 공식 정답은 4.5초가 걸린다. 모두에게 똑같은 3초는 공식 정답을 떨어뜨리고, 모두에게 똑같은 60초는
-무한 루프 하나하나에 1분을 쓴다.
+무한 루프 하나하나에 1분을 쓴다. 그래서 느린 문제만, 참조 정답의 시간을 따라 늘린다.
+[동작] 평가(harness.py)와 보상(rewards.py)은 timeout이 나온 문제의 참조 정답만 재고, 한도가 늘면 다시 채점한다.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 from .pool import Sandbox
 from .program import Limits, Program
 
-_GENEROUS = Limits(cpu_seconds=60.0, wall_seconds=600.0)
+# A program may take this many times the CPU time of the reference solution, and the reference solution itself this many
+# times the base limit: 20 seconds with the default limits.
+FACTOR, PATIENCE = 4, 5
 
 
-def limits_from_references(
-    sandbox: Sandbox, references: Sequence[Program], factor: float = 4.0, base: Limits | None = None
-) -> list[Limits]:
+def limits_from_references(sandbox: Sandbox, references: Sequence[Program]) -> list[Limits]:
     """Measure reference programs and return limits for each of their problems.
+
+    [동작] 한도는 두 배씩 늘린다. 참조 정답의 시간은 잴 때마다 조금씩 달라도 한도는 같게 나온다.
 
     Args:
         sandbox: 열려 있는 샌드박스.
-        references: 참조 정답과 그 시험. limits는 무시한다.
-        factor: 참조 정답의 CPU 시간의 몇 배까지 허락하는가.
-        base: 나머지 한도와, CPU와 벽시계 시간의 최솟값. None이면 `Limits()`.
+        references: 참조 정답과 그 시험. limits는 이 문제의 평소 한도.
 
     Returns:
-        references와 같은 순서의 한도. CPU 시간은 온전한 초로 올림하므로 잴 때마다 달라지지 않는다.
-        통과하지 못한 참조는 base를 받는다.
+        references와 같은 순서의 한도. 통과하지 못했거나 빠른 참조는 제 limits를 그대로 받는다.
     """
-    base = base or Limits()
     runs, owners = [], []
     for place, reference in enumerate(references):
+        patient = _times(reference.limits, PATIENCE)
         for stdio in [(test,) for test in reference.stdio] or [()]:  # the limit holds for each run of a script
-            runs.append(dataclasses.replace(reference, stdio=stdio, limits=_GENEROUS))
+            runs.append(dataclasses.replace(reference, stdio=stdio, limits=patient))
             owners.append(place)
-    slowest = [0.0] * len(references)
+    slowest, passed = [0.0] * len(references), [True] * len(references)
     for index, verdict in sandbox.judge(runs):
-        if verdict.passed:
-            slowest[owners[index]] = max(slowest[owners[index]], verdict.seconds)
-    return [_stretch(base, factor * seconds) for seconds in slowest]
+        slowest[owners[index]] = max(slowest[owners[index]], verdict.seconds)
+        passed[owners[index]] &= verdict.passed
+    return [
+        _stretch(reference.limits, FACTOR * seconds) if solved else reference.limits
+        for reference, seconds, solved in zip(references, slowest, passed, strict=True)
+    ]
 
 
 def _stretch(base: Limits, seconds: float) -> Limits:
-    """Raise the time limits where the reference needs it; the wall clock keeps its distance."""
-    if seconds <= base.cpu_seconds:
-        return base
-    cpu = float(math.ceil(seconds))
+    """Double the time limits until a program may take so many seconds."""
+    factor = 1
+    while factor * base.cpu_seconds < seconds:
+        factor *= 2
+    return _times(base, factor)
+
+
+def _times(limits: Limits, factor: int) -> Limits:
     return dataclasses.replace(
-        base, cpu_seconds=cpu, wall_seconds=base.wall_seconds * math.ceil(cpu / base.cpu_seconds)
+        limits, cpu_seconds=limits.cpu_seconds * factor, wall_seconds=limits.wall_seconds * factor
     )
