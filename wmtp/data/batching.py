@@ -5,14 +5,18 @@
 [동작] 길이순으로 줄 세워 토큰 예산만큼 자르고(채움이 거의 없다), 자른 조각을 섞어
     world × accumulate개씩 한 스텝으로 묶는다.
     계획은 (seed, epoch, world_size, accumulate)에만 달려 있으므로, 중간에 죽어도 몇 번째였는지만 알면 그대로 이어 간다.
+    메모리가 모자라면 split = s로 묶음마다 s조각으로 자르고 accumulate도 s배 한다. 스텝의 표본과 M은 그대로다.
+    가중치의 범위(scope)는 자르기 전의 묶음이므로, 첫 조각은 형제 조각들을 데리고 다닌다 (`pieces`).
 """
 
 #   B sequences, T positions
 
+import math
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -27,7 +31,8 @@ class Step:
     """Hold one optimizer step.
 
     Attributes:
-        micro_batches: 표본 번호의 묶음들. i번째 조각은 랭크 `i % world_size`의 것이다. 빈 묶음일 수 있다.
+        micro_batches: 표본 번호의 묶음들. i번째 묶음은 랭크 `i % world_size`의 것이다. 빈 묶음일 수 있다.
+            split = s이면 한 랭크의 이어진 s개가, 자르지 않은 묶음 하나를 차례대로 자른 것이다.
         targets: M, 스텝 전체의 목표 토큰 수.
     """
 
@@ -41,23 +46,28 @@ def plan_epoch(
     *,
     token_budget: int,
     accumulate: int = 1,
+    split: int = 1,
     world_size: int = 1,
     seed: int = 42,
     epoch: int = 0,
 ) -> list[Step]:
     """Plan an epoch: every sample exactly once over all ranks.
 
+    [동작] (accumulate = A·s, split = s)의 스텝은 (accumulate = A, split = 1)의 스텝과 표본도 M도 같다.
+
     Args:
         lengths: 표본별 토큰 수.
         targets: 표본별 목표 토큰 수.
-        token_budget: 조각 하나의 자리 수(행 × 가장 긴 길이)의 상한.
-        accumulate: 한 스텝에 쌓는 조각의 수 (랭크마다).
+        token_budget: 자르지 않은 묶음 하나의 자리 수(행 × 가장 긴 길이)의 상한.
+        accumulate: 한 스텝에 쌓는 조각의 수 (랭크마다). 자른 조각을 센다. `trainer.accumulate_grad_batches`와 같은
+            수이고, split의 배수다.
+        split: 묶음 하나를 몇 조각으로 자르는지. 조각의 행 수는 많아야 하나 다르고, 빈 조각일 수 있다.
         world_size: 랭크의 수.
         seed: 난수 씨앗.
         epoch: 몇 번째 에폭인지. 섞는 순서가 달라진다.
 
     Raises:
-        ConfigError: 예산이 가장 긴 표본보다 작을 때.
+        ConfigError: 예산이 가장 긴 표본보다 작거나, accumulate가 split의 배수가 아닐 때.
 
     Example:
         >>> steps = plan_epoch([3, 3, 4, 9], [2, 2, 3, 8], token_budget=9, accumulate=2)
@@ -65,7 +75,14 @@ def plan_epoch(
         [0, 1, 2, 3]
         >>> sum(step.targets for step in steps)
         15
+        >>> plan_epoch([3, 3, 3], [2, 2, 2], token_budget=9, accumulate=2, split=2, seed=1)
+        [Step(micro_batches=((1,), (2, 0)), targets=6)]
     """
+    if accumulate % split:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches = {accumulate} must be a multiple of data.split = {split}: every "
+            f"micro-batch comes in {split} pieces; multiply it by data.split to keep the samples of a step."
+        )
     if lengths and max(lengths) > token_budget:
         raise ConfigError(
             f"data.token_budget = {token_budget} is smaller than the longest sample ({max(lengths)} tokens); "
@@ -86,12 +103,23 @@ def plan_epoch(
         batches.append(tuple(rows))
     rng.shuffle(batches)
 
-    per_step = accumulate * world_size
+    per_step = accumulate // split * world_size
     batches += [()] * (-len(batches) % per_step)  # every rank takes part in every step
     return [
-        Step(tuple(group), sum(targets[i] for batch in group for i in batch))
+        Step(_cut(group, split, world_size), sum(targets[i] for batch in group for i in batch))
         for group in (batches[start : start + per_step] for start in range(0, len(batches), per_step))
     ]
+
+
+def _cut(batches: Sequence[tuple[int, ...]], split: int, world_size: int) -> tuple[tuple[int, ...], ...]:
+    """Cut each batch into `split` runs of rows, the pieces of one rank still `world_size` apart."""
+    places = range(split)
+    return tuple(
+        batch[i * len(batch) // split : (i + 1) * len(batch) // split]
+        for start in range(0, len(batches), world_size)
+        for i in places
+        for batch in batches[start : start + world_size]
+    )
 
 
 def collate(samples: Sequence[TokenizedSample], step_targets: int, pad_token_id: int) -> dict[str, Any]:
@@ -129,7 +157,16 @@ class StepLoader:
     """Yield this rank's micro-batches in the order of the plan, and remember the place.
 
     [동작] `iter()`를 새로 부를 때마다 다음 에폭이다. `state_dict`/`load_state_dict`로 에폭 안의 자리까지 이어 간다
-    (Lightning이 체크포인트에 넣고 꺼낸다).
+    (Lightning이 체크포인트에 넣고 꺼낸다). split을 바꾸어도 바로 다음 표본에서 이어 간다.
+    split > 1이면 배치에 `piece`(몇 번째 조각, 모두 몇 조각)가 더 있고, 묶음에서 처음 내주는 조각에는
+    `pieces`(조각 모두의 배치)도 있다.
+
+    Attributes:
+        epoch: 몇 번째 에폭인지.
+        position: 이 에폭에서 이 랭크가 이미 내준 조각의 수.
+
+    Args:
+        resumed: 자리를 불러온 뒤에 `resumed(자리, 조각이 몇 배로 잘게 되었는지)`로 부른다.
     """
 
     def __init__(
@@ -139,16 +176,21 @@ class StepLoader:
         token_budget: int,
         pad_token_id: int,
         accumulate: int = 1,
+        split: int = 1,
         world_size: int = 1,
         rank: int = 0,
         seed: int = 42,
+        resumed: Callable[[int, Fraction], None] | None = None,
     ) -> None:
         self.samples = samples
         self.pad_token_id = pad_token_id
-        self.world_size, self.rank = world_size, rank
-        self.plan_arguments = dict(token_budget=token_budget, accumulate=accumulate, world_size=world_size, seed=seed)
+        self.split, self.world_size, self.rank = split, world_size, rank
+        self.plan_arguments = dict(
+            token_budget=token_budget, accumulate=accumulate, split=split, world_size=world_size, seed=seed
+        )
+        self.resumed = resumed
         self.epoch = 0
-        self.position = 0  # micro-batches of this rank already given out in this epoch
+        self.position = 0
         self.plan(0)  # a budget that cannot work is said before the first step
 
     def plan(self, epoch: int) -> list[Step]:
@@ -159,15 +201,30 @@ class StepLoader:
         return sum(len(step.micro_batches) for step in self.plan(self.epoch)) // self.world_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        if self.position >= len(self):  # the one who asked knew the length, and never asked for more
+            self.epoch, self.position = self.epoch + 1, 0
         mine = [
-            (batch, step.targets)
+            (piece, step.targets)
             for step in self.plan(self.epoch)
-            for batch in step.micro_batches[self.rank :: self.world_size]
+            for piece in step.micro_batches[self.rank :: self.world_size]
         ]
-        for batch, step_targets in mine[self.position :]:
-            self.position += 1
-            yield collate([self.samples[i] for i in batch], step_targets, self.pad_token_id)
+        fresh = True
+        for place in range(self.position, len(mine)):
+            piece, step_targets = mine[place]
+            batch = self._collate(piece, step_targets)
+            if self.split > 1:
+                number = place % self.split
+                batch["piece"] = (number, self.split)
+                if fresh or number == 0:
+                    siblings = mine[place - number : place - number + self.split]
+                    batch["pieces"] = [self._collate(*sibling) for sibling in siblings]
+            fresh = False
+            self.position = place + 1
+            yield batch
         self.epoch, self.position = self.epoch + 1, 0
+
+    def _collate(self, piece: Sequence[int], step_targets: int) -> dict[str, Any]:
+        return collate([self.samples[i] for i in piece], step_targets, self.pad_token_id)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the plan, and what the plan was made of."""
@@ -176,8 +233,11 @@ class StepLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on at the place where another loader of the same plan stopped; after another plan, at the next epoch."""
-        self.epoch, self.position = state["epoch"], state["position"]
-        now, then = self.state_dict()["plan"], state["plan"]
+        now, then = self.state_dict()["plan"], {"split": 1, **state["plan"]}
+        # Cut finer and accumulated as often more, it is the same plan.
+        finer = Fraction(now["split"], then["split"])
+        self.epoch, self.position = state["epoch"], math.floor(state["position"] * finer)
+        then |= {"split": now["split"], "accumulate": then.get("accumulate", 0) * finer}
         changed = [f"{name} was {then.get(name)} and is {now[name]}" for name in now if now[name] != then.get(name)]
         if changed:  # a place in another plan means nothing here
             self.epoch, self.position = state["epoch"] + 1, 0
@@ -187,3 +247,5 @@ class StepLoader:
                     f"without the rest of epoch {state['epoch']}.",
                     file=sys.stderr,
                 )
+        if self.resumed:
+            self.resumed(self.position, finer)

@@ -4,6 +4,7 @@
     토큰은 캐시(token_cache.py)에 남는다. 두 번째 시작부터는 문제를 읽거나 만들지도 않는다.
 """
 
+from fractions import Fraction
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
@@ -29,6 +30,8 @@ class MTPDataModule(LightningDataModule):
         token_budget: 배치 하나의 자리 수 상한 (행 × 길이).
         max_length: 이보다 긴 표본은 자르지 않고 버리고, 몇 개인지 `dropped`에 남긴다.
         seed: 순서를 정하는 씨앗.
+        split: 배치 하나를 몇 조각으로 나누어 계산하는지. `trainer.accumulate_grad_batches`도 같은 배로 늘리면 한 스텝의
+            표본과 기울기가 그대로이면서 메모리는 준다 (docs/operations.md).
     """
 
     def __init__(
@@ -39,13 +42,19 @@ class MTPDataModule(LightningDataModule):
         token_budget: int = 2048,
         max_length: int = 1024,
         seed: int = 42,
+        split: int = 1,
     ) -> None:
         super().__init__()
         for key, value in (("token_budget", token_budget), ("max_length", max_length)):
             if not isinstance(value, int) or value < 2:
                 raise ConfigError(f"data.{key} = {value!r} must be a whole number of tokens, at least 2; try 2048.")
+        if not isinstance(split, int) or isinstance(split, bool) or split < 1:
+            raise ConfigError(
+                f"data.split = {split!r} must be a whole number of pieces, at least 1; try 1, or 2 where memory is "
+                "short, and multiply trainer.accumulate_grad_batches by it."
+            )
         self.source, self.prompt, self.tokenizer = source, prompt, tokenizer
-        self.token_budget, self.max_length, self.seed = token_budget, max_length, seed
+        self.token_budget, self.max_length, self.seed, self.split = token_budget, max_length, seed, split
         self.samples: dict[str, TokenizedSamples] = {}
         self.dropped: dict[str, list[str]] = {}
 
@@ -88,23 +97,33 @@ class MTPDataModule(LightningDataModule):
         """Return how many tokens a sample may have."""
         return min(self.max_length, self.token_budget)
 
-    def loader(self, split: str, accumulate: int = 1) -> StepLoader:
-        """Return this rank's loader of a split."""
+    def loader(self, part: str, accumulate: int = 1, **more: Any) -> StepLoader:
+        """Return this rank's loader of a part of the data, train or validation."""
         trainer = self.trainer
         return StepLoader(
-            self.samples[split],
+            self.samples[part],
             token_budget=self.token_budget,
             pad_token_id=self.tokenizer.pad_token_id,
             accumulate=accumulate,
             world_size=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
             seed=self.seed,
+            **more,
         )
 
     def train_dataloader(self) -> StepLoader:
         """Return the training batches, grouped into optimizer steps."""
-        return self.loader("train", self.trainer.accumulate_grad_batches if self.trainer else 1)
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else self.split
+        return self.loader("train", accumulate, split=self.split, resumed=self._count_again)
 
     def val_dataloader(self) -> StepLoader:
-        """Return the validation batches."""
+        """Return the validation batches, whole: without gradients they need far less memory."""
         return self.loader("validation")
+
+    def _count_again(self, position: int, finer: Fraction) -> None:
+        """Make Lightning's count of micro-batches, by which it takes steps and validates, fit the loader's place."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        for count, ready in ((progress.current, position), (progress.total, round(progress.total.ready * finer))):
+            # The other counters are as far behind as they were: by that Lightning knows where in a step it stopped.
+            behind = {name: count.ready - value for name, value in vars(count).items()}
+            count.load_state_dict({name: ready - late for name, late in behind.items()})

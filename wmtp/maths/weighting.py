@@ -242,13 +242,14 @@ class SoftWeighting:
         _check_choice("scope", self.scope, SCOPES)
         _check_choice("control", self.control, CONTROLS)
 
-    def __call__(self, score_BT: Tensor, mask_BT: Tensor, seed: int = 0) -> Tensor:
+    def __call__(self, score_BT: Tensor, mask_BT: Tensor, seed: int = 0, known_finite: bool = False) -> Tensor:
         """Weight the target tokens of a batch.
 
         Args:
             score_BT: 목표 토큰의 원점수.
             mask_BT: 목표 토큰이면 True (`target_mask`).
             seed: control="shuffle"에서만 쓴다. 스텝마다 다른 값을 준다.
+            known_finite: 점수가 유한함을 이미 아는 쪽이 True를 준다. 그러면 검사하느라 장치를 기다리지 않는다.
 
         Returns:
             weight_BT, float32, 기울기 없음. mask 밖은 0.
@@ -256,6 +257,8 @@ class SoftWeighting:
         Raises:
             NonFiniteScoreError: 목표 토큰의 점수에 NaN/Inf가 있을 때. 개수와 첫 위치를 알려 준다.
         """
+        if not known_finite:
+            _check_finite(score_BT, mask_BT)
         return _weigh_scopes(self._weigh_rows, score_BT, mask_BT, self.scope, self.control, seed)
 
     def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor) -> Tensor:
@@ -297,8 +300,10 @@ class HardSelection:
         _check_choice("scope", self.scope, SCOPES)
         _check_choice("control", self.control, CONTROLS)
 
-    def __call__(self, score_BT: Tensor, mask_BT: Tensor, seed: int = 0) -> Tensor:
+    def __call__(self, score_BT: Tensor, mask_BT: Tensor, seed: int = 0, known_finite: bool = False) -> Tensor:
         """Weight the target tokens of a batch; arguments and result as of `SoftWeighting`."""
+        if not known_finite:
+            _check_finite(score_BT, mask_BT)
         return _weigh_scopes(self._weigh_rows, score_BT, mask_BT, self.scope, self.control, seed)
 
     def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor) -> Tensor:
@@ -312,14 +317,14 @@ class HardSelection:
 @torch.no_grad()
 def _weigh_scopes(weigh_rows, score_BT: Tensor, mask_BT: Tensor, scope: str, control: str, seed: int) -> Tensor:
     """Lay the scopes out as rows, weigh them, and shuffle within them where the control asks for it."""
-    _check_finite(score_BT, mask_BT)
     rows = (1, -1) if scope == "batch" else mask_BT.shape
     score_SL, mask_SL = score_BT.reshape(rows), mask_BT.reshape(rows)
     weight_SL = weigh_rows(score_SL, mask_SL)
     if control == "shuffle":
         # Drawn position by position, so that padding on the right changes no token's key.
         generator = torch.Generator().manual_seed(seed)
-        key_BT = torch.rand(mask_BT.shape[::-1], generator=generator, dtype=torch.float64).T.to(weight_SL.device)
+        key_BT = torch.rand(mask_BT.shape[::-1], generator=generator, dtype=torch.float64).T
+        key_BT = key_BT.to(weight_SL.device, non_blocking=True)
         weight_SL = shuffle_weights(weight_SL, mask_SL, key_BT.reshape(rows))
     return weight_SL.reshape(mask_BT.shape)
 

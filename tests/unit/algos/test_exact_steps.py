@@ -47,12 +47,13 @@ class Loaders:
     def __init__(self, samples, budget):
         self.samples, self.budget = TokenizedSamples.pack(samples), budget
 
-    def __call__(self, accumulate, world_size=1, rank=0):
+    def __call__(self, accumulate, world_size=1, rank=0, split=1):
         return StepLoader(
             self.samples,
             token_budget=self.budget,
             pad_token_id=0,
-            accumulate=accumulate,
+            accumulate=accumulate * split,
+            split=split,
             world_size=world_size,
             rank=rank,
         )
@@ -90,6 +91,52 @@ def test_gradient_is_the_same_however_the_step_is_split():
     for a, b, c in zip(whole, halves, quarters, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(a, c, rtol=1e-4, atol=1e-6)
+
+
+def weighted(**weighting):
+    weighting = SoftWeighting(lam=1.0, **weighting)
+    return Rho1(make_model(), make_model(heads=1, seed=7), weighting, optimizer=sgd)
+
+
+@pytest.mark.parametrize(
+    "precision, exact", [("32-true", dict(rtol=1e-4, atol=1e-6)), ("64-true", dict(rtol=0, atol=1e-12))]
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Baseline(make_model(), sgd),
+        lambda: weighted(scope="batch"),
+        lambda: weighted(scope="sequence"),
+        lambda: weighted(control="shuffle", percentile=0.5),
+    ],
+    ids=["baseline", "batch", "sequence", "shuffle"],
+)
+def test_cutting_micro_batches_into_pieces_changes_no_step(make, precision, exact):
+    samples = make_samples(11)  # micro-batches of 1 to 4 rows: cut into 4, some pieces are empty
+
+    def train(split):
+        algo = make()
+        if precision == "64-true" and isinstance(algo, Rho1):
+            algo.reference.double()  # Lightning does not know it
+        model = fit(algo, Loaders(samples, 40)(2, split=split), accumulate=2 * split, steps=2, precision=precision)
+        return model.state_dict()
+
+    whole = train(1)
+    for split in (2, 4):
+        for name, value in train(split).items():
+            torch.testing.assert_close(value, whole[name], **exact)
+
+
+def test_pieces_are_scored_once_a_micro_batch_and_a_whole_one_as_before():
+    def forwards(algo, split):
+        calls, mtp = [], algo.model.mtp
+        algo.model.mtp = lambda *args, **kwargs: calls.append(torch.is_grad_enabled()) or mtp(*args, **kwargs)
+        fit(algo, Loaders(make_samples(11), 40)(1, split=split), accumulate=split)
+        return calls
+
+    assert forwards(weighted(), 1) == [True]
+    assert forwards(weighted(), 2) == [False, False, True, True]
+    assert forwards(Baseline(make_model(), sgd), 2) == [True, True]
 
 
 def one_training_step(algo):

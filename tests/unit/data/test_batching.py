@@ -38,6 +38,35 @@ def test_every_sample_comes_exactly_once_over_all_ranks(lengths, accumulate, wor
             assert len(batch) * max(lengths[i] for i in batch) <= 64
 
 
+@given(
+    lengths=st.lists(st.integers(2, 40), min_size=1, max_size=60),
+    accumulate=st.integers(1, 3),
+    split=st.integers(2, 4),
+    world_size=st.integers(1, 3),
+)
+def test_a_split_plan_has_the_steps_of_the_whole_one_in_pieces_of_about_equal_rows(
+    lengths, accumulate, split, world_size
+):
+    def plan(accumulate, split):
+        arguments = dict(token_budget=64, accumulate=accumulate, split=split, world_size=world_size)
+        return plan_epoch(lengths, [n - 1 for n in lengths], **arguments)
+
+    whole, cut = plan(accumulate, 1), plan(accumulate * split, split)
+    assert [step.targets for step in cut] == [step.targets for step in whole]
+    for whole_step, cut_step in zip(whole, cut, strict=True):
+        for rank in range(world_size):
+            pieces = cut_step.micro_batches[rank::world_size]
+            for number, batch in enumerate(whole_step.micro_batches[rank::world_size]):
+                parts = pieces[number * split : (number + 1) * split]
+                assert sum(parts, ()) == batch
+                assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_step_that_cannot_be_split_is_an_error_that_names_both_keys():
+    with pytest.raises(ConfigError, match=r"accumulate_grad_batches = 3 must be a multiple of data\.split = 2"):
+        plan_epoch([3, 9], [2, 8], token_budget=9, accumulate=3, split=2)
+
+
 def test_the_same_seed_and_epoch_give_the_same_plan_and_another_epoch_another():
     lengths = [5 + i % 17 for i in range(200)]
     plans = [
@@ -85,6 +114,44 @@ def test_a_loader_that_is_loaded_goes_on_where_the_other_stopped(stop):
     second.load_state_dict(first.state_dict())
     rest = [batch["problem_ids"] for batch in second]
     assert (seen + rest) == names[: len(seen) + len(rest)]
+
+
+def names_from(loader):
+    return [name for batch in loader for name in batch["problem_ids"]]
+
+
+def test_a_place_kept_by_one_split_is_the_same_sample_in_a_finer_one(capsys):
+    samples = TokenizedSamples.pack(sample(str(i), 2 + i % 9) for i in range(40))
+
+    def make(split, accumulate=3):
+        return StepLoader(samples, token_budget=24, pad_token_id=0, accumulate=accumulate * split, split=split)
+
+    names = names_from(make(1))
+    for old, new, taken in [(1, 2, 5), (2, 4, 7), (2, 4, 12), (1, 4, 0), (4, 2, 6)]:
+        first, second = make(old), make(new)
+        seen = [name for batch, _ in zip(first, range(taken), strict=False) for name in batch["problem_ids"]]
+        told = []
+        second.resumed = lambda position, finer, told=told: told.append((position, float(finer)))
+        first.position = taken  # zip took one more to find out that it was enough
+        second.load_state_dict(first.state_dict())
+        assert told == [(taken * new // old, new / old)]
+        rest = list(second)
+        assert seen + [name for batch in rest for name in batch["problem_ids"]] == names
+        assert "pieces" in rest[0] and len(rest[0]["pieces"]) == new
+        assert rest[0]["piece"] == (told[0][0] % new, new)
+    old_state = make(1).state_dict()
+    del old_state["plan"]["split"]  # written before there was a split
+    make(2).load_state_dict(old_state)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_epoch_that_was_not_asked_for_its_end_is_not_followed_by_an_empty_one():
+    samples = TokenizedSamples.pack(sample(str(i), 2 + i % 9) for i in range(40))
+    loader = StepLoader(samples, token_budget=24, pad_token_id=0)
+    for epoch in range(3):  # as Lightning does it: next() as often as the length says
+        iterator = iter(loader)
+        names = [name for _ in range(len(loader)) for name in next(iterator)["problem_ids"]]
+        assert sorted(names) == sorted(samples.task_ids) and loader.epoch == epoch
 
 
 def test_another_world_size_is_said_and_goes_on_at_the_next_epoch(capsys):
