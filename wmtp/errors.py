@@ -42,6 +42,14 @@ class NonFiniteScoreError(WmtpError):
     """Report NaN or Inf among token scores: how many, and where the first one is."""
 
 
+class NonFiniteError(WmtpError):
+    """Report NaN or Inf in a training step that was therefore not taken."""
+
+
+class LossExplosionError(WmtpError):
+    """Report a loss far above the recent ones, in a step that was therefore not taken."""
+
+
 class SandboxUnavailableError(WmtpError):
     """Report that this machine offers no safe way to run generated programs."""
 
