@@ -247,5 +247,7 @@ class StepLoader:
                     f"without the rest of epoch {state['epoch']}.",
                     file=sys.stderr,
                 )
+        if self.position >= len(self):
+            self.epoch, self.position = self.epoch + 1, 0
         if self.resumed:
             self.resumed(self.position, finer)
