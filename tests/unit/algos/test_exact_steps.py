@@ -5,18 +5,20 @@ from functools import partial
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from torch.optim import SGD
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.rho1 import Rho1
 from wmtp.data.batching import StepLoader, collate
 from wmtp.data.tokenization import TokenizedSample, TokenizedSamples
-from wmtp.maths.weighting import SoftWeighting
+from wmtp.maths.weighting import HardSelection, SoftWeighting
 from wmtp.models.mtp import MTPForCausalLM
 
 VOCABULARY = 48
+aten = torch.ops.aten
 
 
 def make_model(heads: int = 4, seed: int = 42) -> MTPForCausalLM:
@@ -148,6 +150,59 @@ def one_training_step(algo):
     loss = algo.training_step(batch, 0)["loss"]
     loss.backward()
     return batch, loss.detach(), [parameter.grad for parameter in algo.model.parameters()]
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_a_score_that_is_not_finite_is_told_on_the_device_and_trains_nothing_silently(split):
+    algo, seen = weighted(), []
+    clean_scores = algo.token_scores
+
+    def token_scores(batch, *args):
+        score_BT = clean_scores(batch, *args)
+        score_BT[batch["labels_BT"] == poisoned] = torch.nan
+        return score_BT
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            seen.append(pl_module.last_step)
+
+    samples = make_samples(8)
+    poisoned = samples[3].input_ids[-1]
+    algo.token_scores = token_scores
+    fit(algo, Loaders(samples, 200)(1, split=split), accumulate=split, callbacks=[Watch()])
+    assert len(seen) == split
+    assert any(step["score_BT"].isnan().any() for step in seen)
+    for step in seen:  # the weights of a piece depend on the scores of the others
+        assert step["finite_scores"].dtype == torch.bool and not step["finite_scores"]
+        assert step["loss"].isnan() and step["loss_display"].isfinite() and step["weight_BT"].isfinite().all()
+    assert algo.model.unembedding_VD.isnan().any()  # without a guard it is loud, not silent
+    for algo in (weighted(), Baseline(make_model(), sgd)):
+        _, loss, _ = one_training_step(algo)
+        assert algo.last_step["finite_scores"] and loss.isfinite()
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuse whatever makes the host wait for the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        boolean = any(torch.is_tensor(i) and i.dtype == torch.bool for i in (args[1] if "index" in str(func) else ()))
+        if boolean or func.overloadpacket in (aten._local_scalar_dense, aten.nonzero, aten.masked_select):
+            raise AssertionError(f"{func} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "weighting", [SoftWeighting(percentile=0.4), SoftWeighting(scope="sequence", control="shuffle"), HardSelection()]
+)
+def test_weighing_does_not_wait_for_the_device(weighting):
+    algo = weighted()
+    algo.weighting = weighting
+    score_BT, mask_BT = torch.randn(3, 9, generator=torch.Generator().manual_seed(42)), torch.ones(3, 9).bool()
+    with NoWaiting():
+        weights = algo._weigh(score_BT, mask_BT, seed=1)
+        with pytest.raises(AssertionError, match="waits for the device"):
+            algo.weighting(score_BT, mask_BT)
+    assert weights.finite
 
 
 def test_lambda_zero_is_the_baseline_bit_for_bit():
