@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from wmtp.errors import CheckpointError
+from wmtp.models.adapter import Lora
 from wmtp.models.loading import check_weights, find_model, load_model, load_tokenizer, mtp_class
 from wmtp.models.mtp import MTPMixin
 
@@ -62,6 +63,8 @@ class SavedModel:
         settings = dict(self.checkpoint["wmtp"]["model"])
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         model = mtp_class(config)(config)
+        if adapter := self.checkpoint["wmtp"].get("adapter"):
+            Lora(**adapter).put_on(model)
         prefix = "model."
         saved = self.checkpoint["state_dict"].items()
         weights = {name.removeprefix(prefix): tensor for name, tensor in saved if name.startswith(prefix)}
@@ -102,5 +105,5 @@ def check_same_model(weights: dict[str, Tensor], module: nn.Module, file: Path) 
         raise CheckpointError(
             f"ckpt = {file} is of another model: {name} is {saved.get(name, 'absent')} there and "
             f"{ours.get(name, 'absent')} here ({len(different)} tensors differ); "
-            "set model.path and model.heads as they were."
+            "set model.path, model.heads and model/adapter as they were."
         )

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrained
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, TokenizerMismatchError
+from wmtp.models.adapter import Lora
 from wmtp.models.meta_checkpoint import convert, is_meta
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
 from wmtp.storage import in_use
@@ -68,6 +69,7 @@ class ModelSource:
         reference: rho1의 참조모델 폴더 (algo 설정이 읽는다).
         seed: 새 헤드를 초기화하는 씨앗.
         attn_implementation: 어텐션 구현 (`ATTENTIONS`). None이면 transformers가 고른다.
+        adapter: 몸통을 통째로 배우지 않고 LoRA로 배울 때 그 모양.
     """
 
     path: str
@@ -76,6 +78,7 @@ class ModelSource:
     reference: str | None = None
     seed: int = 42
     attn_implementation: str | None = None
+    adapter: Lora | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.heads, bool) or not isinstance(self.heads, int) or self.heads < 1:
@@ -98,10 +101,13 @@ class ModelSource:
         return load_tokenizer(find_model(self.path))
 
     def load(self) -> MTPMixin:
-        """Load the model with its heads, in float32."""
-        return load_model(
+        """Load the model with its heads, in float32, and put the adapter on it."""
+        model = load_model(
             find_model(self.path), self.heads, self.heads_init, self.seed, "model.path", self.attn_implementation
         )
+        if self.adapter is not None:
+            self.adapter.put_on(model)
+        return model
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from wmtp.errors import ConfigError
+from wmtp.models.adapter import Lora, merge
 
 LAYER_NAMES = ("layers", "h")
 NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
@@ -44,6 +45,8 @@ class MTPMixin:
 
     [연구 맥락] 로짓 [B, T, H, V]는 절대 만들지 않는다. 은닉상태까지만 만들고, 손실이 조각내어 unembedding을 곱한다.
     """
+
+    adapter: Lora | None = None
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -89,6 +92,12 @@ class MTPMixin:
     def start_heads_at_random(self) -> None:
         """Start every extra head as the architecture starts a new layer, whatever a checkpoint held."""
         self.extra_heads = self._new_heads().to(self.dtype).apply(self._init_weights)
+
+    def save_pretrained(self, *args: Any, state_dict: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
+        """Save as transformers does; with an adapter, the weights that it makes, so that any reader can load them."""
+        if self.adapter is not None:
+            state_dict = merge(self, self.state_dict() if state_dict is None else state_dict)
+        return super().save_pretrained(*args, state_dict=state_dict, **kwargs)
 
     def mtp(
         self,

@@ -32,6 +32,8 @@ from wmtp.algos.baseline import Baseline
 from wmtp.data.batching import collate
 from wmtp.data.tokenization import TokenizedSample
 from wmtp.errors import CheckpointError, ConfigError
+from wmtp.maths.loss import weighted_mtp_loss
+from wmtp.models.adapter import Lora
 from wmtp.models.generation import Request, Sampling, generate
 from wmtp.models.loading import ModelSource, load_model, load_tokenizer, mtp_class
 
@@ -210,3 +212,38 @@ def test_attention_that_is_not_there_is_one_sentence(tmp_path, name):
 def test_an_unknown_attention_is_refused_at_once():
     with pytest.raises(ConfigError, match="'flash' must be one of sdpa, eager, flash_attention_2, flex_attention"):
         ModelSource("anywhere", attn_implementation="flash")
+
+
+def test_an_adapter_starts_as_the_model_learns_and_merges_into_a_plain_one(original, ids_BT, tokenizer, tmp_path):
+    plain, folder = original
+    model = ModelSource(str(folder), heads=3, heads_init="copy", adapter=Lora(r=4)).load()
+    assert torch.equal(model.eval()(ids_BT).logits, plain(ids_BT).logits)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    samples = [TokenizedSample(f"p{i}", tuple(ids.tolist()), 2, (False,) * 9) for i, ids in enumerate(ids_BT)]
+    batch = collate(samples, sum(sample.targets for sample in samples), 0)
+    optimizer = SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(2):  # the factor that starts at zero keeps the other one still in the first step
+        optimizer.zero_grad()
+        hidden = model.mtp(ids_BT).hidden
+        weighted_mtp_loss(hidden, model.unembedding_VD, batch["labels_BT"], None, batch["step_targets"]).loss.backward()
+        optimizer.step()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    factors = {name for name in before if ".lora_" in name}
+    heads = {model.decoder_layers[-1], *model.extra_heads}
+    of_heads = {n for n, m in model.named_modules() if m in heads}
+    assert factors <= moved and all(any(name.startswith(f"{n}.") for name in moved) for n in of_heads)
+    assert {name for name in moved - factors if not name.startswith(tuple(f"{n}." for n in of_heads))} == set()
+
+    model.save_pretrained(tmp_path)
+    head_zero = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    merged = load_model(tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(head_zero(ids_BT).logits, model(ids_BT).logits, rtol=0, atol=1e-5)
+        for a, b in zip(model.mtp(ids_BT).hidden, merged.mtp(ids_BT).hidden, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    asked = [Request("a", "def f(x):\n    return"), Request("b", "x + y")]
+    drafted, ordinary = (
+        {i: c.tokens for i, c in generate(model, tokenizer, asked, Sampling(0.0, max_new_tokens=8, decoding=decoding))}
+        for decoding in ("speculative", "ordinary")
+    )
+    assert drafted == ordinary
