@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pytorch_lightning import LightningModule
@@ -61,4 +62,5 @@ class Baseline(WeightedMTPMixin, LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Embed what is needed to rebuild the model: plain values, never objects."""
-        checkpoint["wmtp"] = {"config": self.run_config, "model": self.model.config.to_dict()}
+        adapter = self.model.adapter and asdict(self.model.adapter)
+        checkpoint["wmtp"] = {"config": self.run_config, "model": self.model.config.to_dict(), "adapter": adapter}
