@@ -53,6 +53,11 @@ class Baseline(WeightedMTPMixin, LightningModule):
         self.warmup = warmup
         self.head_weights = head_weights
 
+    def configure_model(self) -> None:
+        """Let the strategy spread the model over the ranks, where it is one that does (trainer=fsdp)."""
+        if hasattr(self.trainer.strategy, "shard"):
+            self.trainer.strategy.shard(self)
+
     def configure_optimizers(self) -> dict[str, Any]:
         """Warm up linearly, then follow a cosine down to zero."""
         optimizer = self.optimizer(self.model)

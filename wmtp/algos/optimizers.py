@@ -59,14 +59,21 @@ def muon(
 
 
 class CombinedOptimizer(Optimizer):
-    """Step several optimizers as one, so that Lightning and the scheduler see a single one.
+    """Step several optimizers as one, so that Lightning, the scheduler and checkpoints see a single one.
 
-    The parameter groups are the parts' own dictionaries: a scheduler that sets `lr` sets it there.
+    The parameter groups and the state are the parts' own: a scheduler that sets `lr` sets it there.
     """
 
     def __init__(self, *parts: Optimizer) -> None:
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.state = self.state
+            part.param_groups = [next(groups) for _ in part.param_groups]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -79,15 +86,10 @@ class CombinedOptimizer(Optimizer):
             part.step()
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of every part."""
-        return {"parts": [part.state_dict() for part in self.parts]}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the state of every part, and keep sharing the parameter groups."""
-        for part, part_state in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(part_state)
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        """Load the state of all parts, and keep sharing it."""
+        super().load_state_dict(state)
+        self._share()
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -15,18 +15,20 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from wmtp.checkpoint_io import read_meta, read_weights
 from wmtp.errors import CheckpointError
 from wmtp.models.adapter import Lora
 from wmtp.models.loading import check_weights, find_model, load_model, load_tokenizer, mtp_class
 from wmtp.models.mtp import MTPMixin
+from wmtp.swap import is_sharded
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """Hold the place of a trained model: a .ckpt file, or a folder that save_pretrained wrote.
+    """Hold the place of a trained model: a checkpoint of either kind, or a folder that save_pretrained wrote.
 
     Args:
-        path: .ckpt 파일, 또는 config.json이 있는 폴더.
+        path: .ckpt 파일이나 폴더(조각), 또는 config.json이 있는 폴더.
     """
 
     path: Path
@@ -34,7 +36,7 @@ class SavedModel:
     @property
     def exported(self) -> bool:
         """Say whether this is a save_pretrained folder."""
-        return self.path.is_dir()
+        return self.path.is_dir() and not is_sharded(self.path)
 
     @cached_property
     def checkpoint(self) -> dict[str, Any]:
@@ -50,7 +52,8 @@ class SavedModel:
     def identity(self) -> str:
         """Name the weights by their content, so that results are never mixed up."""
         digest = hashlib.sha256()
-        for file in sorted(self.path.glob("*.safetensors")) if self.exported else [self.path]:
+        folder = self.path / "model" if is_sharded(self.path) else self.path
+        for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder]:
             with file.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
         return digest.hexdigest()[:16]
@@ -66,7 +69,7 @@ class SavedModel:
         if adapter := self.checkpoint["wmtp"].get("adapter"):
             Lora(**adapter).put_on(model)
         prefix = "model."
-        saved = self.checkpoint["state_dict"].items()
+        saved = (read_weights(self.path) if is_sharded(self.path) else self.checkpoint["state_dict"]).items()
         weights = {name.removeprefix(prefix): tensor for name, tensor in saved if name.startswith(prefix)}
         check_same_model(weights, model, self.path)
         model.load_state_dict(weights)
@@ -78,11 +81,18 @@ class SavedModel:
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """Read a Lightning checkpoint of wmtp without running any code from it.
 
+    Returns:
+        체크포인트. 조각으로 된 것이면 `state_dict`는 모양뿐이고 (meta 장치), 옵티마이저의 텐서는 없다.
+
     Raises:
         CheckpointError: 잘렸거나, 객체가 들어 있거나, wmtp의 것이 아닐 때.
     """
     try:
+        if is_sharded(file):
+            return read_meta(file) | {"state_dict": read_weights(file, shapes_only=True)}
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"ckpt = {file} is truncated, damaged or not a plain checkpoint ({reason}).") from error

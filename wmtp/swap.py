@@ -1,0 +1,59 @@
+"""Put a finished file or folder in the place of another, so that one of the two is always whole.
+
+[동작] 파일은 한 번에 바뀐다. 폴더는 그럴 수 없으므로, 앞의 것을 .old로 비켜 두고 새것에 이름을 준 뒤 지운다.
+    그 사이에 꺼졌다면 다음에 찾을 때 되돌린다. 표준 라이브러리만 쓴다: 앞문이 torch보다 먼저 부른다.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+META = "meta.pt"  # Lightning's name for what is in a checkpoint beside its shards
+
+
+def swap_in(temporary: Path, path: Path) -> None:
+    """Give a finished file or folder its name, in place of what has it now."""
+    recover(path)
+    if temporary.is_file() and not path.is_dir():
+        temporary.replace(path)
+    else:
+        aside = _aside(path)
+        remove(aside)
+        if path.exists():
+            path.rename(aside)
+        temporary.rename(path)
+        remove(aside)
+    opened = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(opened)  # let the rename reach the disk
+    finally:
+        os.close(opened)
+
+
+def recover(path: Path) -> None:
+    """Put back what was moved aside, if a kill came before its successor had the name."""
+    if not path.exists() and _aside(path).exists():
+        _aside(path).rename(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def is_sharded(path: str | Path) -> bool:
+    """Say whether this is a checkpoint in shards, a folder."""
+    return (Path(path) / META).is_file()
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Say whether there is a checkpoint of either kind."""
+    recover(path)
+    return path.is_file() or is_sharded(path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(path.name + ".old")
