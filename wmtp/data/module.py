@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from wmtp.data import tokenization
 from wmtp.data.batching import StepLoader
 from wmtp.data.fingerprint import code_of, identify
+from wmtp.data.problem import Problem
 from wmtp.data.token_cache import entry_file, read_or_build
 from wmtp.data.tokenization import TokenizedSamples, pack_names, tokenize_problems, unpack_names
 from wmtp.errors import ConfigError
@@ -87,10 +88,14 @@ class MTPDataModule(LightningDataModule):
 
     def tokenize(self, split: str) -> dict[str, Tensor]:
         """Read and tokenize a split."""
-        wanted = self.prompt.shot_task_ids
-        shots = [problem for problem in self.source.stream("prompt") if problem.task_id in wanted] if wanted else []
-        samples, dropped = tokenize_problems(self.source.stream(split), self.prompt, self.tokenizer, self.length, shots)
+        problems, shots = self.source.stream(split), self.shots()
+        samples, dropped = tokenize_problems(problems, self.prompt, self.tokenizer, self.length, shots)
         return {**samples.tensors, "dropped": pack_names(dropped)}
+
+    def shots(self) -> list[Problem]:
+        """Read the example problems that the prompt shows."""
+        wanted = self.prompt.shot_task_ids
+        return [problem for problem in self.source.stream("prompt") if problem.task_id in wanted] if wanted else []
 
     @property
     def length(self) -> int:

@@ -50,8 +50,8 @@ def test_a_mutant_parses_means_something_else_and_differs_inside_its_span_only(s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARY)
-def test_hundreds_of_mutants_of_a_library_module_are_sound(name):
-    for seed in range(200):
+def test_mutants_of_a_library_module_are_sound(name):
+    for seed in range(60):
         check(library(name), seed)
 
 

@@ -1,13 +1,7 @@
-"""Give whole programs a reward: what the critic learns to foresee, token by token.
+"""Choose the programs of a data set, and keep their rewards shard by shard.
 
-[연구 맥락] critic은 "이 프로그램이 맞을 것인가"를 배운다 (MATHS.md 5절의 R). 맞은 프로그램과 틀린 프로그램이 한 곳만
-    다르면 둘의 차이는 그 자리에서만 배울 수 있다. 오답이 없는 데이터에서는 정답을 한 곳만 고치고(`Source.mutate`),
-    정말 틀렸는지는 샌드박스가 판정한다.
-[동작] 세 가지가 같은 모양이다: `judge(data, split, limit, model) -> [RewardedProgram]`.
-    Tests        시험을 통과하면 1, 아니면 0
-    문제 64개가 한 조각, 조각마다 캐시의 항목 하나다. 조각을 잠그고 채점하므로 랭크들이 나누어 하고, 죽었다 깨어나면
-    남은 조각만 한다. 데이터의 알려진 손상(noise_spans)은 결코 보지 않는다.
-[디버깅] 보상이 모두 0이면 데이터의 정답이 제 시험을 통과하는지 본다.
+[동작] 문제 64개가 한 조각이고, 조각마다 캐시의 항목 하나다 (token_cache.py). 조각을 잠그고 채점하므로 랭크들이
+    통신 없이 나누어 한다. 조각의 이름은 문제의 번호라서, limit을 늘리면 더해진 조각만 채점한다.
 """
 
 import json
@@ -15,7 +9,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -25,15 +19,12 @@ import torch
 from torch import Tensor
 
 from wmtp.data import mutation
-from wmtp.data.fingerprint import code_of, digest_of_file
+from wmtp.data.fingerprint import code_of
 from wmtp.data.module import MTPDataModule
 from wmtp.data.problem import Problem, Source
 from wmtp.data.token_cache import entry_file, read_entry, read_or_build
 from wmtp.errors import ConfigError
-from wmtp.evaluation import sandbox as sandbox_package
-from wmtp.evaluation.benchmarks import program_of
 from wmtp.evaluation.progress import progress_bar
-from wmtp.evaluation.sandbox import Limits, Sandbox, limits_from_references
 
 SHARD = 64  # problems: what a kill loses at most
 DRAWS = 8  # of mutants, before a problem is left with fewer
@@ -63,10 +54,25 @@ class Rewards:
     Attributes:
         name: 설정과 기록에 쓰는 이름.
         binary: 보상이 0과 1뿐이면 True.
+
+    Args:
+        solutions: 문제마다 쓸 정답의 수.
+        incorrect: 문제마다 쓸 데이터의 오답의 수.
+        mutants: 정답이 있는 문제의 오답이 이보다 적으면 정답의 돌연변이로 채운다.
+        seed: 돌연변이를 정한다.
+
+    Raises:
+        ConfigError: 수가 음수이거나, 정답을 하나도 쓰지 않을 때.
     """
 
     name: str
     binary = False
+
+    def __init__(self, solutions: int = 1, incorrect: int = 1, mutants: int = 1, seed: int = 42) -> None:
+        for key, value, least in (("solutions", solutions, 1), ("incorrect", incorrect, 0), ("mutants", mutants, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"algo.rewards.{key} = {value!r} must be a whole number >= {least}; try 1.")
+        self.solutions, self.incorrect, self.mutants, self.seed = solutions, incorrect, mutants, seed
 
     def judge(
         self, data: MTPDataModule, split: str, limit: int | None = None, model: Any = None
@@ -97,12 +103,45 @@ class Rewards:
 
     def key(self, data: MTPDataModule, split: str, model: Any) -> dict[str, Any]:
         """Return everything that decides the rewards of a split."""
+        code = {sys.modules[kind.__module__] for kind in type(self).__mro__ if kind is not object}
         return {
             "kind": self.name,
             "split": split,
             "source": data.source.fingerprint(split),
-            "code": [code_of(sys.modules[__name__], mutation), sys.version_info[:2]],
+            "programs": [self.solutions, self.incorrect, self.mutants, self.seed],
+            "code": [code_of(*code, mutation), sys.version_info[:2]],
         }
+
+    def given(self, problems: Sequence[Problem]) -> list[tuple[int, str, bool]]:
+        """List the data's own programs: the number of the problem, the program, whether it is said to be right."""
+        return [
+            (i, program, claimed)
+            for i, problem in enumerate(problems)
+            for claimed, programs in (
+                (True, problem.solutions[: self.solutions]),
+                (False, problem.incorrect_solutions[: self.incorrect]),
+            )
+            for program in dict.fromkeys(programs)
+        ]
+
+    def unproven(self, problems: Sequence[Problem], source: Source) -> list[tuple[int, str, Spans]]:
+        """List the programs of problems without running any: the number of the problem, the program, its spans."""
+        listed = []
+        for i, problem in enumerate(problems):
+            programs: dict[str, Spans] = {program: () for _, program, _ in self.given([problem])}
+            right = set(problem.solutions)
+            rng = self.rng(problem)
+            for _ in range(DRAWS if right else 0):
+                if len(programs.keys() - right) < self.mutants:
+                    mutant, span = mutant_of(source, problem, problem.solutions[0], rng)
+                    if mutant:
+                        programs.setdefault(mutant, (span,))
+            listed += [(i, program, spans) for program, spans in programs.items()]
+        return listed
+
+    def rng(self, problem: Problem) -> random.Random:
+        """Start the draws of a problem's mutants: the same whatever else is judged."""
+        return random.Random(f"{self.seed}/{problem.task_id}")
 
     def judging(
         self, data: MTPDataModule, model: Any
@@ -137,123 +176,20 @@ class Rewards:
                 work = held
 
 
-class Tests(Rewards):
-    """Reward a program with 1 if it passes its tests, with 0 if not.
-
-    [동작] 문제마다 정답과 오답을 실행한다. 정답이라는데 실패하면 오답으로 세고, 오답이라는데 통과하면 버린다.
-    그래도 오답이 모자라면 통과한 정답의 돌연변이를 만들어, 실패하는 것만 오답으로 쓴다.
-    timeout이 나온 문제는 참조 정답이 느린지 재고, 느리면 한도를 늘려 다시 채점한다.
-
-    Args:
-        solutions: 문제마다 쓸 정답의 수.
-        incorrect: 문제마다 쓸 데이터의 오답의 수.
-        mutants: 맞은 정답이 있는 문제의 오답이 이보다 적으면 돌연변이로 채운다.
-        sandbox: 프로그램을 돌릴 곳 (닫힌 것). 채점할 것이 있을 때만 연다. None이면 `Sandbox()`.
-        limits: 프로그램 하나의 한도. None이면 `Limits()`.
-        seed: 돌연변이를 정한다.
-
-    Raises:
-        ConfigError: 수가 음수이거나, 정답을 하나도 쓰지 않을 때.
-    """
-
-    name = "tests"
-    binary = True
-
-    def __init__(
-        self,
-        solutions: int = 1,
-        incorrect: int = 1,
-        mutants: int = 1,
-        sandbox: Sandbox | None = None,
-        limits: Limits | None = None,
-        seed: int = 42,
-    ) -> None:
-        for name, value, least in (("solutions", solutions, 1), ("incorrect", incorrect, 0), ("mutants", mutants, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"algo.rewards.{name} = {value!r} must be a whole number >= {least}; try 1.")
-        self.solutions, self.incorrect, self.mutants, self.seed = solutions, incorrect, mutants, seed
-        self.sandbox, self.limits = sandbox or Sandbox(), limits or Limits()
-
-    def key(self, data: MTPDataModule, split: str, model: Any) -> dict[str, Any]:
-        judge = sorted(Path(sandbox_package.__file__).parent.rglob("*.py"))
-        return super().key(data, split, model) | {
-            "programs": [self.solutions, self.incorrect, self.mutants, self.seed],
-            "limits": repr(self.limits),
-            "sandbox": [digest_of_file(file) for file in judge],
-        }
-
-    @contextmanager
-    def judging(self, data: MTPDataModule, model: Any) -> Iterator[Callable[[Sequence[Problem]], list[list[Row]]]]:
-        with self.sandbox:
-            yield lambda problems: self._rows(problems, data.source)
-
-    def _rows(self, problems: Sequence[Problem], source: Source) -> list[list[Row]]:
-        right: list[list[str]] = [[] for _ in problems]
-        wrong: list[dict[str, Spans]] = [{} for _ in problems]
-        limits: dict[int, Limits] = {}
-        given = [
-            (i, program, claimed)
-            for i, problem in enumerate(problems)
-            if problem.tests or problem.stdio  # without a test everything passes
-            for claimed, programs in (
-                (True, problem.solutions[: self.solutions]),
-                (False, problem.incorrect_solutions[: self.incorrect]),
-            )
-            for program in dict.fromkeys(programs)
-        ]
-        passed = self._passed(problems, [(i, program) for i, program, _ in given], limits)
-        for (i, program, claimed), passes in zip(given, passed, strict=True):
-            if not passes:
-                wrong[i][program] = ()
-            elif claimed:
-                right[i].append(program)
-        rngs = [random.Random(f"{self.seed}/{problem.task_id}") for problem in problems]
-        for _ in range(DRAWS):
-            drawn = {
-                (i, mutant): span
-                for i, problem in enumerate(problems)
-                if right[i]
-                for _ in range(self.mutants - len(wrong[i]))
-                for mutant, span in [_mutant(source, problem, right[i][0], rngs[i])]
-                if mutant and mutant not in wrong[i]
-            }
-            for (i, mutant), passes in zip(drawn, self._passed(problems, list(drawn), limits), strict=True):
-                if not passes:
-                    wrong[i][mutant] = (drawn[i, mutant],)
-        return [
-            [(program, 1.0, ()) for program in good] + [(program, 0.0, spans) for program, spans in bad.items()]
-            for good, bad in zip(right, wrong, strict=True)
-        ]
-
-    def _passed(
-        self, problems: Sequence[Problem], programs: list[tuple[int, str]], limits: dict[int, Limits]
-    ) -> list[bool]:
-        """Run programs, each given by the number of its problem; what times out may get longer `limits`."""
-        statuses = self._run(problems, programs, limits)
-        late = {i for (i, _), status in zip(programs, statuses, strict=True) if status == "timeout"} - limits.keys()
-        slow = [i for i in sorted(late) if problems[i].solutions]
-        references = [program_of(problems[i], problems[i].solutions[0], self.limits) for i in slow]
-        limits |= dict(zip(slow, limits_from_references(self.sandbox, references), strict=True))
-        again = [
-            n
-            for n, (i, _) in enumerate(programs)
-            if i in slow and statuses[n] == "timeout" and limits[i] != self.limits
-        ]
-        for n, status in zip(again, self._run(problems, [programs[n] for n in again], limits), strict=True):
-            statuses[n] = status
-        return [status == "passed" for status in statuses]
-
-    def _run(
-        self, problems: Sequence[Problem], programs: list[tuple[int, str]], limits: dict[int, Limits]
-    ) -> list[str]:
-        asked = (program_of(problems[i], program, limits.get(i, self.limits)) for i, program in programs)
-        verdicts = dict(self.sandbox.judge(asked))
-        return [verdicts[n].status for n in range(len(programs))]
-
-
-def _mutant(source: Source, problem: Problem, program: str, rng: random.Random) -> tuple[str, tuple[int, int]]:
+def mutant_of(source: Source, problem: Problem, program: str, rng: random.Random) -> tuple[str, tuple[int, int]]:
     """Draw a mutant of a right program; an empty text where nothing can be changed."""
     return source.mutate(replace(problem, solutions=(program,), noise_spans=()), rng) or ("", (0, 0))
+
+
+def by_problem(
+    count: int, programs: Sequence[tuple[int, str, Spans]], rewards: Sequence[float | None]
+) -> list[list[Row]]:
+    """Put programs that have a reward with their problems."""
+    rows: list[list[Row]] = [[] for _ in range(count)]
+    for (i, program, spans), reward in zip(programs, rewards, strict=True):
+        if reward is not None:
+            rows[i].append((program, reward, spans))
+    return rows
 
 
 def _once(problems: Iterable[Problem]) -> Iterator[Problem]:
