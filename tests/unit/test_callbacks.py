@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from rich.console import Console
 from transformers import AutoTokenizer, LlamaConfig
 
@@ -17,6 +17,7 @@ from wmtp.algos.baseline import Baseline
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks.progress import TrainingProgress
 from wmtp.callbacks.throughput import Throughput
+from wmtp.callbacks.token_ranking import TokenRanking, rank
 from wmtp.callbacks.token_weights import TokenWeights, text_pieces
 from wmtp.callbacks.weight_histogram import WeightHistogram, count_in_bins
 from wmtp.callbacks.weight_statistics import WeightStatistics, clip_bounds, corruption_statistics, weight_statistics
@@ -48,12 +49,12 @@ def sgd(model):
 
 
 def rho1(tokenizer):
-    return Rho1(model(tokenizer, 42), model(tokenizer, 43), SoftWeighting(lam=1.0), optimizer=sgd)
+    return Rho1(model(tokenizer, 42), model(tokenizer, 43), weighting=SoftWeighting(lam=1.0), optimizer=sgd)
 
 
-def train(run_dir, algo, tokenizer, callbacks, **kwargs):
+def train(run_dir, algo, tokenizer, callbacks, split=1, token_budget=1024, **kwargs):
     source = Synthetic(train_size=60, validation_size=4, test_size=0, noise=0.5)
-    data = MTPDataModule(source, Synthetic0Shot(), tokenizer, token_budget=1024)
+    data = MTPDataModule(source, Synthetic0Shot(), tokenizer, token_budget=token_budget, split=split)
     defaults = dict(max_steps=6, log_every_n_steps=2, limit_val_batches=1, val_check_interval=3)
     trainer = Trainer(
         accelerator="cpu", default_root_dir=run_dir, logger=[MetricsCSV(run_dir)], callbacks=callbacks,
@@ -62,6 +63,16 @@ def train(run_dir, algo, tokenizer, callbacks, **kwargs):
     )  # fmt: skip
     trainer.fit(algo, data)
     return trainer
+
+
+class Steps(Callback):
+    """Keep what every micro-batch left for the callbacks."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.seen.append((trainer.train_dataloader.epoch, pl_module.last_step))
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +84,10 @@ def run(tmp_path_factory, tokenizer):
     histogram = WeightHistogram(run_dir)
     algo = rho1(tokenizer)
     algo.last_pass_at_1 = 0.125
-    train(run_dir, algo, tokenizer, [WeightStatistics(), histogram, Throughput(), TokenWeights(run_dir), bar])
-    return {"dir": run_dir, "screen": screen.getvalue(), "histogram": histogram}
+    ranking, steps = TokenRanking(run_dir, least=3), Steps()
+    watching = [WeightStatistics(), histogram, ranking, Throughput(), TokenWeights(run_dir), bar, steps]
+    train(run_dir, algo, tokenizer, watching, token_budget=2048)
+    return {"dir": run_dir, "screen": screen.getvalue(), "histogram": histogram, "ranking": ranking, "steps": steps}
 
 
 def rows(run_dir):
@@ -101,13 +114,28 @@ def test_weight_statistics_are_those_of_numpy_on_the_valid_tokens():
     assert got["at_ceiling"] == pytest.approx((valid >= 2.4999).mean())
 
 
+def test_statistics_of_a_few_tokens_are_those_worked_out_by_hand():
+    # Five target tokens and one that is none; two of them are not finite and belong to no other number.
+    weight = torch.tensor([[0.5, 1.0, 6.5], [torch.nan, torch.inf, 9.0]])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    got = {key: value.item() for key, value in weight_statistics(weight, mask, bounds=(0.5, 6.5)).items()}
+    by_hand = {
+        "mean": 8 / 3, "min": 0.5, "p25": 0.75, "p75": 3.75, "p95": 5.95, "max": 6.5,
+        "ess": 8**2 / (3 * (0.25 + 1 + 42.25)), "nan_weights": 2, "extreme_weights": 1 / 3, "rho1_usage_ratio": 1 / 3,
+        "at_floor": 1 / 3, "at_ceiling": 1 / 3,
+    }  # fmt: skip
+    assert got == pytest.approx(by_hand, abs=1e-12)
+
+
 def test_equal_weights_count_as_a_full_effective_sample():
     assert weight_statistics(torch.ones(1, 9), torch.ones(1, 9, dtype=torch.bool))["ess"] == 1
 
 
 def test_no_target_token_gives_nan_and_no_error():
     nothing = torch.zeros(1, 3, dtype=torch.bool)
-    assert all(math.isnan(value) for value in weight_statistics(torch.ones(1, 3), nothing).values())
+    statistics = weight_statistics(torch.ones(1, 3), nothing)
+    assert statistics.pop("nan_weights") == 0
+    assert all(math.isnan(value) for value in statistics.values())
     assert all(
         math.isnan(v) for v in corruption_statistics(torch.ones(1, 3), torch.ones(1, 3), nothing, nothing).values()
     )
@@ -131,6 +159,12 @@ def test_clip_bounds_are_those_after_the_blend():
     assert clip_bounds(None) is None
 
 
+def test_no_token_is_ranked_both_heavy_and_light_and_rare_ones_are_not_ranked():
+    total = torch.tensor([[9.0, 1.0, 4.0, 6.0, 0.0], [1.0, 4.0, 2.0, 6.0, 0.0]])
+    assert rank(total, least=2, top=9) == ([(2, 2.0, 2), (3, 1.0, 6)], [(1, 0.25, 4)])
+    assert rank(total, least=99, top=9) == ([], [])
+
+
 def test_every_target_token_falls_into_exactly_one_bin():
     generator = torch.Generator().manual_seed(42)
     weight, mask = torch.rand(4, 50, generator=generator) * 9, torch.rand(4, 50, generator=generator) < 0.5
@@ -150,6 +184,27 @@ def test_weight_statistics_are_logged_at_logging_steps_only(run):
     assert float(row["weight/mean"]) == pytest.approx(1, abs=1e-4)
     for key in ("min", "max", "p25", "p75", "p95", "ess", "at_floor", "at_ceiling", "corrupted_mean", "auc"):
         assert math.isfinite(float(row[f"weight/{key}"])), key
+    assert float(row["weight/nan_weights"]) == float(row["weight/extreme_weights"]) == 0
+    assert 0 < float(row["weight/rho1_usage_ratio"]) < 1
+    step = run["steps"].seen[1][1]
+    mean = step["score_BT"][step["mask_BT"]].mean().item()
+    assert float(row["weight/rho1_excess_mean"]) == pytest.approx(mean, rel=1e-4)
+    assert "weight/critic_delta_mean" not in row
+
+
+def test_statistics_are_those_of_all_pieces_of_a_step_and_a_delta_gets_its_mean(tmp_path, tokenizer):
+    algo, steps = rho1(tokenizer), Steps()
+    algo.score_name = "delta"
+    kwargs = dict(max_steps=1, log_every_n_steps=1, accumulate_grad_batches=4)
+    train(tmp_path, algo, tokenizer, [WeightStatistics(), steps], split=2, **kwargs)
+    assert len(steps.seen) == 4
+    weight, score = (
+        torch.cat([step[key][step["mask_BT"]] for _, step in steps.seen]).double() for key in ("weight_BT", "score_BT")
+    )
+    (row,) = (row for row in rows(tmp_path) if row["weight/mean"])
+    assert float(row["weight/p95"]) == pytest.approx(weight.quantile(0.95).item(), rel=1e-4)
+    assert float(row["weight/rho1_usage_ratio"]) == pytest.approx((weight > 1.0001).double().mean().item(), rel=1e-4)
+    assert float(row["weight/critic_delta_mean"]) == pytest.approx(score.mean().item(), rel=1e-4)
 
 
 def test_speed_is_logged_and_padding_is_not_counted(run):
@@ -162,9 +217,37 @@ def test_the_histogram_holds_every_target_token_of_the_run_and_survives_a_checkp
     histogram = json.loads((run["dir"] / "weight_histogram.json").read_text())
     assert len(histogram["clean"]) == 200 and sum(histogram["corrupted"]) > 0
     total = sum(histogram["clean"]) + sum(histogram["corrupted"])
+    assert total == sum(int(step["mask_BT"].sum()) for _, step in run["steps"].seen) > 100
     resumed = WeightHistogram(run["dir"])
     resumed.load_state_dict(run["histogram"].state_dict())
-    assert resumed._count_2K.sum() == total > 100
+    assert sum(count.sum() for count in resumed._counts.values()) == total
+
+
+def test_the_histogram_has_one_for_every_epoch_and_they_add_up(run):
+    histogram = json.loads((run["dir"] / "weight_histogram.json").read_text())
+    epochs = sorted({epoch for epoch, _ in run["steps"].seen})
+    assert [one["epoch"] for one in histogram["epochs"]] == epochs == [0, 1]
+    for kind in ("clean", "corrupted"):
+        assert np.sum([one[kind] for one in histogram["epochs"]], axis=0).tolist() == histogram[kind]
+    first = sum(int(step["mask_BT"].sum()) for epoch, step in run["steps"].seen if epoch == 0)
+    assert sum(histogram["epochs"][0]["clean"]) + sum(histogram["epochs"][0]["corrupted"]) == first
+
+
+def test_the_ranking_names_the_tokens_that_weigh_most_and_least_on_average(run, tokenizer):
+    ranking = json.loads((run["dir"] / "token_ranking.json").read_text())
+    weights = {}
+    for _, step in run["steps"].seen:
+        mask = step["mask_BT"]
+        for token, weight in zip(step["batch"]["input_ids_BT"][mask], step["weight_BT"][mask], strict=True):
+            weights.setdefault(int(token), []).append(float(weight))
+    means = {token: (np.mean(some), len(some)) for token, some in weights.items() if len(some) >= 3}
+    by_weight = sorted(means, key=lambda token: means[token][0])
+    for row, token in [(ranking["heaviest"][0], by_weight[-1]), (ranking["lightest"][0], by_weight[0])]:
+        assert row["text"] == tokenizer.decode([token])
+        assert (row["weight"], row["count"]) == (pytest.approx(means[token][0], abs=1e-4), means[token][1])
+    resumed = TokenRanking(run["dir"])
+    resumed.load_state_dict(run["ranking"].state_dict())
+    assert torch.equal(resumed._total_2V, run["ranking"]._total_2V)
 
 
 def test_token_weights_spell_the_sample_and_are_kept_from_start_and_end(run, tokenizer):
@@ -185,7 +268,7 @@ def test_token_weights_spell_the_sample_and_are_kept_from_start_and_end(run, tok
 def test_capturing_token_weights_does_not_change_the_training(tmp_path, tokenizer):
     plain, watched = rho1(tokenizer), rho1(tokenizer)
     train(tmp_path / "a", plain, tokenizer, [TrainingProgress()], max_steps=3)
-    callbacks = [TokenWeights(tmp_path), WeightStatistics(), WeightHistogram(tmp_path), Throughput()]
+    callbacks = [TokenWeights(tmp_path), WeightStatistics(), WeightHistogram(tmp_path), TokenRanking(tmp_path)]
     train(tmp_path / "b", watched, tokenizer, [*callbacks, TrainingProgress()], max_steps=3)
     for a, b in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -197,7 +280,8 @@ def test_the_bar_shows_loss_pass_at_1_and_speed(run):
 
 
 def test_a_log_file_gets_plain_lines_and_a_baseline_no_weight_files(tmp_path, tokenizer, capsys):
-    callbacks = [WeightStatistics(), WeightHistogram(tmp_path), Throughput(), TokenWeights(tmp_path)]
+    callbacks = [WeightStatistics(), WeightHistogram(tmp_path), TokenRanking(tmp_path), Throughput()]
+    callbacks += [TokenWeights(tmp_path)]
     train(tmp_path, Baseline(model(tokenizer, 42), optimizer=sgd), tokenizer, [*callbacks, TrainingProgress()])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert lines[0].startswith("step 1/6  loss ") and lines[-1].startswith("step 6/6  loss ")

@@ -88,6 +88,8 @@ def make_run(run_dir, problems=120):
             }
         samples.append(row)
     (run_dir / "token_weights.json").write_text(json.dumps({"samples": samples}))
+    ranking = {"least": 20, "heaviest": [{"text": " sorted", "weight": 1.52, "count": 340}], "lightest": []}
+    (run_dir / "token_ranking.json").write_text(json.dumps(ranking))
 
     for stage, share in (("before", 0.3), ("after", 0.6)):
         folder = run_dir / "eval" / stage
@@ -169,7 +171,15 @@ def test_the_page_says_what_happened(run_dir):
         for stage in ("before", "after")
     )
     assert f"{100 * before:.1f} → {100 * after:.1f} %" in text
-    for part in ("Rho1", "Corrupted-token weight", "망가진 토큰", "solved now", "timeout", "Not in this report"):
+    for part in (
+        "Rho1",
+        "Corrupted-token weight",
+        "망가진 토큰",
+        "solved now",
+        "timeout",
+        "·sorted",
+        "Not in this report",
+    ):
         assert (part in text) == (part != "Not in this report"), part
 
 
@@ -212,6 +222,8 @@ def test_hostile_text_anywhere_shows_as_text(tmp_path):
     weights = json.loads((run_dir / "token_weights.json").read_text())
     weights["samples"][0]["pieces"][-1] = weights["samples"][0]["problem_id"] = HOSTILE
     (run_dir / "token_weights.json").write_text(json.dumps(weights))
+    ranking = {"least": 1, "heaviest": [], "lightest": [{"text": HOSTILE, "weight": 0.2, "count": 9}]}
+    (run_dir / "token_ranking.json").write_text(json.dumps(ranking))
     write_report(run_dir)
     html, markdown = (run_dir / "report.html").read_text(), (run_dir / "report.md").read_text()
     page = Page(html)

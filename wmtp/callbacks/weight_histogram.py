@@ -1,10 +1,12 @@
 """Count the weights of all training tokens in fixed bins, clean and corrupted ones apart.
 
 [연구 맥락] 평균과 분위수는 모양을 숨긴다. 상하한에 몰렸는지, 봉우리가 둘인지는 히스토그램이 보여 준다.
-[동작] 스텝마다 장치에서 더하기만 하고, 끝날 때 한 번 `weight_histogram.json`으로 쓴다. 체크포인트에 담겨 이어진다.
+[동작] 스텝마다 장치에서 더하기만 하고, 에폭이 끝날 때와 학습이 끝날 때 `weight_histogram.json`으로 쓴다. 전체의 합
+    (`clean`, `corrupted`)과 에폭마다 하나(`epochs`)가 있다. 체크포인트에 담겨 이어진다
+    (랭크가 여럿이면 0번 랭크의 것으로 어림한다).
 """
 
-#   B sequences, T positions, K bins
+#   B sequences, T positions, K bins, E epochs
 
 import json
 from pathlib import Path
@@ -41,7 +43,7 @@ def count_in_bins(count_2K: Tensor, weight_BT: Tensor, mask_BT: Tensor, noise_BT
 
 
 class WeightHistogram(Callback):
-    """Write `weight_histogram.json` into the run directory when training ends.
+    """Write `weight_histogram.json` into the run directory, at the end of every epoch and of the training.
 
     Args:
         run_dir: 실행 디렉터리.
@@ -52,33 +54,52 @@ class WeightHistogram(Callback):
     def __init__(self, run_dir: str | Path, upper: float = 4.0, bins: int = 200) -> None:
         self.run_dir = Path(run_dir)
         self.upper, self.bins = upper, bins
-        self._count_2K = torch.zeros(2, bins, dtype=torch.float64)
+        self._counts: dict[int, Tensor] = {}  # by epoch, clean and corrupted ones
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Add this micro-batch's tokens."""
         step = pl_module.last_step
         if step["weight_BT"] is None:
             return
-        noise_BT = step["batch"].get("noise_BT")
-        self._count_2K = self._count_2K.to(step["weight_BT"].device)
-        count_in_bins(self._count_2K, step["weight_BT"], step["mask_BT"], noise_BT, self.upper)
+        # The loader's own epoch: Lightning counts another one when a run goes on with a new plan.
+        epoch = getattr(trainer.train_dataloader, "epoch", trainer.current_epoch)
+        if epoch not in self._counts:
+            self._counts[epoch] = torch.zeros(2, self.bins, dtype=torch.float64)
+        count_2K = self._counts[epoch] = self._counts[epoch].to(step["weight_BT"].device)
+        count_in_bins(count_2K, step["weight_BT"], step["mask_BT"], step["batch"].get("noise_BT"), self.upper)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what there is, so that a run that dies later has it."""
+        self._write(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write all of it."""
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add up the ranks and write the file; nothing for an algorithm without weights."""
-        clean_K, corrupted_K = trainer.strategy.reduce(self._count_2K.clone(), reduce_op="sum").long().tolist()
-        if not trainer.is_global_zero or (not any(clean_K) and not any(corrupted_K)):
+        if not self._counts:  # the same on all ranks
             return
+        count_E2K = torch.stack([count_2K.to(pl_module.device) for count_2K in self._counts.values()])
+        count_E2K = trainer.strategy.reduce(count_E2K, reduce_op="sum").long().cpu()
+        if not trainer.is_global_zero:
+            return
+
+        def shown(count_2K: Tensor) -> dict[str, Any]:
+            clean_K, corrupted_K = count_2K.tolist()
+            return {"clean": clean_K, "corrupted": corrupted_K if any(corrupted_K) else None}
+
+        epochs = [{"epoch": epoch} | shown(count) for epoch, count in zip(self._counts, count_E2K, strict=True)]
         path = self.run_dir / "weight_histogram.json"
         temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(
-            json.dumps({"upper": self.upper, "clean": clean_K, "corrupted": corrupted_K if any(corrupted_K) else None})
-        )
+        temporary.write_text(json.dumps({"upper": self.upper} | shown(count_E2K.sum(0)) | {"epochs": epochs}))
         temporary.replace(path)
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the counts in the checkpoint, as plain numbers."""
-        return {"counts": self._count_2K.tolist()}
+        return {"epochs": {epoch: count_2K.tolist() for epoch, count_2K in self._counts.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting where the checkpoint was written."""
-        self._count_2K = torch.tensor(state_dict["counts"], dtype=torch.float64)
+        epochs = state_dict.get("epochs", {})
+        self._counts = {epoch: torch.tensor(count, dtype=torch.float64) for epoch, count in epochs.items()}

@@ -3,7 +3,8 @@
 [연구 맥락] 가중치가 모두 1이거나 모두 상하한에 붙어 있으면 알고리즘은 아무 일도 하지 않은 것이다.
     분위수, 유효 표본 비율 (Σw)²/(N·Σw²), 상하한에 닿은 비율로 알아본다. 망가진 토큰을 아는 데이터(data.noise)에서는
     그 토큰들의 평균 가중치와 AUC(깨끗한 토큰이 더 높은 점수를 받을 확률)가 곧 성적표다: 0.5면 우연, 1이면 완벽.
-[동작] log_every_n_steps마다 장치에서 정렬 한 번, 호스트로 복사 한 번. 나머지 스텝에는 아무 일도 하지 않는다.
+[동작] log_every_n_steps마다 스텝의 모든 조각을 모아 장치에서 정렬 한 번, 호스트로 복사 한 번. 나머지 스텝에는 아무 일도
+    하지 않는다. 랭크가 여럿이면 0번 랭크의 토큰만 본다. 값마다의 뜻과 할 일은 docs/operations.md의 표에 있다.
 [디버깅] weight/ess가 1이면 λ나 점수를, weight/at_ceiling이 크면 T와 W_max를 보라.
 """
 
@@ -14,6 +15,12 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+
+EXTREME = 5.0
+ROUNDING = 1e-4  # the mean is 1 up to this; so near to a bound or to 1, a weight is at it
+
+# The mean of a score is worth a curve where the score means something by itself.
+SCORE_MEANS = {"delta": "critic_delta_mean", "excess": "rho1_excess_mean"}
 
 
 def weight_statistics(
@@ -27,16 +34,20 @@ def weight_statistics(
         bounds: 가중치가 닿을 수 있는 하한과 상한. 모르면 None.
 
     Returns:
-        mean, min, p25, p75, p95, max, ess, (bounds가 있으면) at_floor, at_ceiling. 목표 토큰이 없으면 모두 NaN.
+        유한한 가중치의 mean, min, p25, p75, p95, max, ess, extreme_weights (5보다 큰 것의 비율),
+        rho1_usage_ratio (1보다 큰 것의 비율: 규칙이 강조하는 토큰), (bounds가 있으면) at_floor, at_ceiling.
+        그리고 nan_weights, 유한하지 않은 것의 개수. 목표 토큰이 없으면 개수는 0, 나머지는 NaN.
 
     Example:
-        >>> s = weight_statistics(torch.tensor([[0., 1., 3., 9.]]), torch.tensor([[True, True, True, False]]))
-        >>> {key: round(value.item(), 3) for key, value in s.items()}
-        {'mean': 1.333, 'min': 0.0, 'p25': 0.5, 'p75': 2.0, 'p95': 2.8, 'max': 3.0, 'ess': 0.533}
+        >>> s = weight_statistics(torch.tensor([[0., 1., 6., 9.]]), torch.tensor([[True, True, True, False]]))
+        >>> {key: round(value.item(), 3) for key, value in s.items()}  # doctest: +NORMALIZE_WHITESPACE
+        {'mean': 2.333, 'min': 0.0, 'p25': 0.5, 'p75': 3.5, 'p95': 5.5, 'max': 6.0, 'ess': 0.441,
+         'nan_weights': 0.0, 'extreme_weights': 0.333, 'rho1_usage_ratio': 0.333}
     """
-    mask_N = mask_BT.flatten()
+    target_N = mask_BT.flatten()
     weight_N = weight_BT.detach().flatten().double()
-    count = mask_N.sum()
+    mask_N = target_N & weight_N.isfinite()
+    count = mask_N.sum().double()
     sum_ = torch.where(mask_N, weight_N, 0.0).sum()
     square = torch.where(mask_N, weight_N.square(), 0.0).sum()
     # The masked ones sort to the end, so that no boolean indexing makes the host wait for the device.
@@ -45,7 +56,7 @@ def weight_statistics(
     def quantile(q: float) -> Tensor:
         place = q * (count - 1).clamp(min=0)
         below, above = ascending_N[place.floor().long()], ascending_N[place.ceil().long()]
-        return torch.where(count > 0, torch.lerp(below, above, place.frac().double()), torch.nan)
+        return torch.where(count > 0, torch.lerp(below, above, place.frac()), torch.nan)
 
     statistics = {
         "mean": sum_ / count,
@@ -55,10 +66,13 @@ def weight_statistics(
         "p95": quantile(0.95),
         "max": quantile(1.0),
         "ess": sum_.square() / (count * square),
+        "nan_weights": (target_N & ~mask_N).sum().double(),
+        "extreme_weights": (mask_N & (weight_N > EXTREME)).sum() / count,
+        "rho1_usage_ratio": (mask_N & (weight_N > 1 + ROUNDING)).sum() / count,
     }
     if bounds is not None:
-        statistics["at_floor"] = (mask_N & (weight_N <= bounds[0] + 1e-4)).sum() / count
-        statistics["at_ceiling"] = (mask_N & (weight_N >= bounds[1] - 1e-4)).sum() / count
+        statistics["at_floor"] = (mask_N & (weight_N <= bounds[0] + ROUNDING)).sum() / count
+        statistics["at_ceiling"] = (mask_N & (weight_N >= bounds[1] - ROUNDING)).sum() / count
     return statistics
 
 
@@ -104,18 +118,34 @@ def clip_bounds(weighting: Any) -> tuple[float, float] | None:
 
 
 class WeightStatistics(Callback):
-    """Log `weight/…` at every logging step; nothing for an algorithm without weights."""
+    """Log `weight/…` at every logging step; nothing for an algorithm without weights.
+
+    [동작] 알고리즘의 `score_name`이 SCORE_MEANS에 있으면 점수의 평균도 남긴다. critic의 점수(delta)는 0을 중심으로,
+        rho1의 점수(excess)는 학습할수록 0 쪽으로 움직이는 것이 정상이다.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, ...]] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Reduce on the device, then fetch all numbers at once."""
+        """Keep what this micro-batch weighed; at the end of the step reduce on the device, and fetch all at once."""
         step = pl_module.last_step
-        due = trainer._logger_connector.should_update_logs and not trainer.fit_loop._should_accumulate()
-        if not due or step["weight_BT"] is None:
+        if not trainer._logger_connector.should_update_logs or step["weight_BT"] is None:
+            self._parts = []
             return
-        weight_BT, mask_BT, noise_BT = step["weight_BT"], step["mask_BT"], step["batch"].get("noise_BT")
-        statistics = weight_statistics(weight_BT, mask_BT, clip_bounds(getattr(pl_module, "weighting", None)))
-        if noise_BT is not None and step["score_BT"] is not None:
-            statistics |= corruption_statistics(weight_BT, step["score_BT"], mask_BT, noise_BT)
+        noise_BT = step["batch"].get("noise_BT")
+        noise_BT = torch.zeros_like(step["mask_BT"]) if noise_BT is None else noise_BT
+        kept = (step["weight_BT"], step["score_BT"], step["mask_BT"], noise_BT)
+        self._parts.append(tuple(value_BT.detach().flatten() for value_BT in kept))
+        if trainer.fit_loop._should_accumulate():
+            return
+        weight_N, score_N, mask_N, noise_N = (torch.cat(pieces) for pieces in zip(*self._parts, strict=True))
+        self._parts = []
+        statistics = weight_statistics(weight_N, mask_N, clip_bounds(getattr(pl_module, "weighting", None)))
+        statistics |= corruption_statistics(weight_N, score_N, mask_N, noise_N)
+        mean_of = SCORE_MEANS.get(getattr(pl_module, "score_name", None))
+        if mean_of:
+            statistics[mean_of] = torch.where(mask_N, score_N.double(), 0.0).sum() / mask_N.sum()
         values = torch.stack(list(statistics.values())).tolist()
         pl_module.log_dict(
             {f"weight/{key}": value for key, value in zip(statistics, values, strict=True) if value == value},

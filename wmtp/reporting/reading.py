@@ -55,9 +55,12 @@ class RunResults:
         series: 지표 이름 → [(스텝, 값)], 스텝 순서.
         histogram: `weight_histogram.json`, 없으면 None.
         token_weights: `token_weights.json`의 표본들.
+        token_ranking: `token_ranking.json`, 없으면 None.
         evaluations: "before", "after" → Evaluation.
         left_out: `left_out.json`: 학습하지 않은 문제의 이름과 까닭. 없으면 빈 dict.
         missing: 없거나 읽지 못한 것, 사람이 읽을 문장.
+        attempts: `attempts.json`: 실패와 그때마다 고친 것. 없으면 빈 list.
+        failure: `failure.json`: 실행을 끝낸 실패. 없으면 빈 dict.
     """
 
     name: str
@@ -65,9 +68,12 @@ class RunResults:
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     histogram: dict[str, Any] | None = None
     token_weights: list[dict[str, Any]] = field(default_factory=list)
+    token_ranking: dict[str, Any] | None = None
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     left_out: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    failure: dict[str, Any] = field(default_factory=dict)
 
     def ends(self, key: str) -> tuple[float, float] | None:
         """Give the first and the last value of a metric, None where it was not logged."""
@@ -94,8 +100,14 @@ def read_run(run_dir: Path) -> RunResults:
     run.histogram = _read(run_dir / "weight_histogram.json", json.loads, run.missing, weights)
     kept = _read(run_dir / "token_weights.json", json.loads, run.missing, weights) or {}
     run.token_weights = kept.get("samples", [])
+    if (run_dir / "token_ranking.json").exists():
+        run.token_ranking = _read(run_dir / "token_ranking.json", json.loads, run.missing, weights)
     if (run_dir / "left_out.json").exists():
         run.left_out = _read(run_dir / "left_out.json", json.loads, run.missing, "list of what was left out") or {}
+    if (run_dir / "attempts.json").exists():
+        run.attempts = _read(run_dir / "attempts.json", json.loads, run.missing, "list of what was changed") or []
+    if (run_dir / "failure.json").exists():
+        run.failure = _read(run_dir / "failure.json", json.loads, run.missing, "failure") or {}
     for stage in STAGES:
         folder = run_dir / "eval" / stage
         files = sorted(folder.rglob("metrics.json"))

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,13 @@ def collect(run: RunResults) -> dict[str, Any]:
             for sample in run.token_weights
         ],
         "heat_range": (low, high),
+        "ranking": ranked_tokens(run),
         "used": run.config.get("used") or {},
         "leaks": run.left_out.get("leaks", []),
         "leakage": run.left_out.get("leakage"),
         "too_long": {split: names for split, names in run.left_out.get("too_long_or_unsolved", {}).items() if names},
         "settings": _flatten(run.config),
+        "troubles": [*run.attempts, *([run.failure] if run.failure else [])],
     }
 
 
@@ -161,6 +164,19 @@ def paired_gain(run: RunResults) -> tuple[float, float, float, int] | None:
         return None
     mean = {stage: [sum(task[stage]) / len(task[stage]) for task in both] for stage in STAGES}
     return (*paired_bootstrap(mean["after"], mean["before"]), len(both))
+
+
+def ranked_tokens(run: RunResults, most: int = 15) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Pair the heaviest with the lightest tokens, row by row; spaces and line ends are made visible.
+
+    Example:
+        >>> rows = [{"text": " x\\n", "weight": 2.0, "count": 9}]
+        >>> ranked_tokens(RunResults("", token_ranking={"heaviest": rows, "lightest": []}))
+        [({'text': '·x↵', 'weight': 2.0, 'count': 9}, None)]
+    """
+    signs = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
+    sides = ((run.token_ranking or {}).get(side, [])[:most] for side in ("heaviest", "lightest"))
+    return list(zip_longest(*([row | {"text": str(row["text"]).translate(signs)} for row in rows] for rows in sides)))
 
 
 def verdict_names(run: RunResults) -> list[str]:

@@ -97,7 +97,7 @@ def test_gradient_is_the_same_however_the_step_is_split():
 
 def weighted(**weighting):
     weighting = SoftWeighting(lam=1.0, **weighting)
-    return Rho1(make_model(), make_model(heads=1, seed=7), weighting, optimizer=sgd)
+    return Rho1(make_model(), make_model(heads=1, seed=7), weighting=weighting, optimizer=sgd)
 
 
 @pytest.mark.parametrize(
