@@ -162,7 +162,7 @@ class Rewards:
                 for file, problems in work:
 
                     def build(problems: list[Problem] = problems) -> dict[str, Tensor]:
-                        return _pack(problems, rows_of(problems))
+                        return _pack(problems, rows_of(problems) if problems else [])
 
                     entry = read_or_build(file, build, wait=False)
                     if entry is None:
