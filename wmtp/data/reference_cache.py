@@ -2,10 +2,11 @@
 
 [연구 맥락] rho1의 CE_ref는 학습 중에 변하지 않는다 (MATHS.md 4절). 한 번 계산해 두면 학습하는 동안 참조모델은
     메모리에도 시간표에도 없다: rho1 한 스텝의 값이 baseline 한 스텝과 같아진다.
-[동작] 열쇠는 (토큰, 참조모델의 내용, 정밀도). 데이터를 많아야 256조각으로 나누고, 조각마다 캐시의 항목 하나다.
-    조각을 잠그고 계산하므로 랭크든, 따로 띄운 프로세스든, 같은 폴더를 보는 다른 컴퓨터든 통신 없이 나누어 계산하고,
-    죽었다 깨어나면 남은 조각만 한다. `python -m wmtp.precompute`가 미리 해 둔다.
+[동작] 열쇠는 (토큰, 참조모델의 내용, 그것을 담은 정밀도, 계산의 정밀도). 데이터를 많아야 256조각으로 나누고, 조각마다
+    캐시의 항목 하나다. 조각을 잠그고 계산하므로 랭크든, 따로 띄운 프로세스든, 같은 폴더를 보는 다른 컴퓨터든 통신 없이
+    나누어 계산하고, 죽었다 깨어나면 남은 조각만 한다. `python -m wmtp.precompute`가 미리 해 둔다.
     미리 해 두지 않았고 데이터의 한 바퀴도 돌지 않을 실행이라면, 전부 계산하는 것이 낭비이므로 그때그때 채점한다.
+    only: true이면 학습하는 프로세스는 참조모델을 절대 읽지 않는다: 캐시에 다 있거나, 시작하지 않는다.
 [디버깅] 미리 계산한 값과 그때그때 채점한 값은 배치의 모양만 다르다: 차이는 반올림(약 1e-6)뿐이다.
 """
 
@@ -27,9 +28,10 @@ from wmtp.data.batching import collate, plan_epoch
 from wmtp.data.fingerprint import digest_of, digest_of_file
 from wmtp.data.token_cache import entry_file, read_or_build
 from wmtp.data.tokenization import TokenizedSamples
+from wmtp.errors import ConfigError
 from wmtp.evaluation.progress import progress_bar
 from wmtp.maths.loss import target_nll
-from wmtp.models.loading import check_weights, find_reference, load_model
+from wmtp.models.loading import check_frozen_weights, check_weights, find_reference, load_frozen
 from wmtp.models.mtp import MTPMixin
 
 VERSION = 1  # of what is computed; another number makes all entries anew
@@ -43,19 +45,25 @@ class ReferenceCache:
     Args:
         path: 참조모델 폴더 (model.reference).
         model_path: 학습할 모델 폴더. 토크나이저가 같은지 먼저 확인한다.
+        weights: 참조모델을 메모리에 담는 정밀도 (`wmtp.models.loading.WEIGHTS`).
+        only: 학습할 때는 미리 계산한 것만 쓸지.
 
     Raises:
         TokenizerMismatchError: 두 토크나이저의 내용이 다를 때.
+        ConfigError: weights가 모르는 이름이거나, 그것에 필요한 패키지가 없을 때.
     """
 
-    def __init__(self, path: str, model_path: str) -> None:
+    def __init__(self, path: str, model_path: str, weights: str = "float32", only: bool = False) -> None:
+        check_frozen_weights(weights)
+        self.weights = weights
+        self.only = only
         self.folder = find_reference(path, model_path)
         check_weights(self.folder, "model.reference")
 
     @cached_property
     def model(self) -> MTPMixin:
         """Load the reference."""
-        return load_model(self.folder, heads=1, key="model.reference").requires_grad_(False).eval()
+        return load_frozen(self.folder, self.weights)
 
     @cached_property
     def identity(self) -> str:
@@ -71,6 +79,7 @@ class ReferenceCache:
         data = trainer.datamodule
         samples = data.samples["train"]
         precision = str(trainer.precision)
+        self.check(trainer, data)
         batches = len(data.train_dataloader())
         seen = trainer.max_steps * trainer.accumulate_grad_batches / batches
         if 0 <= seen < 1 and not self.complete(samples, precision):
@@ -91,6 +100,18 @@ class ReferenceCache:
             world_size=trainer.world_size,
         )
         return None
+
+    def check(self, trainer: Any, data: Any) -> None:
+        """Refuse to start a run that may use only what is in the cache, where that is not all of it.
+
+        Raises:
+            ConfigError: only인데 캐시에 없는 조각이 있을 때.
+        """
+        if self.only and not self.complete(data.samples["train"], str(trainer.precision)):
+            raise ConfigError(
+                "algo.reference.only = true, but the cache lacks losses of this reference on this data; compute them "
+                "first: python -m wmtp.precompute, with the same arguments (or set algo.reference.only=false)."
+            )
 
     def complete(self, samples: TokenizedSamples, precision: str) -> bool:
         """Say whether the losses of all samples lie in the cache."""
@@ -155,6 +176,8 @@ class ReferenceCache:
             "reference": self.identity,
             "precision": precision,
         }
+        if self.weights != "float32":
+            key["weights"] = self.weights
         folder = entry_file("reference", key).with_suffix("")
         return [folder / f"{n:03d}.safetensors" for n in range(len(shard_firsts(samples.starts)) - 1)]
 

@@ -8,14 +8,23 @@
 """
 
 import json
+import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, TokenizerMismatchError
@@ -24,6 +33,14 @@ from wmtp.models.meta_checkpoint import convert, is_meta
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
 from wmtp.storage import in_use
 
+# How a frozen model may be held, and what it computes in. int8 and int4 are bitsandbytes'; embeddings stay bfloat16.
+WEIGHTS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.bfloat16,
+    "int4": torch.bfloat16,
+}
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 # What an architecture may do to its logits after the output matrix; the value that does nothing is None or 1.
 LOGIT_CHANGES = ("final_logit_softcapping", "logits_soft_cap", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -70,6 +87,7 @@ class ModelSource:
         seed: 새 헤드를 초기화하는 씨앗.
         attn_implementation: 어텐션 구현 (`ATTENTIONS`). None이면 transformers가 고른다.
         adapter: 몸통을 통째로 배우지 않고 LoRA로 배울 때 그 모양.
+        activation_checkpointing: 층 안의 중간값을 버리고 역전파 때 다시 계산할지. 헤드도 층이므로 함께 한다.
     """
 
     path: str
@@ -79,6 +97,7 @@ class ModelSource:
     seed: int = 42
     attn_implementation: str | None = None
     adapter: Lora | None = None
+    activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.heads, bool) or not isinstance(self.heads, int) or self.heads < 1:
@@ -100,13 +119,24 @@ class ModelSource:
         """Load the tokenizer beside the model."""
         return load_tokenizer(find_model(self.path))
 
-    def load(self) -> MTPMixin:
-        """Load the model with its heads, in float32, and put the adapter on it."""
-        model = load_model(
-            find_model(self.path), self.heads, self.heads_init, self.seed, "model.path", self.attn_implementation
-        )
-        if self.adapter is not None:
-            self.adapter.put_on(model)
+    def load(self, empty: bool = False) -> MTPMixin:
+        """Load the model with its heads, in float32, and put the adapter on it.
+
+        Args:
+            empty: 가중치를 읽지 않고 모양만 만들지 (meta 장치). 값을 다른 랭크에게서 받을 때 쓴다.
+        """
+        folder = find_model(self.path)
+        with torch.device("meta") if empty else nullcontext():
+            if empty:
+                model = empty_model(folder, self.heads, self.attn_implementation)
+            else:
+                model = load_model(
+                    folder, self.heads, self.heads_init, self.seed, "model.path", self.attn_implementation
+                )
+            if self.adapter is not None:
+                self.adapter.put_on(model)
+        if self.activation_checkpointing:  # not reentrant: the last layer's inputs reach the other heads with gradients
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
 
 
@@ -128,8 +158,11 @@ def load_model(
     seed: int = 42,
     key: str = "model.path",
     attn_implementation: str | None = None,
+    weights: str = "float32",
 ) -> MTPMixin:
     """Load a causal LM folder with `heads` heads (default: as many as it was saved with).
+
+    [동작] weights는 `WEIGHTS`의 이름. 학습할 모델은 언제나 float32이고, 얼린 모델만 더 작게 담을 수 있다.
 
     Raises:
         ConfigError: 헤드를 달 수 없는 구조이거나, 어텐션 구현을 여기서 쓸 수 없을 때.
@@ -155,8 +188,9 @@ def load_model(
             folder,
             config=config,
             local_files_only=True,
-            dtype=torch.float32,
+            dtype=WEIGHTS[weights],
             attn_implementation=attn_implementation,
+            **_quantization(weights),
             output_loading_info=True,
         )
     except (ImportError, ValueError) as error:
@@ -166,6 +200,13 @@ def load_model(
             f"model.attn_implementation = {attn_implementation} cannot be used for {config.model_type} here ({error}); "
             "set model.attn_implementation=sdpa, or null to let transformers choose."
         ) from error
+    # On a CPU bitsandbytes packs rows of whole blocks only.
+    odd = [m.in_features for m in model.modules() if type(m).__name__ == "Linear4bit" and m.in_features % 64]
+    if odd and model.device.type == "cpu":
+        raise ConfigError(
+            f"algo.reference.weights = int4 needs layers whose inputs are multiples of 64 on a CPU, and {folder} has "
+            f"one of {odd[0]}; set algo.reference.weights=int8."
+        )
     new_heads = () if heads_init == "saved" else ("extra_heads.",)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(new_heads))
     if missing:
@@ -180,6 +221,31 @@ def load_model(
     return model
 
 
+def _quantization(weights: str) -> dict[str, Any]:
+    """Return what from_pretrained needs in order to quantise while it reads, straight onto this process' device."""
+    if weights not in ("int8", "int4"):
+        return {}
+    settings = BitsAndBytesConfig(
+        load_in_8bit=weights == "int8",
+        load_in_4bit=weights == "int4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=WEIGHTS[weights],
+    )
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    device = f"{accelerator.type}:{os.environ.get('LOCAL_RANK', 0)}" if accelerator else "cpu"
+    return {"quantization_config": settings, "device_map": {"": device}}
+
+
+def empty_model(folder: Path, heads: int, attn_implementation: str | None = None) -> MTPMixin:
+    """Build the shapes of a model as `load_model` would, without reading a weight."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config.mtp_heads = heads
+    attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    model = mtp_class(config)._from_config(config, dtype=torch.float32, **attention)
+    model.tie_weights()
+    return model
+
+
 @torch.no_grad()
 def check_logits(model: MTPMixin) -> None:
     """Hold that head 0's logits are its hidden states times the output matrix, on three tokens.
@@ -189,11 +255,12 @@ def check_logits(model: MTPMixin) -> None:
     """
     was_training = model.training
     model.eval()
-    ids_BT = torch.arange(3)[None]
+    ids_BT = torch.arange(3, device=model.device)[None]
     (hidden_BTD, *_), _ = model.mtp(ids_BT)
     ours_BTV, theirs_BTV = hidden_BTD @ model.unembedding_VD.T, model(ids_BT).logits
     model.train(was_training)
-    if not torch.allclose(ours_BTV, theirs_BTV, rtol=1e-3, atol=1e-4 * float(theirs_BTV.abs().max())):
+    rounding = max(1e-4, 4 * torch.finfo(theirs_BTV.dtype).eps)
+    if not torch.allclose(ours_BTV, theirs_BTV, rtol=10 * rounding, atol=rounding * float(theirs_BTV.abs().max())):
         raise ConfigError(
             f"model.path: the logits of {model.config.model_type} are not its final hidden states times its output "
             "matrix (a bias, a scale or a cap follows), which the loss of the heads does not compute; choose another "
@@ -201,9 +268,36 @@ def check_logits(model: MTPMixin) -> None:
         )
 
 
-def load_reference(path: str, model_path: str) -> MTPMixin:
-    """Load a frozen reference model, after proving that both read the same tokens."""
-    return load_model(find_reference(path, model_path), heads=1, key="model.reference")
+def load_reference(path: str, model_path: str, weights: str = "float32") -> MTPMixin:
+    """Load a frozen reference model, after proving that both read the same tokens.
+
+    Args:
+        path: 참조모델 폴더 (model.reference).
+        model_path: 학습할 모델 폴더.
+        weights: 메모리에 담는 정밀도 (`WEIGHTS`).
+    """
+    check_frozen_weights(weights)
+    return load_frozen(find_reference(path, model_path), weights)
+
+
+def load_frozen(folder: Path, weights: str = "float32") -> MTPMixin:
+    """Load a model that only scores: one head, no gradient, and as few bits as asked."""
+    return load_model(folder, heads=1, key="model.reference", weights=weights).requires_grad_(False).eval()
+
+
+def check_frozen_weights(weights: str) -> None:
+    """Refuse a precision that is not one, or that this machine cannot hold weights in.
+
+    Raises:
+        ConfigError: 모르는 이름이거나, bitsandbytes가 없을 때.
+    """
+    if weights not in WEIGHTS:
+        raise ConfigError(f"algo.reference.weights = {weights!r} must be one of {', '.join(WEIGHTS)}; try bfloat16.")
+    if weights in ("int8", "int4") and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"algo.reference.weights = {weights} needs bitsandbytes, which is not installed; "
+            "pip install 'wmtp[quantized]', or set algo.reference.weights=bfloat16."
+        )
 
 
 def find_reference(path: str, model_path: str) -> Path:

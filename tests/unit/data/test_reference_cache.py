@@ -19,7 +19,9 @@ from wmtp.data.module import MTPDataModule
 from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.reference_cache import ReferenceCache
 from wmtp.data.synthetic import Synthetic
+from wmtp.errors import ConfigError
 from wmtp.maths.weighting import SoftWeighting
+from wmtp.models import loading
 from wmtp.models.loading import find_model, load_model, load_reference, load_tokenizer
 
 BASE, REFERENCE = "asset:tiny-base", "asset:tiny-reference"
@@ -64,7 +66,7 @@ def test_the_losses_are_those_of_the_reference_in_transformers():
 def train(tmp_path, reference, steps=8):
     """Train rho1 and return the module, its weights at every step, and the file of the heat map."""
     torch.manual_seed(42)
-    algo = Rho1(load_model(find_model(BASE)), reference, SoftWeighting(), optimizer=sgd)
+    algo = Rho1(load_model(find_model(BASE)), reference, weighting=SoftWeighting(), optimizer=sgd)
     weights = []
     keep = LambdaCallback(on_train_batch_end=lambda _, algo, *__: weights.append(algo.last_step["weight_BT"]))
     Trainer(
@@ -84,7 +86,7 @@ def test_the_cache_gives_the_weights_of_online_scoring_and_needs_no_reference(tm
         (tmp_path / folder).mkdir()
     _, online, shown_online = train(tmp_path / "a", load_reference(REFERENCE, BASE))
     train(tmp_path / "b", ReferenceCache(REFERENCE, BASE))
-    monkeypatch.setattr(reference_cache, "load_model", lambda *_, **__: pytest.fail("the reference was loaded"))
+    monkeypatch.setattr(reference_cache, "load_frozen", lambda *_, **__: pytest.fail("the reference was loaded"))
     algo, cached, shown_cached = train(tmp_path / "c", ReferenceCache(REFERENCE, BASE))
     assert algo.reference is None
     assert len(online) == len(cached) == 8
@@ -114,9 +116,48 @@ def test_other_data_another_reference_or_precision_is_another_entry(tmp_path):
         reference.files(others, "32-true")[0],
         reference.files(samples, "bf16-mixed")[0],
         another.files(samples, "32-true")[0],
+        ReferenceCache(REFERENCE, BASE, weights="bfloat16").files(samples, "32-true")[0],
     ]
-    assert len(set(files)) == 4
+    assert len(set(files)) == 5
     assert ReferenceCache(REFERENCE, BASE).files(data_module().samples["train"], "32-true")[0] == files[0]
+
+
+@pytest.mark.parametrize(("weights", "error"), [("bfloat16", 0.02), ("float16", 0.002), ("int8", 0.03), ("int4", None)])
+def test_a_reference_held_in_fewer_bits_gives_nearly_the_same_losses(weights, error):
+    if weights.startswith("int"):
+        pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not installed")
+    data = data_module(20)
+    if error is None:
+        with pytest.raises(ConfigError, match=r"inputs are multiples of 64 on a CPU, .* has one of 352; set .*=int8"):
+            score(data, ReferenceCache(REFERENCE, BASE, weights=weights))
+        return
+    exact, held = (
+        torch.cat([torch.tensor(sample.reference_nll)[sample.prompt_length :] for sample in samples])
+        for samples in (score(data), score(data, ReferenceCache(REFERENCE, BASE, weights=weights)))
+    )
+    assert 0 < (exact - held).abs().mean() < error
+    assert load_reference(REFERENCE, BASE, weights).unembedding_VD.element_size() == 2
+
+
+def test_weights_that_cannot_be_held_so_are_refused_at_once(monkeypatch):
+    with pytest.raises(ConfigError, match=r"algo.reference.weights = 'fp8' must be one of float32, bfloat16"):
+        ReferenceCache(REFERENCE, BASE, weights="fp8")
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    for make in (ReferenceCache, load_reference):
+        with pytest.raises(ConfigError, match=r"= int8 needs bitsandbytes, .* pip install 'wmtp\[quantized\]', or set"):
+            make(REFERENCE, BASE, weights="int8")
+
+
+def test_only_the_cache_starts_when_all_is_in_it_and_loads_no_reference(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference_cache, "load_frozen", lambda *_, **__: pytest.fail("the reference was loaded"))
+    with pytest.raises(ConfigError, match=r"algo.reference.only = true, .* python -m wmtp.precompute, with the same"):
+        train(tmp_path, ReferenceCache(REFERENCE, BASE, only=True))
+    monkeypatch.undo()
+    monkeypatch.setenv("WMTP_CACHE", str(tmp_path / "cache"))
+    score(data_module())
+    monkeypatch.setattr(reference_cache, "load_frozen", lambda *_, **__: pytest.fail("the reference was loaded"))
+    _, cached, _ = train(tmp_path, ReferenceCache(REFERENCE, BASE, only=True))
+    assert len(cached) == 8
 
 
 def watched(monkeypatch, log: Path, seconds: float = 0.0) -> None:
