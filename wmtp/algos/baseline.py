@@ -61,6 +61,9 @@ class Baseline(WeightedMTPMixin, LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Warm up linearly, then follow a cosine down to zero."""
         optimizer = self.optimizer(self.model)
+    def check(self, trainer: Any, data: Any) -> None:
+        """Refuse what cannot be trained, before anything slow; there is nothing to refuse here."""
+
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
