@@ -58,12 +58,12 @@ class Baseline(WeightedMTPMixin, LightningModule):
         if hasattr(self.trainer.strategy, "shard"):
             self.trainer.strategy.shard(self)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Warm up linearly, then follow a cosine down to zero."""
-        optimizer = self.optimizer(self.model)
     def check(self, trainer: Any, data: Any) -> None:
         """Refuse what cannot be trained, before anything slow; there is nothing to refuse here."""
 
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Warm up linearly, then follow a cosine down to zero."""
+        optimizer = self.optimizer(self.model)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
