@@ -55,6 +55,11 @@ class Rho1(Baseline):
         """Return the frozen reference model; None where its losses come with the data."""
         return self._reference[0]
 
+    def check(self, trainer: Any, data: Any) -> None:
+        """Refuse to start where the reference's losses have to be in the cache and are not."""
+        if hasattr(self._reference[0], "check"):
+            self._reference[0].check(trainer, data)
+
     def setup(self, stage: str) -> None:
         """Let the losses be put into the data, or else keep the model that scores as training goes."""
         if stage == "fit" and hasattr(self.reference, "prepare"):
