@@ -24,8 +24,10 @@ def adamw(
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    # Not fused: Lightning refuses to clip the gradients of an optimizer that could unscale them itself.
-    return AdamW([group for group in groups if group["params"]], lr=lr, betas=tuple(betas))
+    optimizer = AdamW([group for group in groups if group["params"]], lr=lr, betas=tuple(betas), fused=True)
+    # A fused step could unscale float16 gradients itself, and Lightning would refuse to clip them: let it do both.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 def muon(

@@ -82,9 +82,9 @@ def weighted_mtp_loss(
     head_weights = [1.0] * heads if head_weights is None else list(head_weights)
     if len(head_weights) != heads:
         raise ConfigError(f"heads.loss_weights = {head_weights} must hold one number for each of the {heads} heads.")
-    rows = _rows_with_target(labels_BT, weight_BT, head_weights, _reduction_dtype(unembedding_VD.dtype))
-    if rows[0].count > step_targets:
-        raise ValueError(f"step_targets = {step_targets}, but this batch alone has {rows[0].count} target tokens.")
+    rows = _Rows(labels_BT, weight_BT, head_weights, _reduction_dtype(unembedding_VD.dtype))
+    if rows.counts[0][0] > step_targets:
+        raise ValueError(f"step_targets = {step_targets}, but this batch alone has {rows.counts[0][0]} target tokens.")
     scale = 1.0 / (heads * max(step_targets, 1))
     # Inside a Function grad mode is always off, and needs_input_grad ignores it: evaluation must say so here.
     with_gradients = torch.is_grad_enabled()
@@ -140,25 +140,40 @@ class _HeadRows(NamedTuple):
         return len(self.row_N)
 
 
-def _rows_with_target(
-    labels_BT: Tensor, weight_BT: Tensor | None, head_weights: Sequence[float], dtype: torch.dtype
-) -> list[_HeadRows]:
-    """Find every head's rows, targets and coefficients α_k·w_j, with one transfer to the host for all of them."""
-    weight_BT = torch.ones_like(labels_BT, dtype=dtype) if weight_BT is None else weight_BT.detach().to(dtype)
-    heads = range(len(head_weights))
-    target_HN = torch.stack([shift_left(labels_BT, k + 1, IGNORE).flatten() for k in heads])
-    coefficient_HN = torch.stack([shift_left(weight_BT, k + 1, 0).flatten() * head_weights[k] for k in heads])
-    exists_HN = target_HN != IGNORE
-    active_HN = exists_HN & (coefficient_HN != 0)
-    # A stable sort instead of nonzero: its size needs no host, so the counts below are the only thing to wait for.
-    order_HN = (exists_HN.to(torch.int8) + active_HN).argsort(dim=1, descending=True, stable=True)
-    counts = torch.stack([exists_HN.sum(1), active_HN.sum(1)], dim=1).tolist()
-    return [
-        _HeadRows(row_N, target_N[row_N], coefficient_N[row_N], active)
-        for row_N, target_N, coefficient_N, active in (
-            (order_HN[k, : counts[k][0]], target_HN[k], coefficient_HN[k], counts[k][1]) for k in heads
-        )
-    ]
+class _Rows:
+    """Find a head's rows when its turn comes: what is held does not grow with the number of heads."""
+
+    def __init__(
+        self, labels_BT: Tensor, weight_BT: Tensor | None, head_weights: Sequence[float], dtype: torch.dtype
+    ) -> None:
+        self.labels_BT = labels_BT
+        self.weight_BT = torch.ones_like(labels_BT, dtype=dtype) if weight_BT is None else weight_BT.detach().to(dtype)
+        self.head_weights = head_weights
+        places = map(self._places, range(len(head_weights)))
+        # One transfer to the host for all heads: the only thing that is waited for.
+        self.counts = torch.stack(
+            [torch.stack([exists_N.sum(), active_N.sum()]) for exists_N, active_N in places]
+        ).tolist()
+
+    def _targets(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return the target of every row, and its coefficient α_k·w_j."""
+        target_N = shift_left(self.labels_BT, k + 1, IGNORE).flatten()
+        return target_N, shift_left(self.weight_BT, k + 1, 0).flatten() * self.head_weights[k]
+
+    def _places(self, k: int) -> tuple[Tensor, Tensor]:
+        """Say which rows have a target, and which of these count in the loss."""
+        target_N, coefficient_N = self._targets(k)
+        exists_N = target_N != IGNORE
+        return exists_N, exists_N & (coefficient_N != 0)
+
+    def of(self, k: int) -> _HeadRows:
+        """Return head k's rows."""
+        target_N, coefficient_N = self._targets(k)
+        exists_N, active_N = self._places(k)
+        count, active = self.counts[k]
+        # A stable sort instead of nonzero: its size needs no host.
+        row_N = (exists_N.to(torch.int8) + active_N).argsort(descending=True, stable=True)[:count]
+        return _HeadRows(row_N, target_N[row_N], coefficient_N[row_N], active)
 
 
 class _ChunkLogits:
@@ -199,7 +214,7 @@ class _ChunkedLoss(torch.autograd.Function):
     """Compute the loss and, since the weights are known, its gradients in the same pass over the logits."""
 
     @staticmethod
-    def forward(ctx, heads, scale, chunk_size, with_gradients, unembedding_VD, *hidden):
+    def forward(ctx, rows, scale, chunk_size, with_gradients, unembedding_VD, *hidden):
         wants_unembedding, *wants_hidden = (with_gradients and needed for needed in ctx.needs_input_grad[4:])
         wide = _reduction_dtype(unembedding_VD.dtype)
         matmul_VD = unembedding_VD.to(_matmul_dtype(unembedding_VD))
@@ -209,11 +224,12 @@ class _ChunkedLoss(torch.autograd.Function):
             torch.zeros_like(h, memory_format=torch.contiguous_format) if wants else None
             for h, wants in zip(hidden, wants_hidden, strict=True)
         ]
-        logits = _ChunkLogits(matmul_VD, min(chunk_size, max(head.count for head in heads)))
+        logits = _ChunkLogits(matmul_VD, min(chunk_size, max(count for count, _ in rows.counts)))
         loss = torch.zeros((), dtype=wide, device=unembedding_VD.device)
-        nll_sum_H = loss.new_zeros(len(heads))
+        nll_sum_H = loss.new_zeros(len(hidden))
 
-        for k, head in enumerate(heads):
+        for k in range(len(hidden)):
+            head = rows.of(k)
             hidden_ND = hidden[k].flatten(0, 1)
             for chunk in _chunks(0, head.active, chunk_size):
                 row_C, target_C, coefficient_C = head.row_N[chunk], head.target_N[chunk], head.coefficient_N[chunk]
@@ -237,7 +253,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 hidden_CD = hidden_ND[head.row_N[chunk]].to(matmul_VD.dtype)
                 nll_sum_H[k] += logits.nll(hidden_CD, head.target_N[chunk]).sum()
 
-        target_count_H = torch.tensor([head.count for head in heads], device=loss.device)
+        target_count_H = torch.tensor([count for count, _ in rows.counts], device=loss.device)
         ctx.mark_non_differentiable(nll_sum_H, target_count_H)
         ctx.scale = scale
         ctx.gradients = [grad_VD, *grad_hidden]
