@@ -38,7 +38,8 @@ def config_dir() -> Path:
 def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
     """Run `program` on the config that the command line composes; never returns.
 
-    Exit codes: 0 well, 2 the user's mistake, 130 Ctrl-C, 1 a bug.
+    Exit codes: 0 well, 2 one sentence (the user's mistake, or a run that cannot go on), 130 Ctrl-C, 1 a bug, and
+    `recovery.requeue_exit_code` when the same command with ckpt=auto would go on.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach us instead of Hydra's own print
     quiet()
@@ -172,12 +173,13 @@ def check_whole_number(cfg: DictConfig, key: str, least: int = 1) -> None:
         raise ConfigError(f"{key} = {value!r} must be a whole number, at least {least}.")
 
 
-def command_again(override: str) -> str:
-    """Write the command that goes on from here: the same one, with `override` in place of its key."""
-    key = override.split("=", 1)[0]
-    kept = [argument for argument in sys.argv[1:] if not argument.startswith(f"{key}=")]
+def command_again(*overrides: str) -> str:
+    """Write the command that goes on from here: the same one, with `overrides` in place of their keys."""
+    key = lambda argument: argument.split("=", 1)[0].lstrip("+")  # noqa: E731
+    replaced = {key(override) for override in overrides}
+    kept = [argument for argument in sys.argv[1:] if key(argument) not in replaced]
     module = getattr(sys.modules["__main__"].__spec__, "name", "wmtp.train")
-    return shlex.join(["python", "-m", module, *kept, override])
+    return shlex.join(["python", "-m", module, *kept, *overrides])
 
 
 def _sweeping() -> bool:

@@ -1,7 +1,7 @@
 """Name, make and find run directories.
 
 [동작] runs/<name>/ 하나에 이어 하기, 평가, 비교에 필요한 모든 것이 있다:
-    config.yaml  checkpoints/{best,last}.ckpt  model/  metrics.csv  eval/{before,after}/  report.html
+    config.yaml  checkpoints/{best,last}.ckpt  model/  metrics.csv  eval/{before,after}/  report.html  train.log
 이름이 이미 있으면 -2, -3 …을 붙인다. 여러 랭크가 같은 폴더를 쓰도록 환경 변수로 물려준다.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.storage import in_use, is_s3
+from wmtp.swap import is_checkpoint, is_sharded
 
 INHERITED = "WMTP_RUN_DIR"  # set by the first process, read by the ranks that it starts
 
@@ -33,7 +34,8 @@ def fresh_run(root: Path, name: str) -> Iterator[Path]:
     try:
         yield run
     except Exception:
-        if not (run / "checkpoints").exists() and not (run / "eval").exists():  # nothing that cost time
+        costly = ("checkpoints", "eval", "failure.json")
+        if not any((run / name).exists() for name in costly):  # nothing that cost time
             shutil.rmtree(run, ignore_errors=True)
         raise
     finally:
@@ -76,9 +78,26 @@ def newest_run(root: Path, name: str) -> Path:
     pattern = re.compile(re.escape(name) + r"(-(\d+))?")
     found = [(int(match[2] or 1), run) for run in root.glob(f"{name}*") if (match := pattern.fullmatch(run.name))]
     for _number, run in sorted(found, reverse=True):
-        if (run / "checkpoints" / "last.ckpt").is_file():
+        if is_checkpoint(run / "checkpoints" / "last.ckpt"):
             return run
     raise CheckpointError(f"ckpt = last: no run of {name} with a checkpoint in {root}; start one without ckpt first.")
+
+
+def unfinished_run(root: Path, name: str) -> Path | None:
+    """Find the newest run of a name, if it began to train and has not come to its end."""
+    if INHERITED in os.environ:
+        return Path(os.environ[INHERITED])
+    runs = _runs(root, name)
+    run = runs[0] if runs else None
+    began = run and ((run / "checkpoints").is_dir() or (run / "attempts.json").is_file())
+    return run if began and not (run / "model" / "config.json").is_file() else None
+
+
+def _runs(root: Path, name: str) -> list[Path]:
+    """List the runs of a name, newest first."""
+    pattern = re.compile(re.escape(name) + r"(-(\d+))?")
+    found = [(int(match[2] or 1), run) for run in root.glob(f"{name}*") if (match := pattern.fullmatch(run.name))]
+    return [run for _number, run in sorted(found, reverse=True)]
 
 
 def resolve_checkpoint(ckpt: str, root: Path, name: str = "") -> Path:
@@ -95,8 +114,8 @@ def resolve_checkpoint(ckpt: str, root: Path, name: str = "") -> Path:
         path = Path(os.environ[INHERITED]) if INHERITED in os.environ else newest_run(root, name)
     else:
         path = Path(ckpt).expanduser()
-    file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    if not file.is_file():
+    file = path / "checkpoints" / "last.ckpt" if path.is_dir() and not is_sharded(path) else path
+    if not is_checkpoint(file):
         raise CheckpointError(f"ckpt = {ckpt}: no file {file}; give a run directory, a .ckpt file or last.")
     return file
 

@@ -38,7 +38,7 @@ _SECRET_KEY = re.compile(r"secret|passw(or)?d|credential|(api|access|private)[-_
 _URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]*(?=@)")
 
 # What MLflow accepts in one log_batch call.
-_METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100
+_METRICS_A_BATCH, _PARAMS_A_BATCH, _TAG_CHARACTERS = 1000, 100, 5000
 
 
 def mask_secrets(config: Any) -> Any:
@@ -311,14 +311,22 @@ class MLflowLogger(Logger):
             self._submit(lambda chunk=chunk: self._client.log_batch(self._run_id, metrics=chunk))
 
     @rank_zero_only
-    def log_files(self, paths: Iterable[str | Path]) -> None:
+    def log_files(self, paths: Iterable[str | Path], under: str | None = None) -> None:
         """Keep these files of the run directory as MLflow artifacts, and wait for it; missing ones are left out."""
         for path in map(Path, paths):
             if path.is_dir():
                 self._submit(lambda path=path: self._client.log_artifacts(self._run_id, str(path), path.name))
             elif path.exists():
-                self._submit(lambda path=path: self._client.log_artifact(self._run_id, str(path)))
+                self._submit(lambda path=path: self._client.log_artifact(self._run_id, str(path), under))
         self.flush()
+
+    @rank_zero_only
+    def log_tags(self, tags: Mapping[str, Any]) -> None:
+        """Tag the run, secrets masked; a later value of a tag replaces the one before."""
+        from mlflow.entities import RunTag
+
+        batch = [RunTag(key, str(value)[:_TAG_CHARACTERS]) for key, value in flatten(mask_secrets(tags)).items()]
+        self._submit(lambda: self._client.log_batch(self._run_id, tags=batch))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

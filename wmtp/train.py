@@ -2,14 +2,18 @@
 
     python -m wmtp.train                                   rho1, 합성 데이터, 작은 모델, CPU
     python -m wmtp.train algo=baseline data=mbpp data.path=DIR
-    python -m wmtp.train ckpt=last                         이어서 학습
+    python -m wmtp.train ckpt=last                         이어서 학습 (ckpt=auto: 끝나지 않은 것이 있으면)
 
 [동작] 조합 → 검사 → 학습 전 평가 → 학습 → 학습 후 평가 → 보고서. 여기에는 순서만 있고 계산은 없다.
+    실패하면 무엇을 고쳐 다시 할지는 `wmtp.recovery`가 정하고, `attempt`를 다시 부른다.
 """
 
+import contextlib
+import io
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,8 +27,20 @@ from wmtp.cli import (
     refuse_sweep_over_devices,
     sweep_point,
 )
-from wmtp.run_directory import fresh_run, resolve_checkpoint, run_of, same_run
+from wmtp.run_directory import fresh_run, resolve_checkpoint, run_of, same_run, unfinished_run
 from wmtp.storage import in_use, is_s3, use
+
+
+class Parts(NamedTuple):
+    """Hold what a run is made of."""
+
+    name: str
+    tokenizer: Any
+    data: Any
+    leaks: list[Any]
+    benchmarks: list[Any]
+    sampling: Any
+    algo: Any
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -35,6 +51,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     Raises:
         WmtpError: 설정, 데이터, 체크포인트가 잘못됐을 때. 실행 폴더를 남기지 않는다.
+        SystemExit: 다시 시작하면 이어 갈 수 있을 때 (`recovery.requeue_exit_code`).
     """
     check_all_set(cfg)
     check_whole_number(cfg, "trainer.max_steps")
@@ -43,16 +60,41 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if cfg.dry_run:
         return _dry_run(cfg)
 
-    from pytorch_lightning import seed_everything
-
-    from wmtp.data.leakage import guard, record
-    from wmtp.models.checkpoint import check_same_model, read_checkpoint
-    from wmtp.reporting import write_report
-    from wmtp.tracking import mask_secrets
+    from wmtp.callbacks.graceful_stop import exit_when_preempted
+    from wmtp.run_log import keep_log
 
     quiet_libraries()
     use(build(cfg.storage))
+    recovery = build(cfg.recovery)
     # Whatever a user can get wrong is built before the run directory exists.
+    parts = [build_parts(cfg)]
+    name = parts[0].name
+    run, checkpoint = find_start(cfg, name)
+    if checkpoint:
+        check_fits(checkpoint, parts[0].algo)
+
+    with same_run(run) if run else fresh_run(Path(cfg.runs), name) as run, keep_log(run):
+        cfg = cfg.copy()
+        cfg.run_dir = str(run)
+        cfg.mlflow_experiment = cfg.mlflow_experiment or f"mtp/{parts[0].algo.name}/{parts[0].data.source.name}"
+        loggers = list(build(cfg.logger or {}).values())
+        if recovery.attempts(run):
+            parts.clear()  # they are built again, as changed
+
+        def once(changed: DictConfig, checkpoint: Path | None) -> dict[str, float]:
+            # Popped, so that a failed attempt holds no memory.
+            return attempt(changed, parts.pop() if parts else build_parts(changed), checkpoint, run, loggers)
+
+        with exit_when_preempted(recovery.requeue_exit_code):
+            return recovery.keep_going(once, cfg, run, checkpoint, command=command_again, loggers=loggers)
+
+
+def build_parts(cfg: DictConfig) -> Parts:
+    """Build the model, the data and the benchmarks, and hold that they fit together."""
+    from pytorch_lightning import seed_everything
+
+    from wmtp.data.leakage import guard
+
     seed_everything(cfg.seed, verbose=False)
     model_source = build(cfg.model)
     tokenizer = model_source.load_tokenizer()
@@ -60,138 +102,158 @@ def train(cfg: DictConfig) -> dict[str, float]:
     benchmarks = build(cfg.benchmark.suite)
     sampling = build(cfg.sampling)
     algo = build(cfg.algo, model=model_source.load(), optimizer=build(cfg.optimizer))
-    name = (cfg.name or f"{algo.name}-{data.source.name}-{model_source.name}") + sweep_point()
-    checkpoint = resolve_checkpoint(cfg.ckpt, Path(cfg.runs), name) if cfg.ckpt else None
-    if checkpoint:
-        check_same_model(read_checkpoint(checkpoint)["state_dict"], algo, checkpoint)
     algo.optimizer(algo.model)  # built again by Lightning; here only to refuse a wrong rate in time
-    leakage = cfg.data.get("leakage", "drop")
-    data.source, leaks = guard(data.source, benchmarks, leakage)
+    data.source, leaks = guard(data.source, benchmarks, cfg.data.get("leakage", "drop"))
     data.setup()
+    name = (cfg.name or f"{algo.name}-{data.source.name}-{model_source.name}") + sweep_point()
+    return Parts(name, tokenizer, data, leaks, benchmarks, sampling, algo)
 
+
+def find_start(cfg: DictConfig, name: str) -> tuple[Path | None, Path | None]:
+    """Find the run directory and the checkpoint to go on from; None, None for a new run."""
+    if not cfg.ckpt:
+        return None, None
+    if cfg.ckpt == "auto":
+        run = unfinished_run(Path(cfg.runs), name)
+        last = run / "checkpoints" / "last.ckpt" if run else None
+        return run, last if last and last.exists() else None
+    checkpoint = resolve_checkpoint(cfg.ckpt, Path(cfg.runs), name)
     # A run that is kept in S3 goes on in a directory of its own here.
-    goes_on = checkpoint and not is_s3(cfg.ckpt)
-    with same_run(run_of(checkpoint)) if goes_on else fresh_run(Path(cfg.runs), name) as run:
-        cfg = cfg.copy()
-        cfg.run_dir = str(run)
-        cfg.mlflow_experiment = cfg.mlflow_experiment or f"mtp/{algo.name}/{data.source.name}"
-        used = {**in_use().used}
-        for source in (data.source, *(benchmark.source for benchmark in benchmarks)):
-            for part, licence in source.licences.items():
-                used[part] = {"licence": licence} | used.get(part, {})
-        algo.run_config = plain = mask_secrets(OmegaConf.to_container(cfg, resolve=True) | {"used": used})
-        loggers = list(build(cfg.logger or {}).values())
-        callbacks = list(build(cfg.callbacks).values())
-        trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
-        if trainer.is_global_zero:
-            OmegaConf.save(plain, run / "config.yaml")
-            record(run / "left_out.json", leakage, leaks, data.dropped)
-            tokenizer.save_pretrained(run / "model")
-            for logger in loggers:
-                logger.log_hyperparams(plain)
-            print(overview(algo, data, leaks, run))
+    return None if is_s3(cfg.ckpt) else run_of(checkpoint), checkpoint
 
+
+def check_fits(checkpoint: Path, algo: Any) -> None:
+    """Refuse a checkpoint that is damaged or of another model."""
+    from wmtp.models.checkpoint import check_same_model, read_checkpoint
+
+    check_same_model(read_checkpoint(checkpoint)["state_dict"], algo, checkpoint)
+
+
+def attempt(cfg: DictConfig, parts: Parts, checkpoint: Path | None, run: Path, loggers: list[Any]) -> dict[str, float]:
+    """Train once, from a checkpoint or from the beginning, with the evaluations around it."""
+    from wmtp.models.export import export
+    from wmtp.recovery import supported_precision, watched
+    from wmtp.reporting.screen import overview, summary
+
+    data, algo = parts.data, parts.algo
+    cfg.trainer.precision = supported_precision(cfg.trainer.precision)
+    callbacks = list(build(cfg.callbacks).values())
+    trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    algo.check(trainer, data)
+    write_down(cfg, parts, run, trainer)
+    if trainer.is_global_zero:
+        print(overview(algo, data, parts.leaks, run))
+
+    with watched(trainer):
         metrics = {}
         if cfg.eval.before:
-            metrics |= run_programs(cfg, benchmarks, "before", algo, tokenizer, sampling, trainer)
+            metrics |= run_programs(cfg, "before", parts, trainer)
         trainer.validate(algo, data, verbose=False)  # the curves start before the first step
         metrics |= {f"before/{key}": float(value) for key, value in trainer.callback_metrics.items()}
         algo.train()  # Lightning keeps the mode it finds
         trainer.fit(algo, data, ckpt_path=checkpoint, weights_only=True)
-        if any(getattr(callback, "stopped", False) for callback in callbacks):
-            again = command_again(f"ckpt={run}")
-            print(f"Stopped at step {trainer.global_step}, and saved. Go on with:\n  {again}", file=sys.stderr)
-            raise KeyboardInterrupt
+        leave_if_stopped(cfg, callbacks, trainer, run)
         trainer.save_checkpoint(run / "checkpoints" / "last.ckpt")
         trainer.validate(algo, data, verbose=False)
         metrics |= {f"after/{key}": float(value) for key, value in trainer.callback_metrics.items()}
         if cfg.eval.after:
-            metrics |= run_programs(cfg, benchmarks, "after", algo, tokenizer, sampling, trainer)
+            metrics |= run_programs(cfg, "after", parts, trainer)
+        export(trainer, algo, run / "model")
         if trainer.is_global_zero:
-            algo.model.save_pretrained(run / "model")
-            report = write_report(run)
-            stores = [logger for logger in loggers if hasattr(logger, "log_files")]
-            for store in stores:
-                store.log_files(
-                    [run / "config.yaml", run / "eval", run / "report", report, report.with_suffix(".html")]
-                )
-                store.finalize("success")
+            report, stores = write_up(run, loggers)
             print(summary(metrics, run, report, stores))
     return metrics
 
 
-def run_programs(cfg, benchmarks, when, algo, tokenizer, sampling, trainer) -> dict[str, float]:
-    """Generate, run and count, on the first rank; log the numbers."""
-    if not trainer.is_global_zero:
-        return {}
+def write_down(cfg: DictConfig, parts: Parts, run: Path, trainer: Any) -> None:
+    """Write the resolved config, the licences and what is left out into the run directory and its records."""
+    from wmtp.data.leakage import record
+    from wmtp.tracking import mask_secrets
+
+    used = {**in_use().used}
+    for source in (parts.data.source, *(benchmark.source for benchmark in parts.benchmarks)):
+        for part, licence in source.licences.items():
+            used[part] = {"licence": licence} | used.get(part, {})
+    parts.algo.run_config = plain = mask_secrets(OmegaConf.to_container(cfg, resolve=True) | {"used": used})
+    if trainer.is_global_zero:
+        OmegaConf.save(plain, run / "config.yaml")
+        record(run / "left_out.json", cfg.data.get("leakage", "drop"), parts.leaks, parts.data.dropped)
+        parts.tokenizer.save_pretrained(run / "model")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(plain)
+
+
+def leave_if_stopped(cfg: DictConfig, callbacks: list[Any], trainer: Any, run: Path) -> None:
+    """End here if someone asked to stop: the checkpoint is saved."""
+    if not any(getattr(callback, "stopped", False) for callback in callbacks):
+        return
+    if trainer.is_global_zero:
+        again = command_again(f"ckpt={run}")
+        print(f"Stopped at step {trainer.global_step}, and saved. Go on with:\n  {again}", file=sys.stderr)
+    if any(getattr(callback, "preempted", False) for callback in callbacks):
+        from wmtp.recovery import exit_together
+
+        exit_together(trainer, cfg.recovery.requeue_exit_code)
+    raise KeyboardInterrupt
+
+
+def write_up(run: Path, loggers: list[Any]) -> tuple[Path, list[Any]]:
+    """Write the report, and keep it with the records of the run."""
+    from wmtp.reporting import write_report
+
+    report = write_report(run)
+    stores = [logger for logger in loggers if hasattr(logger, "log_files")]
+    kept = ["config.yaml", "train.log", "attempts.json", "eval", "report", report.name, "report.html"]
+    for store in stores:
+        store.log_files([run / name for name in kept])
+        store.finalize("success")
+    return report, stores
+
+
+def run_programs(cfg: DictConfig, when: str, parts: Parts, trainer: Any) -> dict[str, float]:
+    """Generate, run and count, on the first rank with the whole model, while the others wait; log the numbers."""
+    from wmtp.models.export import whole_model
+
+    with whole_model(trainer, parts.algo) as model:
+        if model is None:
+            return {}
+        model.to(trainer.strategy.root_device).eval()
+        return _run_programs(cfg, when, parts, model, trainer)
+
+
+def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any, trainer: Any) -> dict[str, float]:
     from wmtp.evaluation.harness import evaluate
     from wmtp.reporting import write_evaluation_report
 
     metrics = {}
-    algo.eval()
     with build(cfg.sandbox) as sandbox:
-        for benchmark in benchmarks:
+        for benchmark in parts.benchmarks:
             print(f"pass@1 {when} training: {benchmark.name}, {len(benchmark.problems)} problems ({sandbox.isolation})")
             out = Path(cfg.run_dir) / "eval" / when / benchmark.name
             metrics |= evaluate(
                 benchmark,
                 out,
                 sandbox=sandbox,
-                model=algo.model,
-                tokenizer=tokenizer,
-                sampling=sampling,
+                model=model,
+                tokenizer=parts.tokenizer,
+                sampling=parts.sampling,
                 checkpoint=when,
             )
             write_evaluation_report(out, benchmark.problems)
-    algo.last_pass_at_1 = next(value for key, value in metrics.items() if key.endswith("/pass@1"))
+    parts.algo.last_pass_at_1 = next(value for key, value in metrics.items() if key.endswith("/pass@1"))
     numbers = {f"{when}/{key}": value for key, value in metrics.items() if isinstance(value, (int, float))}
     for logger in trainer.loggers:
         logger.log_metrics(numbers, step=trainer.global_step)
     return numbers
 
 
-def overview(algo, data, leaks, run) -> str:
-    """Say what is about to be trained on what."""
-    parameters = sum(parameter.numel() for parameter in algo.model.parameters())
-    samples = data.samples["train"]
-    dropped = (
-        f", {len(data.dropped['train'])} left out (too long, or without a solution)" if data.dropped["train"] else ""
-    )
-    leaked = f"\n{len(leaks)} training problems are in a benchmark in use: see left_out.json" if leaks else ""
-    return (
-        f"{algo.name}: {parameters / 1e6:.1f}M parameters, {algo.model.heads} heads\n"
-        f"{data.source.name} ({data.source.licence}): {len(samples)} training samples, "
-        f"{sum(samples.targets)} target tokens{dropped}{leaked}\n"
-        f"run directory: {run}"
-    )
-
-
-def summary(metrics, run, report, stores) -> str:
-    """Say in a few lines what the run found and where to look."""
-    lines = [""]
-    for key in (key.removeprefix("after/") for key in metrics if key.startswith("after/") and key.endswith("/pass@1")):
-        numbers = [
-            f"{when} {metrics[f'{when}/{key}']:.3f} "
-            f"[{metrics[f'{when}/{key}_low']:.3f}, {metrics[f'{when}/{key}_high']:.3f}]"
-            for when in ("before", "after")
-            if f"{when}/{key}" in metrics
-        ]
-        lines.append(f"{key:<24} {'   '.join(numbers)}")
-    lines.append(
-        f"{'val CE of head 0':<24} "
-        f"before {metrics['before/val/ce_head0']:.4f}   after {metrics['after/val/ce_head0']:.4f}"
-    )
-    lines.append(f"{'report':<24} {report.with_suffix('.html')}")
-    lines.append(f"{'run directory':<24} {run}")
-    lines += [f"{'MLflow':<24} {store.ui_command}" for store in stores]
-    return "\n".join(lines)
-
-
 def _dry_run(cfg: DictConfig) -> dict[str, float]:
     """Compose, load, take one step and stop, leaving nothing."""
+    changes = {"dry_run": False, "eval": {"limit": 2}, "trainer": {"max_steps": 1}, "logger": None}
+    changes |= {"recovery": {"max_attempts": 0}}
     with tempfile.TemporaryDirectory(prefix="wmtp-dry-run-") as runs:
-        changes = {"runs": runs, "dry_run": False, "eval": {"limit": 2}, "trainer": {"max_steps": 1}, "logger": None}
-        metrics = train(OmegaConf.merge(cfg, changes))
+        with contextlib.redirect_stdout(io.StringIO()):  # it would name the folder that is deleted below
+            metrics = train(OmegaConf.merge(cfg, changes, {"runs": runs}))
     print("dry_run: everything composes, loads and takes a step; nothing was kept.")
     return metrics
 

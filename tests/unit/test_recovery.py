@@ -35,7 +35,7 @@ def model(tokenizer, seed):
 
 def rho1(tokenizer):
     sgd = lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)  # noqa: E731
-    return Rho1(model(tokenizer, 42), model(tokenizer, 43), SoftWeighting(lam=1.0), optimizer=sgd)
+    return Rho1(model(tokenizer, 42), model(tokenizer, 43), weighting=SoftWeighting(lam=1.0), optimizer=sgd)
 
 
 class Break(Callback):

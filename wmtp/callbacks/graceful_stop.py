@@ -1,46 +1,97 @@
-"""Save at the next step boundary when the user presses Ctrl-C, and stop.
+"""Save at the next step boundary when someone asks to stop: Ctrl-C, or a scheduler that takes the node away.
 
-[동작] 첫 Ctrl-C: 지금 스텝을 끝내고 last.ckpt를 쓴 뒤 멈춘다. 두 번째: 곧바로 멈춘다 (마지막 저장까지는 남아 있다).
+[동작] 첫 번째 신호: 지금 스텝을 끝내고 last.ckpt를 쓴 뒤 멈춘다. 두 번째: 곧바로 멈춘다 (마지막 저장까지는 남아 있다).
     스텝의 경계에서만 저장하므로, 이어 하면 멈추지 않은 것과 같은 숫자가 나온다.
+    랭크가 여럿이면 신호가 한 랭크에만 와도 함께 멈춘다. FiniteGuard가 장치를 기다린 바로 뒤에 정하므로 거의 공짜다.
+[디버깅] Lightning의 SIGTERM 처리는 신호 처리기 안에서 다른 랭크에 방송하다가 멈춰 설 수 있어 쓰지 않는다.
 """
 
 import signal
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+PREEMPTION = ("SIGTERM", "SIGUSR1")
 
 
 class GracefulStop(Callback):
-    """Turn SIGINT into a saved checkpoint.
+    """Turn signals into a saved checkpoint.
+
+    Args:
+        run_dir: 실행 디렉터리.
+        preemption: 스케줄러가 보내는 신호의 이름들.
 
     Attributes:
-        stopped: 사용자가 멈추었으면 True.
+        stopped: 사용자나 스케줄러가 멈추었으면 True.
+        preempted: 스케줄러였으면 True.
     """
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: str, preemption: Sequence[str] = PREEMPTION) -> None:
         self.checkpoint = Path(run_dir) / "checkpoints" / "last.ckpt"
-        self.stopped = False
-        self._previous: Any = None
+        self.preemption = [signal.Signals[name] for name in preemption]
+        self.stopped = self.preempted = False
+        self._asked = {"stopped": False, "preempted": False}  # of this rank
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep Lightning from listening for SIGTERM itself."""
+        trainer._signal_connector.register_signal_handlers = lambda: None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen for Ctrl-C while training."""
-        self._previous = signal.signal(signal.SIGINT, self._stop)
+        """Listen while training."""
+        for number in (signal.SIGINT, *self.preemption):
+            self._previous[number] = signal.signal(number, self._stop)
 
     def _stop(self, signum: int, frame: Any) -> None:
-        self.stopped = True
-        signal.signal(signal.SIGINT, self._previous)
-        print("\nCtrl-C: finishing this step and saving; press it again to stop at once.", file=sys.stderr)
+        number = signal.Signals(signum)
+        self._asked |= {"stopped": True, "preempted": self._asked["preempted"] or number in self.preemption}
+        # The second one stops at once: Ctrl-C as it would have without us, the others by ending the process.
+        signal.signal(number, self._previous[number] if number == signal.SIGINT else signal.SIG_DFL)
+        name = "Ctrl-C" if number == signal.SIGINT else number.name
+        print(f"\n{name}: finishing this step and saving; a second one stops at once.", file=sys.stderr)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Learn whether any rank was asked to stop."""
+        if trainer.world_size > 1:
+            asked = torch.tensor(list(self._asked.values()), dtype=torch.float32, device=pl_module.device)
+            together = trainer.strategy.reduce(asked, reduce_op="sum").tolist()
+            self.stopped, self.preempted = (count > 0 for count in together)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save and stop, once all micro-batches of the step are done."""
-        if self.stopped and not trainer.fit_loop._should_accumulate():
+        if trainer.fit_loop._should_accumulate():
+            return
+        if trainer.world_size == 1:
+            self.stopped, self.preempted = self._asked.values()
+        if self.stopped:
             trainer.save_checkpoint(self.checkpoint)
             trainer.should_stop = True
+            if self.preempted:
+                trainer.limit_val_batches = 0  # a node that is being taken away has no time for it
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give Ctrl-C its usual meaning back."""
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
+        """Give the signals their usual meaning back."""
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+        self._previous = {}
+
+
+@contextmanager
+def exit_when_preempted(code: int, preemption: Sequence[str] = PREEMPTION) -> Iterator[None]:
+    """End with a code that says "start me again" when a scheduler asks, wherever there is no step to finish first."""
+
+    def leave(signum: int, frame: Any) -> None:
+        raise SystemExit(code)
+
+    previous = {signal.Signals[name]: signal.signal(signal.Signals[name], leave) for name in preemption}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
