@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, LlamaConfig
 
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.rho1 import Rho1
+from wmtp.callbacks import throughput
 from wmtp.callbacks.progress import TrainingProgress
 from wmtp.callbacks.throughput import Throughput
 from wmtp.callbacks.token_ranking import TokenRanking, rank
@@ -25,6 +26,7 @@ from wmtp.data.module import MTPDataModule
 from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
 from wmtp.maths.weighting import SoftWeighting
+from wmtp.models.flops import step_flops
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.tracking import MetricsCSV
 
@@ -211,6 +213,22 @@ def test_speed_is_logged_and_padding_is_not_counted(run):
     row = next(row for row in rows(run["dir"]) if row["speed/tokens_per_second"])
     assert 0 < float(row["speed/target_tokens_per_second"]) < float(row["speed/tokens_per_second"])
     assert 0.5 < float(row["speed/real_token_share"]) <= 1
+
+
+def test_model_flops_are_logged_and_their_share_of_the_peak_where_the_device_is_known(run, tmp_path, tokenizer):
+    assert not any("speed/mfu" in row for row in rows(run["dir"]))
+    algo, steps = rho1(tokenizer), Steps()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(throughput, "name_of", lambda device: "NVIDIA H200")
+        train(tmp_path, algo, tokenizer, [Throughput(), steps], max_steps=1, log_every_n_steps=1)
+    (row,) = (row for row in rows(tmp_path) if row["speed/mfu"])
+    flops, (_, step) = step_flops(algo.model), steps.seen[0]
+    lengths, mask = step["batch"]["attention_mask_BT"].sum(1), step["mask_BT"]
+    predictions = mask.sum() + mask[:, 2:].sum()  # of head 0, and of head 1, two places ahead
+    whole = flops.per_token * lengths.sum() + flops.per_pair * (lengths**2).sum() + flops.per_prediction * predictions
+    per_second = float(row["speed/model_flops_per_second"])
+    assert per_second / float(row["speed/steps_per_second"]) == pytest.approx(float(whole), rel=1e-5)
+    assert float(row["speed/mfu"]) == pytest.approx(per_second / 989e12, rel=1e-5)
 
 
 def test_the_histogram_holds_every_target_token_of_the_run_and_survives_a_checkpoint(run):

@@ -1,27 +1,40 @@
-"""Log how many tokens a second training works through.
+"""Log how many tokens a second training works through, and how much of the device that uses.
 
 [동작] 목표 토큰 수 M은 배치가 알고 있고(step_targets), 진짜 토큰 수는 장치에서 더한다. 호스트로 가져오는 것은
-    log_every_n_steps마다 한 번뿐이다. 검증에 쓴 시간은 빼고 잰다.
+    log_every_n_steps마다 한 번뿐이다. 검증에 쓴 시간은 빼고 잰다. FLOPs의 식은 wmtp/models/flops.py에 있다.
 """
 
-#   B sequences, T positions
+#   B sequences, T positions, H heads
 
 import time
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+
+from wmtp.models.flops import peak_flops, step_flops
+
+
+def name_of(device: torch.device) -> str:
+    """Return the name that the maker gave a device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 class Throughput(Callback):
-    """Log `speed/…`: target tokens, all tokens and steps a second, and the share of positions that are not padding."""
+    """Log `speed/…`: tokens and steps a second, the share of positions that are not padding, and model FLOP/s.
+
+    [동작] 장치의 최고 속도를 알면 `speed/mfu`도 남긴다: 모든 랭크의 FLOP/s를 모든 장치의 bf16 최고 속도로 나눈 것.
+    """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
+        self._flops = step_flops(pl_module.model)
+        self._peak = peak_flops(name_of(pl_module.device))
         self._restart()
 
     def _restart(self) -> None:
         self._start, self._paused = time.monotonic(), 0.0
-        self._steps, self._targets, self._positions, self._tokens = 0, 0, 0, 0
+        self._steps, self._targets, self._positions, self._work_3 = 0, 0, 0, 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -34,8 +47,11 @@ class Throughput(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Count, and log at logging steps."""
-        batch = pl_module.last_step["batch"]
-        self._tokens = self._tokens + batch["attention_mask_BT"].sum()
+        batch, mask_BT = pl_module.last_step["batch"], pl_module.last_step["mask_BT"]
+        length_B = batch["attention_mask_BT"].sum(1)
+        # Target token j is predicted by the heads that have j positions before them: min(j, H) of them.
+        heads_T = torch.arange(mask_BT.shape[1], device=mask_BT.device).clamp(max=pl_module.model.heads)
+        self._work_3 = self._work_3 + torch.stack([length_B.sum(), length_B.square().sum(), (mask_BT * heads_T).sum()])
         self._positions += batch["attention_mask_BT"].numel()
         if trainer.fit_loop._should_accumulate():
             return
@@ -43,15 +59,18 @@ class Throughput(Callback):
         self._targets += batch["step_targets"]  # of all micro-batches and ranks
         if not trainer._logger_connector.should_update_logs:
             return
-        tokens = float(trainer.strategy.reduce(self._tokens, reduce_op="sum"))  # waits for the device: the time is true
+        # Waits for the device: the time is true.
+        work_3 = trainer.strategy.reduce(self._work_3.double(), reduce_op="sum").tolist()
         seconds = time.monotonic() - self._start - self._paused
-        pl_module.log_dict(
-            {
-                "speed/target_tokens_per_second": self._targets / seconds,
-                "speed/tokens_per_second": tokens / seconds,
-                "speed/steps_per_second": self._steps / seconds,
-                "speed/real_token_share": tokens / (self._positions * trainer.world_size),
-            },
-            batch_size=1,
-        )
+        flops = sum(each * count for each, count in zip(self._flops, work_3, strict=True)) / seconds
+        speed = {
+            "target_tokens_per_second": self._targets / seconds,
+            "tokens_per_second": work_3[0] / seconds,
+            "steps_per_second": self._steps / seconds,
+            "real_token_share": work_3[0] / (self._positions * trainer.world_size),
+            "model_flops_per_second": flops,
+        }
+        if self._peak:
+            speed["mfu"] = flops / (self._peak * trainer.world_size)
+        pl_module.log_dict({f"speed/{key}": value for key, value in speed.items()}, batch_size=1)
         self._restart()
