@@ -28,6 +28,7 @@ import torch
 from lightning_fabric.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from safetensors import safe_open
 from torch import Tensor
 
@@ -87,6 +88,7 @@ class Recovery:
             loggers: 기록할 로거들.
         """
         start = checkpoint
+        put_away_failures(run)
         while True:
             before = read_attempts(run)
             try:
@@ -228,6 +230,16 @@ def with_changes(cfg: DictConfig, attempts: list[Attempt]) -> DictConfig:
         for key, value in attempt["changes"].items():
             OmegaConf.update(cfg, key, value, force_add=True)
     return cfg
+
+
+def put_away_failures(run: Path) -> None:
+    """Move what an earlier launch of this run ended with: the run is going on."""
+    if getattr(rank_zero_only, "rank", 0):
+        return
+    for file in run.glob("failure*.json"):
+        moment = time.strftime("%Y%m%d-%H%M%S", time.localtime(file.stat().st_mtime))
+        (run / "failures").mkdir(exist_ok=True)
+        file.rename(run / "failures" / f"{file.stem}-{moment}.json")
 
 
 def go_back(
