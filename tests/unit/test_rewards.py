@@ -409,7 +409,10 @@ def test_every_mbpp_problem_has_a_right_program_and_a_failing_mutant(real, token
 def test_codecontests_programs_are_judged_by_standard_input(real, tokenizer):
     data = data_of(CodeContests(real / "codecontests"), tokenizer, CodeContestsStatement())
     judged = rewards.Tests(sandbox=sandbox()).judge(data, "train", 12)
-    kinds = {one.problem.task_id: set() for one in judged}
+    rewarded: dict[str, list[float]] = {}
     for one in judged:
-        kinds[one.problem.task_id].add(one.reward)
-    assert len(kinds) == 12 and sum(kind == {0.0, 1.0} for kind in kinds.values()) >= 10
+        rewarded.setdefault(one.problem.task_id, []).append(one.reward)
+    # Three of the twelve allow several answers, which a comparison of outputs cannot know: their solutions fail.
+    solved = [values for values in rewarded.values() if 1.0 in values]
+    assert len(rewarded) == 12 and len(solved) == 9
+    assert all(values == [1.0, 0.0] for values in solved)

@@ -4,7 +4,8 @@
     CodeContests 표본 209개 중 9개(div. 1과 div. 2에 이름만 달리 나온 문제)가 시험 분할에 다시 나온다.
 [동작] 문제마다 세 가지 지문을 만들고, 벤치마크의 지문을 거꾸로 찾는 표(역색인)에 대어 본다.
     text   소문자 낱말 8개씩의 조각
-    code   주석, docstring, 괄호, 함수 이름을 지운 첫 정답의 기호 13개씩의 조각
+    code   주석, docstring, 괄호, 함수 이름을 지운 정답의 기호 13개씩의 조각. 벤치마크는 첫 정답, 학습 문제는 모든
+           정답을 본다: critic은 첫 정답만 배우지 않는다. 오답은 누구의 답도 아니므로 보지 않는다
     tests  함수 이름까지 똑같은 assert 문장, 또는 (입력, 출력) 쌍
     text는 80 %, code는 90 %, tests는 절반 이상 겹치면 누출이다. 짧은 조각이 긴 글 안에서 우연히 나온 것은 세지 않는다.
     표에는 해시만 남는다. 벤치마크의 정답은 어디에도 쓰이지 않고 기록되지 않는다.
@@ -157,7 +158,9 @@ class _Index:
 
     def add(self, benchmark: str, problem: Problem) -> None:
         """Remember the fingerprints of a benchmark problem."""
-        for kind, marks in _fingerprints(problem).items():
+        found = dict(_fingerprints(problem, problem.solutions[:1]))
+        for kind in OVERLAP:
+            marks = found.get(kind, set())
             self.marks[kind].append(marks)
             for mark in marks:
                 self.holders[kind][mark].append(len(self.names))
@@ -165,8 +168,10 @@ class _Index:
 
     def leak_of(self, problem: Problem) -> Leak | None:
         """Return the strongest overlap of a training problem that makes a leak."""
+        # A solution that was corrupted on purpose is nobody's answer, even where it happens to spell one.
+        solutions = problem.solutions[1:] if problem.noise_spans else problem.solutions
         leaks = []
-        for kind, marks in _fingerprints(problem).items():
+        for kind, marks in _fingerprints(problem, solutions):
             for i in self._candidates(kind, marks):
                 asked = self.marks[kind][i]
                 overlap = len(marks & asked) / _enough(kind, len(marks), len(asked))
@@ -188,19 +193,17 @@ def _enough(kind: str, a: int, b: int) -> int:
     return small if kind == "tests" else max(small, min(large, LONG))
 
 
-def _fingerprints(problem: Problem) -> dict[str, set[int]]:
-    # A solution that was corrupted on purpose is nobody's answer, even where it happens to spell one.
-    code = problem.solutions[0] if problem.solutions and not problem.noise_spans else ""
-    return {
-        "text": _grams(re.findall(r"\w+", problem.text.lower()), TEXT_GRAM),
-        "code": _grams(_code_tokens(code), CODE_GRAM),
-        "tests": _tests(problem),
-    }
+def _fingerprints(problem: Problem, solutions: Iterable[str]) -> Iterator[tuple[str, set[int]]]:
+    """Yield one by one what a problem is known by: its text, its tests, and each of its solutions."""
+    yield "text", _grams(re.findall(r"\w+", problem.text.lower()), TEXT_GRAM)
+    yield "tests", _tests(problem)
+    for solution in dict.fromkeys(solutions):
+        yield "code", _grams(_code_tokens(solution), CODE_GRAM)
 
 
 def _grams(tokens: Sequence[str], n: int) -> set[int]:
     filled = [*tokens, *[""] * (n - 1)]  # so that the last word weighs as much as any: a cone is no cylinder
-    return {hash(tuple(filled[i : i + n])) for i in range(len(tokens))}
+    return set(map(hash, zip(*(filled[shift:] for shift in range(n)), strict=False)))
 
 
 def _code_tokens(code: str) -> list[str]:

@@ -86,6 +86,14 @@ def test_a_planted_leak_is_found_by_text_by_code_or_by_tests(kind, change):
     assert source.fingerprint() != Given("train", OTHER, planted).fingerprint()
 
 
+def test_every_solution_that_may_be_learned_from_counts_and_no_wrong_or_corrupted_one():
+    second = replace(OTHER, task_id="train/1", solutions=(*OTHER.solutions, REFORMATTED))
+    wrong = replace(OTHER, task_id="train/2", incorrect_solutions=(REFORMATTED,))
+    corrupted = replace(OTHER, task_id="train/3", solutions=(REFORMATTED, *OTHER.solutions), noise_spans=((0, 5),))
+    found = list(find_leaks([second, wrong, corrupted], [BENCH]))
+    assert [leak and (leak.task_id, leak.kind) for leak in found] == [("train/1", "code"), None, None]
+
+
 def test_a_statement_is_found_inside_a_longer_text_and_a_phrase_is_not():
     statement = " ".join(f"word{i} of the story number {i * i}" for i in range(40))
     asked = replace(ASKED, text=statement)
