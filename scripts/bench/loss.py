@@ -1,8 +1,9 @@
 """Measure the weighted 4-head loss against explicit logits: peak memory and time of one forward and backward.
 
 [연구 맥락] 로짓을 통째로 만들지 않는 손실이 메모리는 1/8 이하, 시간은 0.9배 이하라는 약속을 재어 본다.
-[동작] 변형마다 새 프로세스에서 한 번씩, 스레드 하나로 돌린다. 은닉상태, unembedding, 그 기울기는 어느 변형에나 있으므로
-미리 잡아 두고, 그 위로 더 쓴 최대 메모리(VmHWM - VmRSS, 리눅스)와 CPU 시간을 잰다. 약 6분 걸린다.
+[동작] 변형마다 새 프로세스에서 한 번씩, 스레드 하나로 돌린다. GPU가 있으면 거기서, liger도 함께 돌린다 (extra `gpu`).
+은닉상태, unembedding, 그 기울기는 어느 변형에나 있으므로 미리 잡아 두고, 그 위로 더 쓴 최대 메모리(VmHWM - VmRSS,
+리눅스; GPU에서는 할당자의 최대값)와 CPU 시간(GPU에서는 벽시계)을 잰다. CPU에서 약 7분 걸린다.
 
     python scripts/bench/loss.py                          # all variants, float32 and bfloat16
     python scripts/bench/loss.py --variants naive wmtp-512 --dtypes bfloat16
@@ -16,7 +17,8 @@ import subprocess
 import sys
 
 HEADS, BATCH, POSITIONS, WIDTH, VOCABULARY = 4, 4, 1024, 512, 32_000
-VARIANTS = ["naive", "per-head", "linear_cross_entropy", "wmtp-128", "wmtp-256", "wmtp-512", "wmtp-1024", "wmtp-2048"]
+WMTP = ["wmtp-128", "wmtp-256", "wmtp-512", "wmtp-1024", "wmtp-2048"]
+VARIANTS = ["naive", "per-head", "checkpointed-512", "linear_cross_entropy", "liger", *WMTP]
 
 
 def main() -> None:
@@ -31,8 +33,10 @@ def main() -> None:
         return
 
     tokens = BATCH * POSITIONS
-    print(f"{HEADS} heads, {tokens} tokens, width {WIDTH}, vocabulary {VOCABULARY}, one thread.")
-    print("MB: peak RSS over hidden states, unembedding and their gradients. s: CPU seconds of forward and backward.\n")
+    print(f"{HEADS} heads, {tokens} tokens, width {WIDTH}, vocabulary {VOCABULARY}, one thread or one GPU.")
+    print(
+        "MB: peak over hidden states, unembedding and their gradients. s: seconds of forward and backward (CPU time).\n"
+    )
     print(f"{'dtype':9} {'variant':21} {'MB':>7} {'/ naive':>8} {'s':>7} {'/ naive':>8} {'loss':>10}")
     for dtype in args.dtypes:
         naive = None
@@ -60,17 +64,26 @@ def measure(variant: str, dtype: str) -> dict[str, float]:
 
     torch.set_num_threads(1)
     torch.manual_seed(42)
+    gpu = torch.cuda.is_available()
+    torch.set_default_device("cuda" if gpu else "cpu")
     run(
         variant, *inputs(torch.__dict__[dtype], batch=1, positions=64, vocabulary=512)
     )  # load kernels and their buffers
     hidden, unembedding_VD, labels_BT, weight_BT = inputs(torch.__dict__[dtype], BATCH, POSITIONS, VOCABULARY)
     for leaf in (*hidden, unembedding_VD):
         leaf.grad = torch.ones_like(leaf)  # written to, so that the pages are really there
-    held = status_megabytes("VmRSS")
-    start = time.process_time()
-    loss = run(variant, hidden, unembedding_VD, labels_BT, weight_BT)
-    seconds = time.process_time() - start
-    return {"megabytes": status_megabytes("VmHWM") - held, "seconds": seconds, "loss": loss}
+    if gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    clock = time.perf_counter if gpu else time.process_time
+    held = torch.cuda.memory_allocated() / 2**20 if gpu else status_megabytes("VmRSS")
+    start = clock()
+    loss = run(variant, hidden, unembedding_VD, labels_BT, weight_BT)  # a number: it has waited for the GPU
+    if gpu:
+        torch.cuda.synchronize()
+    seconds = clock() - start
+    peak = torch.cuda.max_memory_allocated() / 2**20 if gpu else status_megabytes("VmHWM")
+    return {"megabytes": peak - held, "seconds": seconds, "loss": loss}
 
 
 def inputs(dtype, batch: int, positions: int, vocabulary: int):
@@ -87,6 +100,7 @@ def run(variant: str, hidden, unembedding_VD, labels_BT, weight_BT) -> float:
     """Compute the loss in the variant's way, and its gradients."""
     import torch
     import torch.nn.functional as F
+    from torch.utils.checkpoint import checkpoint
 
     from wmtp.maths.alignment import IGNORE, shift_left
     from wmtp.maths.loss import weighted_mtp_loss
@@ -120,6 +134,26 @@ def run(variant: str, hidden, unembedding_VD, labels_BT, weight_BT) -> float:
                 ignore_index=IGNORE,
                 options=options,
             )
+            loss = loss + scale * (weight[k].flatten() * nll_N).sum()
+    elif variant == "checkpointed-512":
+
+        def chunk_nll(hidden_CD, target_C):
+            return F.cross_entropy(
+                (hidden_CD @ unembedding_VD.T).float(), target_C, reduction="none", ignore_index=IGNORE
+            )
+
+        loss = 0.0
+        for k in range(HEADS):
+            parts = zip(hidden[k].flatten(0, 1).split(512), target[k].flatten().split(512), strict=True)
+            nll_N = torch.cat([checkpoint(chunk_nll, *part, use_reentrant=False) for part in parts])
+            loss = loss + scale * (weight[k].flatten() * nll_N).sum()
+    elif variant == "liger":
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+        fused = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORE, reduction="none", accum_dtype=torch.float32)
+        loss = 0.0
+        for k in range(HEADS):
+            nll_N = fused(unembedding_VD, hidden[k].flatten(0, 1), target[k].flatten())
             loss = loss + scale * (weight[k].flatten() * nll_N).sum()
     else:
         chunk_size = int(variant.removeprefix("wmtp-"))

@@ -25,8 +25,10 @@ def last(run: Path) -> dict:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-def test_an_adapter_goes_on_bit_for_bit_and_its_checkpoint_and_export_say_the_same(config, tmp_path):
+def test_an_adapter_goes_on_bit_for_bit_and_its_checkpoint_and_export_say_the_same(config, tmp_path, capsys):
     train(config(*LORA, "name=whole", "trainer.max_steps=3"))
+    said = capsys.readouterr().out
+    assert "1.3M parameters (0.8M trained), 4 heads" in said and said.count("loss: fused with its gradients") == 1
     interrupt = f"+callbacks.interrupt={{_target_: {InterruptAfter.__module__}.InterruptAfter, steps: 1}}"
     with pytest.raises(KeyboardInterrupt):
         train(config(*LORA, "name=cut", "trainer.max_steps=3", interrupt))

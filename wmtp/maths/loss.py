@@ -27,6 +27,9 @@ from wmtp.maths.alignment import IGNORE, shift_left
 # naive logits 8037 / 38.8, 7016 / 21.4; chunks of 128 rows 115 / 18.4, 204 / 11.1; of 512 169 / 17.1, 275 / 6.2;
 # of 2048 365 / 16.6, 562 / 5.4. Past 512 memory doubles and time hardly moves.
 CHUNK_SIZE = 512
+# There is one way, because torch's chunked loss, checkpointed chunks and whole logits are slower or larger (the same
+# script; docs/benchmarks.md). A run says so once.
+METHOD = f"fused with its gradients, logits of {CHUNK_SIZE} tokens at a time"
 
 
 class MTPLoss(NamedTuple):

@@ -4,17 +4,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from wmtp.maths.loss import METHOD
+
 
 def overview(algo: Any, data: Any, leaks: Sequence[Any], run: Path) -> str:
     """Say what is about to be trained on what."""
     parameters = sum(parameter.numel() for parameter in algo.model.parameters())
+    trained = sum(parameter.numel() for parameter in algo.model.parameters() if parameter.requires_grad)
+    share = f" ({trained / 1e6:.1f}M trained)" if trained < parameters else ""
     samples = data.samples["train"]
     dropped = (
         f", {len(data.dropped['train'])} left out (too long, or without a solution)" if data.dropped["train"] else ""
     )
     leaked = f"\n{len(leaks)} training problems are in a benchmark in use: see left_out.json" if leaks else ""
     return (
-        f"{algo.name}: {parameters / 1e6:.1f}M parameters, {algo.model.heads} heads\n"
+        f"{algo.name}: {parameters / 1e6:.1f}M parameters{share}, {algo.model.heads} heads\n"
+        f"loss: {METHOD}\n"
         f"{data.source.name} ({data.source.licence}): {len(samples)} training samples, "
         f"{sum(samples.targets)} target tokens{dropped}{leaked}\n"
         f"run directory: {run}"

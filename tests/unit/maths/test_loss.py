@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from wmtp.errors import ConfigError
-from wmtp.maths.alignment import IGNORE, target_mask
+from wmtp.maths.alignment import IGNORE, shift_left, target_mask
 from wmtp.maths.loss import target_nll, weighted_mtp_loss
 
 
@@ -263,6 +263,24 @@ def test_low_precision_is_reduced_in_float32_and_gradients_keep_their_size(dtype
         assert ours.dtype == dtype
         assert F.cosine_similarity(ours.double().flatten(), theirs.double().flatten(), dim=0) > 0.999
         assert ours.double().norm().item() == pytest.approx(theirs.double().norm().item(), rel=1e-2)
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="torch 2.13 is the first that has it")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.bfloat16, 2e-2)])
+def test_torchs_own_chunked_loss_says_the_same(dtype, tolerance):
+    case = make_case(B=2, T=40, H=3, D=16, V=50, dtype=dtype)
+    loss, gradients = case.loss_and_gradients(chunk_size=16)
+    total = 0.0
+    for k, hidden_BTD in enumerate(case.hidden):
+        nll_N = F.linear_cross_entropy(
+            hidden_BTD.flatten(0, 1), case.unembedding_VD, shift_left(case.labels_BT, k + 1, IGNORE).flatten(),
+            reduction="none", ignore_index=IGNORE, options=torch.nn.LinearCrossEntropyOptions(batch_chunk_size=16),
+        )  # fmt: skip
+        total = total + (shift_left(case.weight_BT, k + 1, 0).flatten() * nll_N.to(loss.dtype)).sum()
+    theirs = total / (len(case.hidden) * case.step_targets)
+    torch.testing.assert_close(loss, theirs.detach(), rtol=tolerance, atol=0)
+    for a, b in zip(gradients, torch.autograd.grad(theirs, case.leaves), strict=True):
+        assert (a - b).double().norm() <= tolerance * b.double().norm()
 
 
 def test_enormous_logits_stay_finite():
