@@ -20,14 +20,33 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LFS_FROM = 1000  # bytes; the Hub decides by file type and size
 
 
+class CountingServer(ThreadingHTTPServer):
+    """Know how many requests are not answered yet: from the moment they are taken in, in the order of their coming."""
+
+    daemon_threads = True
+    lock = threading.Lock()
+    active = 0
+
+    def process_request(self, request, client_address):
+        with self.lock:
+            self.active += 1
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self.lock:
+                self.active -= 1
+
+
 class Server:
     """Run a handler on a free port of loopback while a `with` lasts."""
 
     handler: type[BaseHTTPRequestHandler]
 
     def __enter__(self):
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (self.handler,), {"owner": self}))
-        self.http.daemon_threads = True
+        self.http = CountingServer(("127.0.0.1", 0), type("Handler", (self.handler,), {"owner": self}))
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()
@@ -208,6 +227,15 @@ class FaultyProxy(Server):
         self.probability = 0.5
         self.before: Callable[[], None] = lambda: None
         self.sent = 0
+
+    def settle(self) -> None:
+        """Wait until all that was asked for is sent: the last request of a killed process outlives it."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.http.server_port, timeout=30)
+        connection.request("HEAD", "/")  # whatever came before has been taken in when this is answered
+        connection.getresponse().read()
+        connection.close()
+        while self.http.active:
+            time.sleep(0.001)
 
     def next_fault(self, bodies: bool) -> str | None:
         with self.lock:
