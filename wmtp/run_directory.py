@@ -2,7 +2,8 @@
 
 [동작] runs/<name>/ 하나에 이어 하기, 평가, 비교에 필요한 모든 것이 있다:
     config.yaml  checkpoints/{best,last}.ckpt  model/  metrics.csv  eval/{before,after}/  report.html  train.log
-이름이 이미 있으면 -2, -3 …을 붙인다. 여러 랭크가 같은 폴더를 쓰도록 환경 변수로 물려준다.
+이름이 이미 있으면 -2, -3 …을 붙인다. 여러 랭크가 같은 폴더를 쓰도록 환경 변수로 물려주고, torchrun이나
+srun이 띄운 랭크에는 0번이 알려 준다 (`wmtp.launch`).
 """
 
 import os
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wmtp.errors import CheckpointError, ConfigError
+from wmtp.launch import agree
 from wmtp.storage import in_use, is_s3
 from wmtp.swap import is_checkpoint, is_sharded
 
@@ -29,8 +31,8 @@ def fresh_run(root: Path, name: str) -> Iterator[Path]:
     if INHERITED in os.environ:  # another rank made it
         yield Path(os.environ[INHERITED])
         return
-    run = _make(root, name)
-    os.environ[INHERITED] = str(run.resolve())
+    run = agree(lambda: _make(root, name).resolve())
+    os.environ[INHERITED] = str(run)
     try:
         yield run
     except Exception:

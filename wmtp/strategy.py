@@ -36,6 +36,7 @@ class ShardedStrategy(ModelParallelStrategy):
     Args:
         precision: "bf16-mixed" 또는 "32-true". Trainer의 것과 같아야 한다. 원본은 언제나 float32다.
         sharded_checkpoints: True면 랭크마다 자기 조각을 쓰고 체크포인트는 폴더다. False면 0번이 모아 파일 하나로 쓴다.
+        meta_device: True면 0번 말고는 가중치를 읽지 않는다. 앞문이 모델을 만들 때 본다 (`wmtp.launch.holds_weights`).
         cpu_offload: 쓰지 않는 조각과 옵티마이저를 CPU 메모리에 둘지.
         timeout: 랭크가 서로를 기다리는 시간의 한도 (분).
     """
@@ -44,6 +45,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self,
         precision: str = "bf16-mixed",
         sharded_checkpoints: bool = True,
+        meta_device: bool = True,
         cpu_offload: bool = False,
         timeout: float = 30,
     ) -> None:

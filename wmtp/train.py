@@ -27,6 +27,7 @@ from wmtp.cli import (
     refuse_sweep_over_devices,
     sweep_point,
 )
+from wmtp.launch import holds_weights, join
 from wmtp.run_directory import fresh_run, resolve_checkpoint, run_of, same_run, unfinished_run
 from wmtp.storage import in_use, is_s3, use
 
@@ -64,6 +65,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from wmtp.run_log import keep_log
 
     quiet_libraries()
+    join(cfg.trainer)
     use(build(cfg.storage))
     recovery = build(cfg.recovery)
     # Whatever a user can get wrong is built before the run directory exists.
@@ -101,7 +103,8 @@ def build_parts(cfg: DictConfig) -> Parts:
     data = build(cfg.data.module, tokenizer=tokenizer)
     benchmarks = build(cfg.benchmark.suite)
     sampling = build(cfg.sampling)
-    algo = build(cfg.algo, model=model_source.load(), optimizer=build(cfg.optimizer))
+    model = model_source.load(empty=not holds_weights(cfg.trainer))
+    algo = build(cfg.algo, model=model, optimizer=build(cfg.optimizer))
     algo.optimizer(algo.model)  # built again by Lightning; here only to refuse a wrong rate in time
     data.source, leaks = guard(data.source, benchmarks, cfg.data.get("leakage", "drop"))
     data.setup()

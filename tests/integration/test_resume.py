@@ -149,4 +149,4 @@ def test_two_gloo_ranks_killed_in_the_middle_go_on_bit_for_bit_and_one_rank_says
     assert sorted(path.name for path in runs.iterdir()) == ["killed", "whole"]
     alone = start(runs, "name=whole", "ckpt=last", "trainer.max_steps=10")
     assert alone.returncode == 0, alone.stderr
-    assert "resume: world_size was 2 and is 1, so the steps are planned anew: going on at epoch" in alone.stderr
+    assert "resume: world_size was 2 and is 1, so a step holds 1 micro-batches and not 2: going on in epoch" in alone.stderr

@@ -5,6 +5,7 @@
 [동작] 길이순으로 줄 세워 토큰 예산만큼 자르고(채움이 거의 없다), 자른 조각을 섞어
     world × accumulate개씩 한 스텝으로 묶는다.
     계획은 (seed, epoch, world_size, accumulate)에만 달려 있으므로, 중간에 죽어도 몇 번째였는지만 알면 그대로 이어 간다.
+    묶음의 순서는 랭크의 수와 무관하므로, 랭크의 수를 바꾸어도 에폭의 같은 자리에서 이어 간다.
     메모리가 모자라면 split = s로 묶음마다 s조각으로 자르고 accumulate도 s배 한다. 스텝의 표본과 M은 그대로다.
     가중치의 범위(scope)는 자르기 전의 묶음이므로, 첫 조각은 형제 조각들을 데리고 다닌다 (`pieces`).
 """
@@ -24,6 +25,8 @@ import torch
 from wmtp.data.tokenization import TokenizedSample, TokenizedSamples
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import IGNORE
+
+LAYOUT = ("accumulate", "split", "world_size")  # how micro-batches are dealt out; their order does not depend on it
 
 
 @dataclass(frozen=True)
@@ -232,22 +235,44 @@ class StepLoader:
         return {"epoch": self.epoch, "position": self.position, "plan": plan}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at the place where another loader of the same plan stopped; after another plan, at the next epoch."""
+        """Go on where another loader of the same samples stopped, on however many ranks; of others, at the next epoch.
+
+        [동작] 묶음의 순서는 표본, 예산, 씨앗에만 달려 있다. 한 스텝의 묶음 수(world × accumulate ÷ split)가 같으면 바로
+        다음 표본에서 이어 간다. 다르면 아직 밟지 않은 첫 묶음이 든 스텝에서 이어 가므로 몇 묶음을 다시 볼 수 있다.
+        """
         now, then = self.state_dict()["plan"], {"split": 1, **state["plan"]}
-        # Cut finer and accumulated as often more, it is the same plan.
-        finer = Fraction(now["split"], then["split"])
-        self.epoch, self.position = state["epoch"], math.floor(state["position"] * finer)
-        then |= {"split": now["split"], "accumulate": then.get("accumulate", 0) * finer}
-        changed = [f"{name} was {then.get(name)} and is {now[name]}" for name in now if now[name] != then.get(name)]
-        if changed:  # a place in another plan means nothing here
-            self.epoch, self.position = state["epoch"] + 1, 0
-            if self.rank == 0:
-                print(
-                    f"resume: {', '.join(changed)}, so the steps are planned anew: going on at epoch {self.epoch}, "
-                    f"without the rest of epoch {state['epoch']}.",
-                    file=sys.stderr,
+        other = [name for name in now if name not in then or (name not in LAYOUT and now[name] != then[name])]
+        finer = Fraction(1)
+        if not other:
+            finer = Fraction(now["split"] * then["world_size"], then["split"] * now["world_size"])
+            self.epoch, self.position, again = state["epoch"], math.floor(state["position"] * finer), 0
+            size, former = (Fraction(p["accumulate"] * p["world_size"], p["split"]) for p in (now, then))
+            if size != former or now["world_size"] != then["world_size"]:
+                place = state["position"] // then["accumulate"] * then["accumulate"] * finer
+                self.position = place // now["accumulate"] * now["accumulate"]
+                again = (place - self.position) * now["world_size"] / now["split"]
+            if size != former:
+                self._say(
+                    now,
+                    then,
+                    f"a step holds {size} micro-batches and not {former}: going on in epoch {self.epoch}, "
+                    f"where {again} of them come again",
                 )
+        else:  # a place in another plan means nothing here
+            self.epoch, self.position = state["epoch"] + 1, 0
+            self._say(
+                now,
+                then,
+                f"the steps are planned anew: going on at epoch {self.epoch}, without the rest of epoch "
+                f"{state['epoch']}",
+            )
         if self.position >= len(self):
             self.epoch, self.position = self.epoch + 1, 0
         if self.resumed:
             self.resumed(self.position, finer)
+
+    def _say(self, now: dict[str, Any], then: dict[str, Any], consequence: str) -> None:
+        """Say on the first rank what is not as it was."""
+        if self.rank == 0:
+            changed = [f"{name} was {then.get(name)} and is {now[name]}" for name in now if now[name] != then.get(name)]
+            print(f"resume: {', '.join(changed)}, so {consequence}.", file=sys.stderr)

@@ -154,16 +154,56 @@ def test_an_epoch_that_was_not_asked_for_its_end_is_not_followed_by_an_empty_one
         assert sorted(names) == sorted(samples.task_ids) and loader.epoch == epoch
 
 
-def test_another_world_size_is_said_and_goes_on_at_the_next_epoch(capsys):
-    samples = TokenizedSamples.pack(sample(str(i), 2 + i % 9) for i in range(40))
-    two, one = (StepLoader(samples, token_budget=24, pad_token_id=0, world_size=n) for n in (2, 1))
-    next(iter(two))
-    one.load_state_dict(two.state_dict())
-    assert (one.epoch, one.position) == (1, 0)
+def test_another_number_of_ranks_goes_on_at_the_same_place_and_says_what_it_changes(capsys):
+    samples = TokenizedSamples.pack(sample(str(i), 2 + i % 9) for i in range(60))
+
+    def make(world_size, accumulate=1, split=1, budget=24):
+        return [
+            StepLoader(samples, token_budget=budget, pad_token_id=0, accumulate=accumulate, split=split,
+                       world_size=world_size, rank=rank) for rank in range(world_size)
+        ]  # fmt: skip
+
+    def rest(loaders):
+        return sorted(name for loader in loaders for name in names_from(loader))
+
+    def take(loaders, count):
+        seen = [
+            name for x in loaders for batch, _ in zip(x, range(count), strict=False) for name in batch["problem_ids"]
+        ]
+        for loader in loaders:
+            loader.position = count
+        return seen
+
+    every = sorted(samples.task_ids)
+    for then, now, count in [
+        ((2,), (1, 2), 3),
+        ((1, 4), (2, 2), 8),
+        ((1, 4), (2, 4, 2), 8),
+        ((4,), (2,), 2),
+        ((4,), (1,), 2),
+    ]:
+        first, second = make(*then), make(*now)
+        seen = take(first, count)
+        for loader in second:
+            loader.load_state_dict(first[0].state_dict())
+        assert sorted(seen + rest(second)) == every, (then, now)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2  # the first three have the same steps
+    assert said[0] == (
+        "resume: world_size was 4 and is 2, so a step holds 2 micro-batches and not 4: going on in epoch 0, where 0 of "
+        "them come again."
+    )
+    first, second = make(2), make(4)
+    seen = take(first, 3)
+    for loader in second:
+        loader.load_state_dict(first[0].state_dict())
+    assert "where 2 of them come again" in capsys.readouterr().err
+    assert set(seen) | set(rest(second)) == set(every)
+    (other,) = make(1, budget=40)
+    other.load_state_dict(first[0].state_dict())
+    assert (other.epoch, other.position) == (1, 0)
     said = capsys.readouterr().err
-    assert said.startswith("resume: world_size was 2 and is 1, so the steps are planned anew: going on at epoch 1,")
-    assert len(said.splitlines()) == 1
-    assert sorted(name for batch in one for name in batch["problem_ids"]) == sorted(samples.task_ids)
+    assert "token_budget was 24 and is 40" in said and "planned anew: going on at epoch 1," in said
 
 
 @pytest.mark.skipif("WMTP_TEST_DATA" not in os.environ, reason="WMTP_TEST_DATA is not set: no real MBPP to batch")
