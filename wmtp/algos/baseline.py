@@ -28,6 +28,7 @@ class Baseline(WeightedMTPMixin, LightningModule):
         optimizer: 모델을 받아 옵티마이저를 돌려주는 함수 (conf/optimizer/*.yaml).
         warmup: 학습률을 올리는 구간, 전체 스텝에 대한 비율. 그 뒤는 코사인으로 내린다.
         head_weights: α_k, 헤드별 손실 가중치. None이면 모두 1.
+        weighting: 점수를 가중치로 바꾸는 규칙 (`wmtp.maths.weighting`). 점수가 있는 알고리즘만 쓴다.
     """
 
     name = "baseline"
@@ -39,6 +40,7 @@ class Baseline(WeightedMTPMixin, LightningModule):
         optimizer: Callable[[MTPMixin], Optimizer],
         warmup: float = 0.03,
         head_weights: Sequence[float] | None = None,
+        weighting: Any = None,
     ) -> None:
         super().__init__()
         if isinstance(warmup, bool) or not isinstance(warmup, (int, float)) or not 0 <= warmup < 1:
@@ -52,6 +54,7 @@ class Baseline(WeightedMTPMixin, LightningModule):
         self.optimizer = optimizer
         self.warmup = warmup
         self.head_weights = head_weights
+        self.weighting = weighting
 
     def configure_model(self) -> None:
         """Let the strategy spread the model over the ranks, where it is one that does (trainer=fsdp)."""

@@ -27,9 +27,8 @@ class Rho1(Baseline):
         model: 학습할 모델.
         reference: 같은 토크나이저의 얼린 모델 (head 0만 쓴다), 또는 그 손실을 미리 계산해 데이터에 붙여 주는 것
             (`wmtp.data.reference_cache`).
-        weighting: 점수를 가중치로 바꾸는 규칙 (`wmtp.maths.weighting`).
         score: "excess" 또는 "absolute".
-        **baseline: `Baseline`의 인자들.
+        **baseline: `Baseline`의 인자들. weighting을 포함한다.
     """
 
     name = "rho1"
@@ -38,22 +37,21 @@ class Rho1(Baseline):
         self,
         model: MTPMixin,
         reference: Any,
-        weighting: Any,
         score: Literal["excess", "absolute"] = "excess",
         **baseline: Any,
     ) -> None:
         super().__init__(model, **baseline)
         if score not in ("excess", "absolute"):
             raise ConfigError(f"algo.score = {score!r} must be excess or absolute (MATHS, section 4); try excess.")
-        self.weighting = weighting
-        self.score = score
+        self.score = self.score_name = score
         # In a tuple, so that the frozen weights are neither trained nor saved with every checkpoint.
         self._reference = (reference.requires_grad_(False).eval() if isinstance(reference, nn.Module) else reference,)
 
     @property
-    def reference(self) -> Any:
-        """Return the frozen reference model; None where its losses come with the data."""
-        return self._reference[0]
+    def reference(self) -> MTPMixin:
+        """Return the frozen reference model; one that gave its losses to the data is loaded only when asked for."""
+        (reference,) = self._reference
+        return (reference if isinstance(reference, nn.Module) else reference.model).to(self.device)
 
     def check(self, trainer: Any, data: Any) -> None:
         """Refuse to start where the reference's losses have to be in the cache and are not."""
@@ -62,13 +60,9 @@ class Rho1(Baseline):
 
     def setup(self, stage: str) -> None:
         """Let the losses be put into the data, or else keep the model that scores as training goes."""
-        if stage == "fit" and hasattr(self.reference, "prepare"):
-            self._reference = (self.reference.prepare(self.trainer),)
-
-    def on_fit_start(self) -> None:
-        """Move the reference to the device of the model."""
-        if self.reference is not None:
-            self.reference.to(self.device)
+        if stage == "fit" and hasattr(self._reference[0], "prepare"):
+            model = self._reference[0].prepare(self.trainer)
+            self._reference = (model or self._reference[0],)
 
     def token_scores(self, batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> Tensor:
         """Score target tokens by the gap between the model's loss and the reference's."""

@@ -17,7 +17,7 @@ class _Lines(tqdm):
         return True
 
 
-def progress_bar(name: str, total: int, done: int, shown: bool) -> tqdm:
+def progress_bar(name: str, total: int | None, done: int, shown: bool, unit: str = "sample") -> tqdm:
     """Open a bar that counts samples, with samples/s and the time left.
 
     Args:
@@ -25,8 +25,9 @@ def progress_bar(name: str, total: int, done: int, shown: bool) -> tqdm:
         total: 표본 수.
         done: 이미 채점한 수.
         shown: False면 아무것도 보이지 않는다.
+        unit: 세는 것의 이름.
     """
-    settings = dict(desc=name, total=total, initial=done, unit="sample", disable=not shown)
+    settings = dict(desc=name, total=total, initial=done, unit=unit, disable=not shown)
     if sys.stderr.isatty():
         return tqdm(**settings, dynamic_ncols=True)
     return _Lines(**settings, mininterval=SECONDS_BETWEEN_LINES, miniters=1)

@@ -1,0 +1,64 @@
+"""Measure, as training goes, whether an algorithm's token scores find the place where programs are wrong.
+
+[연구 맥락] 가중치의 좋고 나쁨은 결과(pass@1)보다 먼저 자리에서 보인다. 정답을 한 곳만 고친 프로그램에서 가장 낮은
+    점수가 고친 자리에 있는가? critic의 δ도, rho1의 손실 차이도 같은 자로 잰다.
+[동작] 배우지 않은 문제(validation)의 맞은 프로그램과 틀린 프로그램을 검증할 때마다 채점해 `localisation/…`으로 남긴다.
+    점수가 없거나 어디서나 같으면 (baseline, 배우기 전의 critic) 남기지 않는다.
+"""
+
+#   B sequences, T positions
+
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional as F
+
+from wmtp.data.rewarded import RewardedSamples
+from wmtp.maths.alignment import target_mask
+from wmtp.maths.credit import localisation
+
+
+class Localisation(Callback):
+    """Log `localisation/on_first`, `within_two`, `in_span`, `first_token_auc` at every validation.
+
+    Args:
+        rewards: 프로그램에 보상을 주는 것 (`wmtp.rewards`).
+        problems: 쓸 검증 문제의 수. None이면 모두.
+    """
+
+    def __init__(self, rewards: Any, problems: int | None = 200) -> None:
+        self.rewards, self.problems = rewards, problems
+        self.heldout: RewardedSamples | None = None
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the held-out programs, the same on every rank."""
+        data = trainer.datamodule
+        if self.heldout is None:
+            programs = self.rewards.judge(data, "validation", self.problems, pl_module.model)
+            self.heldout = RewardedSamples.of(programs, data)
+        heldout, width = self.heldout, max(self.heldout.samples.lengths, default=1)
+        scores, masks, changed, rows = [], [], [], []
+        for batch_rows in heldout.batches(data.token_budget):
+            batch = trainer.strategy.batch_to_device(heldout.batch(batch_rows), pl_module.device)
+
+            def score(output: Any, unembedding_VD: Tensor, batch: dict[str, Any] = batch) -> Tensor | None:
+                return pl_module.token_scores(batch, output, unembedding_VD)
+
+            with trainer.precision_plugin.forward_context():
+                score_BT = pl_module.model.mtp(batch["input_ids_BT"], batch["attention_mask_BT"], then=score)
+            if score_BT is None:
+                return
+            parts = ((scores, score_BT), (masks, target_mask(batch["labels_BT"])), (changed, batch["noise_BT"]))
+            for part, values_BT in parts:
+                part.append(F.pad(values_BT, (0, width - values_BT.shape[1])).cpu())
+            rows += batch_rows
+        if not rows or not torch.cat(scores).any():
+            return
+        changed_BT = torch.cat(changed)
+        correct_B = heldout.reward_S[rows] == 1 if self.rewards.binary else ~changed_BT.any(dim=1)
+        found = localisation(torch.cat(scores), torch.cat(masks), changed_BT, correct_B)
+        if found.pop("programs"):
+            pl_module.log_dict({f"localisation/{key}": number for key, number in found.items()}, batch_size=1)

@@ -1,0 +1,81 @@
+"""Tokenize rewarded programs and batch them, the programs of one problem always together.
+
+[연구 맥락] critic의 1단계(stage 1)는 프로그램 하나에 보상 하나인 데이터를 읽는다. 한 문제의 맞은 프로그램과 틀린
+    프로그램이 한 배치에 있어야 둘을 견줄 수 있다 (value_loss=pairwise).
+[동작] 프롬프트와 토큰은 학습 데이터와 똑같이 만든다. 달라진 자리(noise)는 재는 데만 쓰고 배우는 데는 쓰지 않는다.
+"""
+
+#   B sequences, T positions, S samples
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wmtp.data.batching import collate
+from wmtp.data.module import MTPDataModule
+from wmtp.data.tokenization import TokenizedSamples, tokenize_problems
+from wmtp.rewards import RewardedProgram
+
+
+@dataclass(frozen=True, eq=False)
+class RewardedSamples:
+    """Hold tokenized programs, their rewards, and which of them belong to one problem.
+
+    Attributes:
+        samples: 토큰으로 바꾼 프로그램들. noise는 맞은 프로그램과 다른 토큰.
+        reward_S: 시퀀스보상.
+        problems: 문제마다 그 프로그램들의 번호.
+        pad_token_id: 채움 토큰.
+    """
+
+    samples: TokenizedSamples
+    reward_S: Tensor
+    problems: list[list[int]]
+    pad_token_id: int
+
+    @classmethod
+    def of(cls, programs: Sequence[RewardedProgram], data: MTPDataModule) -> "RewardedSamples":
+        """Tokenize programs as the training data is; leave out what is too long."""
+        wanted = data.prompt.shot_task_ids
+        shots = [problem for problem in data.source.stream("prompt") if problem.task_id in wanted] if wanted else []
+        samples, rewards = [], []
+        for program in programs:
+            packed, dropped = tokenize_problems([program.problem], data.prompt, data.tokenizer, data.length, shots)
+            if not dropped:
+                samples.append(packed[0])
+                rewards.append(program.reward)
+        numbered = groupby(range(len(samples)), key=lambda i: samples[i].task_id)
+        problems = [list(group) for _, group in numbered]
+        return cls(TokenizedSamples.pack(samples), torch.tensor(rewards), problems, data.tokenizer.pad_token_id)
+
+    def batches(self, token_budget: int, shuffled_by: str | None = None) -> list[list[int]]:
+        """Put whole problems together until the next one would exceed the budget of positions.
+
+        Args:
+            token_budget: 배치 하나의 자리 수 상한. 한 문제가 넘으면 그 문제 하나가 배치가 된다.
+            shuffled_by: 문제의 순서를 정하는 씨앗. None이면 있는 순서대로.
+        """
+        order = list(self.problems)
+        if shuffled_by is not None:
+            random.Random(shuffled_by).shuffle(order)
+        lengths, batches, rows = self.samples.lengths, [], []
+        for problem in order:
+            together = rows + problem
+            if rows and len(together) * max(lengths[i] for i in together) > token_budget:
+                batches.append(rows)
+                together = problem
+            rows = together
+        return [*batches, rows] if rows else batches
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Collate some samples, as for training, with `reward_B`."""
+        batch = collate([self.samples[i] for i in rows], step_targets=1, pad_token_id=self.pad_token_id)
+        return batch | {"reward_B": self.reward_S[list(rows)]}
+
+    def __len__(self) -> int:
+        return len(self.samples)
