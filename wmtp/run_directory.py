@@ -77,22 +77,18 @@ def newest_run(root: Path, name: str) -> Path:
     Raises:
         CheckpointError: 그런 실행이 없을 때.
     """
-    pattern = re.compile(re.escape(name) + r"(-(\d+))?")
-    found = [(int(match[2] or 1), run) for run in root.glob(f"{name}*") if (match := pattern.fullmatch(run.name))]
-    for _number, run in sorted(found, reverse=True):
+    for run in _runs(root, name):
         if is_checkpoint(run / "checkpoints" / "last.ckpt"):
             return run
     raise CheckpointError(f"ckpt = last: no run of {name} with a checkpoint in {root}; start one without ckpt first.")
 
 
 def unfinished_run(root: Path, name: str) -> Path | None:
-    """Find the newest run of a name, if it began to train and has not come to its end."""
+    """Find the newest run of a name, if it has not come to its end."""
     if INHERITED in os.environ:
         return Path(os.environ[INHERITED])
     runs = _runs(root, name)
-    run = runs[0] if runs else None
-    began = run and ((run / "checkpoints").is_dir() or (run / "attempts.json").is_file())
-    return run if began and not (run / "model" / "config.json").is_file() else None
+    return runs[0] if runs and not (runs[0] / "model" / "config.json").is_file() else None
 
 
 def _runs(root: Path, name: str) -> list[Path]:

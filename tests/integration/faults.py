@@ -1,6 +1,6 @@
 """Break a run at a chosen place: callbacks for the tests of recovery, added with `+callbacks.fault._target_=faults.…`.
 
-A fault leaves a mark in a file each time it strikes, so that it strikes as often as asked over all attempts of a run,
+A fault leaves a mark in a file each time its place is reached, so that it strikes as often as asked over all attempts of a run,
 also when they are processes of their own.
 """
 
@@ -13,22 +13,22 @@ from pytorch_lightning import Callback
 
 
 class Fault(Callback):
-    """Strike at a step, on one rank or on all, a number of times."""
+    """Strike when a step is reached, on one rank or on all: `times` times, after letting it pass `skip` times."""
 
-    def __init__(self, marks: str, step: int, times: int = 1, rank: int | None = None) -> None:
-        self.marks, self.step, self.times, self.rank = Path(marks), step, times, rank
+    def __init__(self, marks: str, step: int, times: int = 1, rank: int | None = None, skip: int = 0) -> None:
+        self.marks, self.step, self.times, self.rank, self.skip = Path(marks), step, times, rank, skip
 
     def due(self, trainer) -> bool:
         if trainer.global_step != self.step or self.rank not in (None, trainer.global_rank):
             return False
         file = self.marks.with_name(f"{self.marks.name}-{trainer.global_rank}")
-        struck = len(file.read_bytes()) if file.exists() else 0
-        if struck >= self.times:
+        reached = len(file.read_bytes()) if file.exists() else 0
+        if reached >= self.skip + self.times:
             return False
         with file.open("ab") as opened:
             opened.write(b"x")
             os.fsync(opened.fileno())
-        return True
+        return reached >= self.skip
 
 
 class BadValue(Fault):

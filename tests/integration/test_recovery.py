@@ -1,7 +1,9 @@
 """A run survives bad numbers, too little memory and being killed; or stops with one sentence, its checkpoints whole."""
 
 import json
+import multiprocessing
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -46,11 +48,11 @@ def go(tmp_path, runs):
 def fault(tmp_path):
     """Write the override that adds a fault."""
 
-    def override(kind: str, name: str = "fault", **arguments) -> str:
+    def override(kind: str, called: str = "fault", **arguments) -> str:
         if kind != "KillInSave":
-            arguments["marks"] = str(tmp_path / f"marks-{name}")
+            arguments["marks"] = str(tmp_path / f"marks-{called}")
         listed = ", ".join(f"{key}: {value}" for key, value in {"_target_": f"faults.{kind}", **arguments}.items())
-        return f"+callbacks.{name}={{{listed}}}"
+        return f"+callbacks.{called}={{{listed}}}"
 
     return override
 
@@ -207,6 +209,27 @@ def start(runs: Path, *overrides: str, before: str = "", **environment: str) -> 
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def train_here(runs: str, overrides: list[str]) -> None:
+    torch.set_num_threads(1)
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        train(compose("train", [*TINY, f"runs={runs}", *overrides]))
+
+
+@pytest.fixture(scope="module")
+def launch():
+    """Train in a process of its own, forked from one that has imported everything; return its exit code."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["wmtp.train", "wmtp.algos.rho1", "wmtp.data.module", "wmtp.recovery", "faults"])
+
+    def run(runs: Path, *overrides: str) -> int:
+        process = context.Process(target=train_here, args=(str(runs), list(overrides)))
+        process.start()
+        process.join(timeout=300)
+        return process.exitcode
+
+    return run
+
+
 def same_weights(run, whole):
     ours, theirs = checkpoint(run)["state_dict"], checkpoint(whole)["state_dict"]
     return all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -237,30 +260,27 @@ def test_a_second_sigterm_stops_at_once(runs, fault):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("times", [3, 4, 5])
-def test_kill_9_between_or_inside_the_files_of_a_checkpoint_damages_none(runs, fault, times, half):
-    # Step 3 writes last and step 4 best (validation), step 6 last, step 8 best.
-    common = ["name=run", "trainer.val_check_interval=2", "callbacks.last.every_n_train_steps=2"]
-    killed = start(runs, *common, fault("KillInSave", times=times, half=half))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    for file in (runs / "run" / "checkpoints").glob("*.ckpt"):
-        assert torch.load(file, weights_only=True)["global_step"] in (2, 4), file
-    again = start(runs, *common, "ckpt=last")
-    assert again.returncode == 0, again.stderr
-    assert_whole(runs / "run")
-    assert start(runs, *common[1:], "name=whole").returncode == 0
-    assert same_weights(runs / "run", runs / "whole")
+def test_kill_9_between_or_inside_the_files_of_a_checkpoint_damages_none(launch, runs, fault):
+    # Every other step writes last, and then best or not, as validation says.
+    common = ["trainer.val_check_interval=2", "callbacks.last.every_n_train_steps=2"]
+    assert launch(runs, "name=whole", *common) == 0
+    for times, half in [(2, False), (2, True), (3, False), (3, True), (4, True), (5, False)]:
+        name = f"killed-{times}-{half}"
+        killed = launch(runs, f"name={name}", *common, fault("KillInSave", times=times, half=half))
+        assert killed == -signal.SIGKILL, name
+        files = list((runs / name / "checkpoints").glob("*.ckpt"))
+        assert files and all(torch.load(file, weights_only=True)["global_step"] in (2, 4, 6) for file in files), name
+        assert launch(runs, f"name={name}", *common, "ckpt=auto") == 0
+        assert_whole(runs / name)
+        assert same_weights(runs / name, runs / "whole"), name
 
 
 @pytest.mark.slow
-def test_kill_9_in_the_middle_of_a_recovery_goes_on_with_what_was_changed(runs, fault):
-    bad, kill = fault("BadValue", place="loss", step=5), fault("Signal", "kill", name="SIGKILL", step=5)
-    killed = start(runs, "name=run", bad, kill)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+def test_kill_9_in_the_middle_of_a_recovery_goes_on_with_what_was_changed(launch, runs, fault):
+    bad, kill = fault("BadValue", place="loss", step=5), fault("Signal", "kill", name="SIGKILL", step=4, skip=1)
+    assert launch(runs, "name=run", bad, kill) == -signal.SIGKILL
     assert len(attempts(runs / "run")) == 1
-    again = start(runs, "name=run", bad, kill, "ckpt=last")
-    assert again.returncode == 0, again.stderr
+    assert launch(runs, "name=run", bad, kill, "ckpt=last") == 0
     assert_whole(runs / "run")
     assert initial_rates(runs / "run") == [0.005, 0.0005]
 
@@ -391,3 +411,48 @@ def test_sigterm_to_one_rank_of_two_stops_both(runs, fault, rank):
     assert checkpoint(runs / "run")["global_step"] == 5
     assert start(runs, *same).returncode == 0
     assert_whole(runs / "run")
+
+
+# ---- many runs, whatever comes ----
+
+
+def random_fault(rng: random.Random) -> dict:
+    """Choose what breaks, where and how often."""
+    step, hook = rng.randrange(8), rng.choice(["on_before_backward", "on_after_backward", "on_train_batch_end"])
+    times = rng.choice([1, 1, 2])
+    return rng.choice(
+        [
+            dict(kind="BadValue", place=rng.choice(["loss", "score", "weight", "gradient"]), step=step, times=times,
+                 value=rng.choice(["nan", "inf", "-inf"])),
+            dict(kind="BadValue", place="loss", value=1e4, step=step, times=times),
+            dict(kind="BadValue", place="parameter", step=step),
+            dict(kind="OutOfMemory", words=rng.choice(["cuda", "cpu", "python"]), step=step, hook=hook, times=times),
+            dict(kind="Signal", name=rng.choice(["SIGTERM", "SIGUSR1", "SIGKILL"]), step=step, hook=hook, times=times),
+            dict(kind="KillInSave", times=rng.randrange(1, 5), half=rng.random() < 0.5),
+        ]
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_forty_runs_with_random_faults_lose_none(launch, runs, fault):
+    rng, launches, recovered, lost = random.Random(42), [], 0, []
+    for number in range(40):
+        faults = [random_fault(rng) for _ in range(rng.choice([1, 1, 2]))]
+        common = [f"trainer.accumulate_grad_batches={rng.choice([1, 2])}", "recovery.max_attempts=6"]
+        codes = []
+        while not codes or (codes[-1] in (75, -signal.SIGKILL) and len(codes) < 8):
+            added = [fault(**one, called=f"fault{number}{i}") for i, one in enumerate(faults)]
+            if codes:  # it counts the files of one process: a second one would be killed for ever
+                added = [one for one in added if "KillInSave" not in one]
+            codes.append(launch(runs, f"name=run{number}", "ckpt=auto", *common, *added))
+        run = runs / f"run{number}"
+        try:
+            assert codes[-1] == 0
+            assert_whole(run)
+        except AssertionError:
+            lost.append((number, faults, codes))
+        launches.append(len(codes))
+        recovered += len(attempts(run)) if (run / "attempts.json").exists() else 0
+        print(f"run {number}: {[one['kind'] for one in faults]} exit codes {codes}", flush=True)
+    print(f"40 runs, {sum(launches)} launches, {recovered} recoveries inside a run, {len(lost)} lost")
+    assert lost == []
