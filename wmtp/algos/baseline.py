@@ -71,6 +71,12 @@ class Baseline(WeightedMTPMixin, LightningModule):
         schedule = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Optimizer, optimizer_closure: Any = None) -> None:
+        """Take the step, and let go at once of the gradients and the graph: the next forward pass needs the room."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
+        self.last_step["loss"] = self.last_step["loss"].detach()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Embed what is needed to rebuild the model: plain values, never objects."""
         adapter = self.model.adapter and asdict(self.model.adapter)
