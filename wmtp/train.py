@@ -12,6 +12,7 @@ import contextlib
 import io
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +63,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         return _dry_run(cfg)
 
     from wmtp.callbacks.graceful_stop import exit_when_preempted
+    from wmtp.memory_profile import profile_memory
     from wmtp.run_log import keep_log
 
     quiet_libraries()
@@ -70,6 +72,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     recovery = build(cfg.recovery)
     # Whatever a user can get wrong is built before the run directory exists.
     parts = [build_parts(cfg)]
+    if cfg.profile_memory:
+        return profile_memory(parts[0].algo, parts[0].data, partial(build, cfg.trainer))
     name = parts[0].name
     run, checkpoint = find_start(cfg, name)
     if checkpoint:
@@ -95,12 +99,14 @@ def build_parts(cfg: DictConfig) -> Parts:
     """Build the model, the data and the benchmarks, and hold that they fit together."""
     from pytorch_lightning import seed_everything
 
+    from wmtp.data.batching import check_split
     from wmtp.data.leakage import guard
 
     seed_everything(cfg.seed, verbose=False)
     model_source = build(cfg.model)
     tokenizer = model_source.load_tokenizer()
     data = build(cfg.data.module, tokenizer=tokenizer)
+    check_split(cfg.trainer.accumulate_grad_batches, data.split)
     benchmarks = build(cfg.benchmark.suite)
     sampling = build(cfg.sampling)
     model = model_source.load(empty=not holds_weights(cfg.trainer))

@@ -43,6 +43,19 @@ class Step:
     targets: int
 
 
+def check_split(accumulate: int, split: int) -> None:
+    """Refuse pieces that do not make up whole micro-batches.
+
+    Raises:
+        ConfigError: accumulate가 split의 배수가 아닐 때.
+    """
+    if accumulate % split:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches = {accumulate} must be a multiple of data.split = {split}: every "
+            f"micro-batch comes in {split} pieces; multiply it by data.split to keep the samples of a step."
+        )
+
+
 def plan_epoch(
     lengths: Sequence[int],
     targets: Sequence[int],
@@ -81,11 +94,7 @@ def plan_epoch(
         >>> plan_epoch([3, 3, 3], [2, 2, 2], token_budget=9, accumulate=2, split=2, seed=1)
         [Step(micro_batches=((1,), (2, 0)), targets=6)]
     """
-    if accumulate % split:
-        raise ConfigError(
-            f"trainer.accumulate_grad_batches = {accumulate} must be a multiple of data.split = {split}: every "
-            f"micro-batch comes in {split} pieces; multiply it by data.split to keep the samples of a step."
-        )
+    check_split(accumulate, split)
     if lengths and max(lengths) > token_budget:
         raise ConfigError(
             f"data.token_budget = {token_budget} is smaller than the longest sample ({max(lengths)} tokens); "
