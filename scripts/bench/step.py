@@ -28,7 +28,7 @@ from wmtp.maths.loss import weighted_mtp_loss
 from wmtp.models.mtp import MTPForCausalLM
 
 WARM_UP = 2  # steps that allocate; not counted
-WATCHING = ("weight_statistics", "weight_histogram", "throughput")
+WATCHING = ("weight_statistics", "weight_histogram", "token_ranking", "throughput")
 
 
 def make_model() -> MTPForCausalLM:
