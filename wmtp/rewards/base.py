@@ -156,7 +156,7 @@ class Rewards:
         rank = data.trainer.global_rank if data.trainer else 0
         shards: dict[Path, list[Judged]] = {}
         work: Iterable = _cut(folder, _once(data.source.stream(split)), limit)
-        with progress_bar(f"rewards: {self.name}", limit, 0, rank == 0) as bar:
+        with progress_bar(f"rewards: {self.name}", limit, 0, rank == 0, "problem") as bar:
             while True:
                 held = []
                 for file, problems in work:
