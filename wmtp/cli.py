@@ -92,9 +92,14 @@ def explain(error: BaseException) -> str | None:
     for cause in chain:
         if isinstance(cause, WmtpError):
             return f"{type(cause).__name__}: {cause}"
-        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             place = f" for {cause.filename}" if cause.filename else ""
-            return f"DiskFullError: no space left on the disk{place}; free some and go on with ckpt=last."
+            what = {
+                errno.EDQUOT: "your quota of the disk is used up",
+                errno.EFBIG: "a file may not grow that large here",
+            }
+            sentence = what.get(cause.errno, "no space left on the disk")
+            return f"DiskFullError: {sentence}{place}; free some and go on with ckpt=last."
     for cause in chain:
         if isinstance(cause, MissingConfigException):
             return f"ConfigError: {_unknown_option(cause)}"

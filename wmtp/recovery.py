@@ -36,6 +36,7 @@ from wmtp.errors import CheckpointError, ConfigError
 from wmtp.failure import Failure, describe, write_failure, write_json
 from wmtp.models.checkpoint import read_checkpoint
 from wmtp.reporting import write_report
+from wmtp.swap import is_checkpoint, swap_in
 
 JOINT = ("non_finite", "loss_explosion")  # the callbacks raise these on all ranks at once
 RATE = "callbacks.learning_rate"
@@ -377,25 +378,26 @@ def announce(attempt: Attempt, run: Path, loggers: Iterable[Any]) -> None:
 
 
 def good_checkpoint(folder: Path, before_step: int | None = None) -> tuple[Path, int] | None:
-    """Find the newest checkpoint that is whole and finite, and set aside the bad ones that are newer.
+    """Find the newest checkpoint that is whole and finite, and set aside those that are not.
 
     Args:
         folder: 체크포인트의 폴더.
-        before_step: 이 스텝이나 그 뒤의 것은 온전해도 쓰지 않는다.
+        before_step: 이 스텝이나 그 뒤의 것은 유한해도 쓰지 않는다.
 
     Returns:
         (체크포인트, 그 스텝).
     """
-    found = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    steps = {path: finite_step(path) for path in found}
-    for path in sorted(found, key=lambda path: steps[path] or 0, reverse=True):
-        step = steps[path]
-        if step is not None and (before_step is None or step < before_step):
-            return path, step
+    for old in folder.glob("*.ckpt.old"):
+        is_checkpoint(old.with_suffix(""))  # finishes a swap that was cut short
+    steps = {path: finite_step(path) for path in folder.glob("*.ckpt")}
+    good = {path: step for path, step in steps.items() if step is not None}
+    if before_step is not None:
+        good = {path: step for path, step in good.items() if step < before_step}
+    for path in steps.keys() - good.keys():
         bad = path.with_name(path.name + ".bad")
         shutil.rmtree(bad) if bad.is_dir() else bad.unlink(missing_ok=True)
         path.rename(bad)
-    return None
+    return max(good.items(), key=lambda item: (item[1], item[0].name == "last.ckpt"), default=None)
 
 
 def finite_step(path: Path) -> int | None:
@@ -448,11 +450,10 @@ def replace_by_link(source: Path, target: Path) -> None:
     if source.is_dir():
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(source, temporary, copy_function=link)
-        shutil.rmtree(target, ignore_errors=True)
     else:
         temporary.unlink(missing_ok=True)
         link(str(source), str(temporary))
-    temporary.replace(target)
+    swap_in(temporary, target)
 
 
 def as_override(key: str, value: Any) -> str:

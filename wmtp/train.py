@@ -31,6 +31,7 @@ from wmtp.cli import (
 from wmtp.launch import holds_weights, join
 from wmtp.run_directory import fresh_run, resolve_checkpoint, run_of, same_run, unfinished_run
 from wmtp.storage import in_use, is_s3, use
+from wmtp.swap import is_checkpoint
 
 
 class Parts(NamedTuple):
@@ -125,7 +126,7 @@ def find_start(cfg: DictConfig, name: str) -> tuple[Path | None, Path | None]:
     if cfg.ckpt == "auto":
         run = unfinished_run(Path(cfg.runs), name)
         last = run / "checkpoints" / "last.ckpt" if run else None
-        return run, last if last and last.exists() else None
+        return run, last if last and is_checkpoint(last) else None
     checkpoint = resolve_checkpoint(cfg.ckpt, Path(cfg.runs), name)
     # A run that is kept in S3 goes on in a directory of its own here.
     return None if is_s3(cfg.ckpt) else run_of(checkpoint), checkpoint

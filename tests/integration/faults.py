@@ -1,7 +1,7 @@
 """Break a run at a chosen place: callbacks for the tests of recovery, added with `+callbacks.fault._target_=faults.…`.
 
-A fault leaves a mark in a file each time its place is reached, so that it strikes as often as asked over all attempts of a run,
-also when they are processes of their own.
+A fault leaves a mark in a file each time its place is reached, so that it strikes as often as asked over all attempts
+of a run, also when they are processes of their own.
 """
 
 import os

@@ -292,7 +292,7 @@ def test_a_full_disk_stops_the_run_with_one_sentence_and_whole_checkpoints(tmp_p
     script = tmp_path / "in_a_small_disk"
     command = [sys.executable, "-m", "wmtp.train", *TINY, f"runs={runs}", "name=run", "ckpt=auto"]
     script.write_text(
-        f"mount -t tmpfs -o size=28m tmpfs {runs} || exit 77\n"
+        f"mount -t tmpfs -o size=18m tmpfs {runs} || exit 77\n"
         f"{shlex.join(command)}; echo first $?; cp -r {runs}/run {kept}\n"
         f"mount -o remount,size=200m {runs}\n"
         f"{shlex.join(command)}; echo second $?; cp -r {runs}/run {kept}-2\n"

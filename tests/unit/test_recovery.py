@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
+import sys
 from importlib import resources
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from pytorch_lightning import Callback, Trainer
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig
@@ -18,8 +21,12 @@ from wmtp.data.module import MTPDataModule
 from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError, LossExplosionError, NonFiniteError
+from wmtp.failure import describe
 from wmtp.maths.weighting import SoftWeighting
 from wmtp.models.mtp import MTPForCausalLM
+from wmtp.recovery import Recovery, good_checkpoint, read_attempts, replace_by_link, with_changes, write_attempt
+from wmtp.run_directory import unfinished_run
+from wmtp.run_log import keep_log
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +164,75 @@ def test_the_scaled_learning_rate_is_the_one_that_is_used_also_after_a_resume(tm
     assert rates(0.25, tmp_path / "4.ckpt") == pytest.approx([rate / 4 for rate in whole[4:]])
     assert rates(0.5, tmp_path / "4.ckpt") == halved[2:]
     assert rates(0.5) == pytest.approx([rate / 2 for rate in whole])
+
+
+def save(file, step, value=1.0):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    state = {"wmtp": {}, "global_step": step, "state_dict": {"w": torch.tensor([value])}, "optimizer_states": []}
+    torch.save(state, file)
+    os.utime(file, (step, step))
+
+
+def test_the_newest_checkpoint_that_is_whole_and_finite_is_good_and_bad_ones_are_set_aside(tmp_path):
+    save(tmp_path / "0001.ckpt", 1)
+    save(tmp_path / "best.ckpt", 2)
+    save(tmp_path / "last.ckpt", 4, math.nan)
+    save(tmp_path / "0003.ckpt", 3)
+    (tmp_path / "0003.ckpt").write_bytes((tmp_path / "0003.ckpt").read_bytes()[:300])
+    assert good_checkpoint(tmp_path) == (tmp_path / "best.ckpt", 2)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "0001.ckpt", "0003.ckpt.bad", "best.ckpt", "last.ckpt.bad"
+    ]  # fmt: skip
+    assert good_checkpoint(tmp_path, before_step=2) == (tmp_path / "0001.ckpt", 1)
+    replace_by_link(tmp_path / "0001.ckpt", tmp_path / "last.ckpt")
+    save(tmp_path / "new", 9)
+    (tmp_path / "new").replace(tmp_path / "last.ckpt")
+    assert torch.load(tmp_path / "0001.ckpt")["global_step"] == 1
+    assert good_checkpoint(tmp_path / "none") is None
+
+
+def test_what_was_changed_is_kept_once_and_applied_again(tmp_path):
+    cfg = OmegaConf.create(
+        {
+            "callbacks": {}, "data": {"token_budget": 512, "max_length": 256, "split": 1},
+            "trainer": {"accumulate_grad_batches": 3, "precision": "bf16-mixed"},
+        }
+    )  # fmt: skip
+    failure, recovery = describe(NonFiniteError("loss"), step=5), Recovery(max_attempts=5)
+    for number, name in enumerate(["lower rate", "smaller batch", "higher precision", "lower rate"]):
+        before = read_attempts(tmp_path)
+        remedy = recovery.remedy("non_finite", with_changes(cfg, before), before)
+        assert remedy[0] == name
+        write_attempt(tmp_path, failure, remedy, known=number)
+        write_attempt(tmp_path, failure, remedy, known=number)  # another rank, a moment later
+    before = read_attempts(tmp_path)
+    write_attempt(tmp_path, failure, recovery.remedy("out_of_memory", with_changes(cfg, before), before))
+    before = read_attempts(tmp_path)
+    changed = with_changes(cfg, before)
+    assert changed.callbacks.learning_rate.scale == 0.25
+    assert (changed.data.token_budget, changed.trainer.precision) == (256, "32-true")
+    assert (changed.data.split, changed.trainer.accumulate_grad_batches) == (2, 6)
+    assert recovery.remedy("out_of_memory", changed, before) is None  # enough
+    assert Recovery(max_attempts=9).remedy("crash", changed, before) is None
+    with pytest.raises(ConfigError, match=r"recovery\.max_attempts = -1 must be a whole number"):
+        Recovery(max_attempts=-1)
+
+
+def test_the_log_has_what_was_printed_without_secrets_and_progress_bars(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MY_PASSWORD", "hush-hush")
+    with keep_log(tmp_path):
+        print("\x1b[1mhello\x1b[0m hush-hush")
+        print("\r 10 %", end="")
+        print("oh", file=sys.stderr)
+    print("after")
+    assert (tmp_path / "train.log").read_text() == "hello ***\noh\n"
+    assert "10 %" in capsys.readouterr().out
+
+
+def test_auto_goes_on_with_what_has_not_come_to_its_end(tmp_path):
+    assert unfinished_run(tmp_path, "run") is None
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-2" / "model").mkdir(parents=True)
+    assert unfinished_run(tmp_path, "run") == tmp_path / "run-2"
+    (tmp_path / "run-2" / "model" / "config.json").touch()
+    assert unfinished_run(tmp_path, "run") is None
