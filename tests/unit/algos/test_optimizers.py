@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import LambdaCallback
 
 from tests.unit.algos.test_exact_steps import Loaders, make_model, make_samples
 from wmtp.algos.baseline import Baseline
@@ -62,6 +63,21 @@ def test_gradients_are_clipped_in_every_precision(build, precision):
     ).fit(algo.train(), Loaders(make_samples(), 64)(accumulate=1))  # fmt: skip
     assert any(not torch.equal(value, before[name]) for name, value in algo.model.state_dict().items())
     assert all(value.isfinite().all() for value in algo.model.state_dict().values())
+
+
+def test_nothing_of_a_step_takes_room_in_the_next_forward_pass():
+    algo, held = Baseline(make_model(), adamw), []
+
+    def look(*_) -> None:
+        held.extend(p.grad for p in algo.model.parameters() if p.grad is not None)
+        held.extend(step["loss"].grad_fn for step in [getattr(algo, "last_step", None)] if step)
+
+    Trainer(
+        accelerator="cpu", max_steps=3, max_epochs=-1, logger=False, enable_progress_bar=False,
+        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
+        callbacks=[LambdaCallback(on_train_batch_start=look)],
+    ).fit(algo.train(), Loaders(make_samples(), 64)(accumulate=1))  # fmt: skip
+    assert set(held) == {None}
 
 
 @pytest.mark.parametrize("lr", [0, -1, "fast", True])
