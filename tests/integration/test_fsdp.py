@@ -3,20 +3,27 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 from test_resume import COMMON, KillAt, losses
 from transformers import AutoModelForCausalLM
 
+import wmtp
 from wmtp.checkpoint_io import AtomicCheckpointIO, read_meta
-from wmtp.models.checkpoint import SavedModel
+from wmtp.errors import CheckpointError
+from wmtp.models.checkpoint import SavedModel, read_checkpoint
 from wmtp.models.loading import load_model
 from wmtp.run_directory import newest_run
-from wmtp.swap import is_sharded
+from wmtp.swap import is_checkpoint, is_sharded, swap_in
 
+ASSETS = Path(wmtp.__file__).parent / "assets"
 # AdamW turns the rounding of a gradient near 0 into a share of the rate; the moments tell more than the weights.
 ADAMW = ["optimizer=adamw", "optimizer.lr=0.00003", "trainer.max_steps=4"]
 CPU = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.precision=32-true"]
@@ -106,3 +113,179 @@ def test_a_sharded_run_killed_in_the_middle_ends_where_ddp_does_on_two_ranks_and
     assert difference(dict(exported.state_dict()), dict(model.state_dict())) == 0
     ids = tokenizer("def f(x):", return_tensors="pt").input_ids
     assert torch.equal(plain(ids).logits, model(ids).logits)
+
+    (saved / "model" / "shard-00002-model-00001-of-00001.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"shard-00002\S+ should have \d+ bytes and has 0; copy the whole folder"):
+        read_checkpoint(saved)
+
+
+def test_a_swap_cut_short_anywhere_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
+    path, temporary = tmp_path / "last.ckpt", tmp_path / "last.ckpt.tmp"
+
+    class Killed(BaseException):
+        pass
+
+    def make(place: Path, kind: str, content: str) -> None:
+        if kind == "folder":
+            place.mkdir()
+        (place / "meta.pt" if kind == "folder" else place).write_text(content)
+
+    def content(place: Path) -> str:
+        return (place / "meta.pt" if place.is_dir() else place).read_text()
+
+    for before, after in (("folder", "folder"), ("file", "folder"), ("folder", "file"), ("file", "file")):
+        for killed_at in range(1, 6):
+            for place in tmp_path.iterdir():
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
+            make(path, before, "old")
+            make(temporary, after, "new")
+            calls = []
+
+            def counted(real, calls=calls, killed_at=killed_at):
+                def call(*args, **kwargs):
+                    calls.append(real)
+                    if len(calls) == killed_at:
+                        raise Killed
+                    return real(*args, **kwargs)
+
+                return call
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "rename", counted(Path.rename))
+                patch.setattr(Path, "replace", counted(Path.replace))
+                patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+                patch.setattr(os, "fsync", counted(os.fsync))
+                try:
+                    swap_in(temporary, path)
+                except Killed:
+                    pass
+            assert is_checkpoint(path) and content(path) in ("old", "new"), (before, after, killed_at)
+            if len(calls) < killed_at:
+                assert content(path) == "new" and [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def relative(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> float:
+    """Compare two ends of training with the way from its start."""
+    far = sum(float((other[name] - start[name]).square().sum()) for name in other)
+    return (sum(float((one[name] - other[name]).square().sum()) for name in other) / far) ** 0.5
+
+
+@pytest.mark.slow
+def test_recomputing_offloading_gathering_and_muon_change_nothing_and_every_kind_goes_on_in_every_other(
+    start, tmp_path
+):
+    runs = f"runs={tmp_path}"
+    assert start(2, *ADAMW, *DDP, runs, "name=ddp") == [0, 0]
+    whole = load(tmp_path / "ddp")["state_dict"]
+    for name, key in (
+        ("recomputed", "model.activation_checkpointing=true"),
+        ("offloaded", "trainer.strategy.cpu_offload=true"),
+        ("read by all", "trainer.strategy.meta_device=false"),
+        ("gathered", "trainer.strategy.sharded_checkpoints=false"),
+    ):
+        assert start(2, *ADAMW, *FSDP, runs, f"name={name.replace(' ', '_')}", key) == [0, 0], name
+        assert difference(load(tmp_path / name.replace(" ", "_"))["state_dict"], whole) <= 1e-6, name
+    assert (tmp_path / "gathered" / "checkpoints" / "last.ckpt").is_file()
+
+    gather = "trainer.strategy.sharded_checkpoints=false"
+    kinds = {"ddp": DDP, "shards": FSDP, "gathered": [*FSDP, gather]}
+    half = ["trainer.max_steps=4", f"+callbacks.stop={{_target_: {__name__}.StopAt, step: 2}}"]
+    for kind, trainer in kinds.items():
+        assert start(2, *ADAMW, *trainer, *half, runs, f"name=half-{kind}") == [0, 0]
+        for other, then in kinds.items():
+            name = f"{kind}-{other}"
+            shutil.copytree(tmp_path / f"half-{kind}", tmp_path / name)
+            assert start(2, *ADAMW, *then, runs, f"name={name}", "ckpt=last") == [0, 0]
+            assert difference(load(tmp_path / name)["state_dict"], whole) <= 1e-6, name
+
+    begin = {f"model.{name}": tensor for name, tensor in load_model(ASSETS / "tiny-base").state_dict().items()}
+    for trainer, name in ((DDP, "muon-ddp"), (FSDP, "muon-shards")):
+        assert start(2, "trainer.max_steps=4", "optimizer=muon", *trainer, runs, f"name={name}") == [0, 0]
+    ends = [load(tmp_path / name)["state_dict"] for name in ("muon-shards", "muon-ddp")]
+    assert relative(*ends, begin) < 2e-2  # it orthogonalises in bfloat16
+
+
+class StopAt(Callback):
+    """End training at a step of a longer schedule."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.step:
+            trainer.should_stop = True
+
+
+@pytest.mark.slow
+def test_only_the_first_of_four_ranks_ever_holds_the_model_whole(tmp_path):
+    from scripts.bench import sharding
+
+    size = sharding.make_model(tmp_path, layers=2)
+    first, *others = [peak for peak, _ in sharding.measure(tmp_path, ranks=4, empty=True)]
+    assert max(others) < 0.6 * size  # its shard, and one tensor on its way
+    assert first + sum(others) < 0.7 * sum(peak for peak, _ in sharding.measure(tmp_path, ranks=4, empty=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_torchrun_trains_evaluates_and_resumes_in_one_run_directory(tmp_path, nodes):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def torchrun(*overrides: str) -> list[str]:
+        command = [
+            sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={2 // nodes}",
+            "--master-addr=127.0.0.1", f"--master-port={port}",
+        ]  # fmt: skip
+        arguments = [
+            *COMMON, *ADAMW, *FSDP, f"runs={tmp_path}", f"trainer.devices={2 // nodes}", f"trainer.num_nodes={nodes}",
+            "eval.before=true", "eval.after=true", "eval.limit=2", *overrides,
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
+        started = [
+            subprocess.Popen(
+                [*command, f"--node-rank={node}", "-m", "wmtp.train", *arguments], env=environment, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            ) for node in range(nodes)
+        ]  # fmt: skip
+        try:
+            said = [process.communicate(timeout=300)[0] for process in started]
+        finally:
+            for process in started:
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        assert [process.returncode for process in started] == [0] * nodes, said
+        return said
+
+    (first, *others) = torchrun("name=run")
+    assert "pass@1 after training" in first and not any("pass@1" in other for other in others)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    torchrun("name=run", "ckpt=last", "trainer.max_steps=6")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    assert read_meta(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 6
+
+
+@pytest.mark.gpu
+def test_bf16_shards_on_gpus_follow_bf16_ddp_with_float32_masters(start, tmp_path):
+    ranks = min(torch.cuda.device_count(), 2)
+    gpus = [f"trainer.devices={ranks}", "trainer.accelerator=gpu", "trainer.precision=bf16-mixed"]
+    runs = f"runs={tmp_path}"
+    assert start(ranks, *ADAMW, "trainer=ddp", *gpus, runs, "name=ddp") == [0] * ranks
+    for name, *keys in (
+        ("shards",),
+        ("offloaded", "trainer.strategy.cpu_offload=true"),
+        ("recomputed", "model.activation_checkpointing=true"),
+    ):
+        assert start(ranks, *ADAMW, "trainer=fsdp", *gpus, *keys, runs, f"name={name}") == [0] * ranks, name
+        ours, theirs = (load(tmp_path / run) for run in (name, "ddp"))
+        assert {tensor.dtype for tensor in ours["state_dict"].values()} == {torch.float32}
+        # Four steps of AdamW move a weight by at most four rates; bfloat16 rounding decides some of them.
+        assert difference(ours["state_dict"], theirs["state_dict"]) <= 8 * 0.00003
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "ddp"), rel=2e-2)
+        again = start(
+            ranks, *ADAMW, "trainer=fsdp", *gpus, *keys, runs, f"name={name}", "ckpt=last", "trainer.max_steps=6"
+        )
+        assert again == [0] * ranks
