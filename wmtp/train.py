@@ -92,7 +92,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
             # Popped, so that a failed attempt holds no memory.
             return attempt(changed, parts.pop() if parts else build_parts(changed), checkpoint, run, loggers)
 
-        with exit_when_preempted(recovery.requeue_exit_code):
+        signals = OmegaConf.select(cfg, "callbacks.graceful_stop.preemption", default=[])
+        with exit_when_preempted(recovery.requeue_exit_code, signals):
             return recovery.keep_going(once, cfg, run, checkpoint, command=command_again, loggers=loggers)
 
 

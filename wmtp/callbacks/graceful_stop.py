@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-PREEMPTION = ("SIGTERM", "SIGUSR1")
+from wmtp.errors import ConfigError
 
 
 class GracefulStop(Callback):
@@ -32,9 +32,9 @@ class GracefulStop(Callback):
         preempted: 스케줄러였으면 True.
     """
 
-    def __init__(self, run_dir: str, preemption: Sequence[str] = PREEMPTION) -> None:
+    def __init__(self, run_dir: str, preemption: Sequence[str] = ("SIGTERM", "SIGUSR1")) -> None:
         self.checkpoint = Path(run_dir) / "checkpoints" / "last.ckpt"
-        self.preemption = [signal.Signals[name] for name in preemption]
+        self.preemption = [_signal(name) for name in preemption]
         self.stopped = self.preempted = False
         self._asked = {"stopped": False, "preempted": False}  # of this rank
         self._previous: dict[signal.Signals, Any] = {}
@@ -83,15 +83,24 @@ class GracefulStop(Callback):
 
 
 @contextmanager
-def exit_when_preempted(code: int, preemption: Sequence[str] = PREEMPTION) -> Iterator[None]:
+def exit_when_preempted(code: int, preemption: Sequence[str]) -> Iterator[None]:
     """End with a code that says "start me again" when a scheduler asks, wherever there is no step to finish first."""
 
     def leave(signum: int, frame: Any) -> None:
         raise SystemExit(code)
 
-    previous = {signal.Signals[name]: signal.signal(signal.Signals[name], leave) for name in preemption}
+    previous = {number: signal.signal(number, leave) for number in map(_signal, preemption)}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _signal(name: str) -> signal.Signals:
+    try:
+        return signal.Signals[name]
+    except KeyError:
+        raise ConfigError(
+            f"callbacks.graceful_stop.preemption = {name!r} is no signal here; try [SIGTERM, SIGUSR1]."
+        ) from None
