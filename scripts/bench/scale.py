@@ -488,12 +488,15 @@ def main() -> None:
         "rho1, cached reference": partial(deep, Rho1),
         "LoRA, r = 16": partial(deep, lora=True),
         "activation checkpointing": partial(deep, checkpointing=True),
+        "LoRA and activation checkpointing": partial(deep, lora=True, checkpointing=True),
     }
-    if arguments.compile:
-        arms["torch.compile of the blocks"] = partial(deep, compiled=True)
     compare(machine, "A step, the deep model", arms, scale.steps)
     compare_trainers(machine, scale)
     utilisation(machine, scale)
+    if arguments.compile:  # here and last: a compiler does not survive a fork
+        names = ["as it is", "torch.compile of the blocks"]
+        seconds = take_turns(machine, [deep, partial(deep, compiled=True)], scale.steps)
+        print_group("A step, the deep model, compiled", names, [None, None], seconds)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def test_the_memory_of_the_head_losses_does_not_grow_with_the_heads():
     machine = scale.Machine("cpu")
 
     def megabytes(naive: bool, heads: int) -> float:
-        return machine.apart(scale.loss_megabytes, machine, naive, heads, 512, 16, 8000)
+        return machine.apart(scale.loss_megabytes, machine, naive, heads, 256, 16, 8000)
 
     assert megabytes(False, 8) < 1.05 * megabytes(False, 1)
     assert megabytes(True, 8) > 7 * megabytes(True, 1)
