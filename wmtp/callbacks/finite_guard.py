@@ -11,7 +11,6 @@
 #   B sequences, T positions
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +61,11 @@ class FiniteGuard(Callback):
             self._stop(trainer, pl_module, micro_batches, bad_4.tolist())
 
     def _bad_gradient(self, trainer: Trainer, pl_module: LightningModule, device: torch.device) -> Tensor:
-        gradients = [shard for _, shard in gradient_shards(pl_module)]
-        largest = get_total_norm(gradients, norm_type=math.inf)  # the largest element: a sum of squares could overflow
-        bad = ~torch.isfinite(largest).to(device).reshape(1)
+        # The norm that clipping takes: one pass, 20 times as fast on a CPU as looking for the largest element.
+        gradients = [
+            shard.float() if shard.dtype == torch.float16 else shard for _, shard in gradient_shards(pl_module)
+        ]
+        bad = ~torch.isfinite(get_total_norm(gradients)).to(device).reshape(1)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         # In float16 an overflow is the scaler's own business, as long as it can still lower the scale.
         return bad & (scaler.get_scale() <= 1) if scaler is not None else bad
@@ -74,7 +75,8 @@ class FiniteGuard(Callback):
         tensor, place = None, bad_4.index(True) if any(bad_4) else len(CHECKED)
         folder = Path(trainer.strategy.broadcast(str(self._free_folder(trainer.global_step))))
         if any(bad_4):
-            tensor = f"gradient of {bad_gradients(pl_module)[0]}" if CHECKED[place] == "gradient" else CHECKED[place]
+            bad = bad_gradients(pl_module) if CHECKED[place] == "gradient" else []
+            tensor = f"gradient of {bad[0]}" if bad else CHECKED[place]
             write_recipe(folder, tensor, trainer, pl_module, micro_batches)
         found = [(place, trainer.global_rank, tensor)]
         if trainer.world_size > 1:
