@@ -40,6 +40,8 @@ def join(trainer: Any) -> None:
             num_nodes=trainer.num_nodes,
             strategy=DDPStrategy(process_group_backend=backend),
         )
+        ddp = fabric.strategy
+        ddp.cluster_environment.validate_settings(num_devices=ddp.num_processes, num_nodes=ddp.num_nodes)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"trainer.devices = {trainer.devices} and trainer.num_nodes = {trainer.num_nodes} must be the processes "
