@@ -112,7 +112,15 @@ def explain(error: BaseException) -> str | None:
             return f"ConfigError: {_first_line(_root(cause))} ({_full_key(cause)})."
         if isinstance(cause, (HydraException, InterpolationKeyError)):
             return f"ConfigError: {_first_line(cause)}"
-    return None
+    return _explain_memory(error) if "torch" in sys.modules else None
+
+
+def _explain_memory(error: BaseException) -> str | None:
+    from wmtp.failure import WORDS, kind_of
+
+    if kind_of(error) != "out_of_memory":
+        return None
+    return f"OutOfMemoryError: {_first_line(error).rstrip('.')}. {WORDS['out_of_memory'][1]}"
 
 
 def build(config: Any, **kwargs: Any) -> Any:

@@ -307,9 +307,9 @@ def write_attempt(
 
 def leave_for_requeue(run: Path, failure: Failure, remedy: Any, known: int, strategy: Any) -> None:
     """Write down what to change, and end; another rank may have done so already."""
-    if remedy:
+    if remedy:  # the others only lost their connection to this one
         write_attempt(run, failure, remedy, known=known)
-    write_failure(run, failure)
+        write_failure(run, failure)
     what = f"rank {failure.rank}: {failure.cause.splitlines()[0][:200]}"
     print(f"{what}\nEnding, to be started again: the same command with ckpt=auto goes on.", file=sys.stderr)
     if failure.rank and launched_by_lightning(strategy):

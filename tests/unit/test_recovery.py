@@ -17,6 +17,7 @@ from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks.finite_guard import FiniteGuard
 from wmtp.callbacks.learning_rate_scale import LearningRateScale
 from wmtp.callbacks.loss_explosion import LossExplosion
+from wmtp.cli import explain
 from wmtp.data.module import MTPDataModule
 from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
@@ -227,6 +228,14 @@ def test_the_log_has_what_was_printed_without_secrets_and_progress_bars(tmp_path
     print("after")
     assert (tmp_path / "train.log").read_text() == "hello ***\noh\n"
     assert "10 %" in capsys.readouterr().out
+
+
+def test_no_memory_that_no_change_helps_is_one_sentence():
+    said = explain(RuntimeError("CUDA out of memory. Tried to allocate 20 GiB.\nAnd more."))
+    assert said.startswith(
+        "OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB. Compute batches in more pieces"
+    )
+    assert "\n" not in said and explain(RuntimeError("something else")) is None
 
 
 def test_auto_goes_on_with_what_has_not_come_to_its_end(tmp_path):
