@@ -38,6 +38,10 @@ def draw_all(run: RunResults) -> dict[str, str]:
         plots["weight_histogram"] = _draw("weight_histogram", lambda axes: _histogram(axes, run.histogram))
     if "weight/mean" in run.series:
         plots["weights_over_time"] = _draw("weights_over_time", lambda axes: _weights_over_time(axes, run.series))
+    if run.critic:
+        plots["critic"] = _draw("critic", lambda axes: _critic(axes, run.critic["curve"]))
+    if "localisation/in_span" in run.series:
+        plots["localisation"] = _draw("localisation", lambda axes: _localisation(axes, run.series))
     bars = pass_at_1(run)
     if bars:
         plots["pass_at_1"] = _draw("pass_at_1", lambda axes: _pass_at_1(axes, bars), height=0.9 + 0.45 * len(bars))
@@ -199,6 +203,30 @@ def _weights_over_time(axes: "Axes", series: Mapping[str, Any]) -> None:
     axes.axhline(1, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
     _legend(axes)
     axes.set(xlabel="step", ylabel="weight")
+
+
+def _critic(axes: "Axes", curve: Sequence[Mapping[str, Any]]) -> None:
+    wanted = (("auc", "right or wrong: AUC", BLUE), ("first_token_auc", "first wrong token: AUC", GREEN))
+    for key, label, colour in (*wanted, ("in_span", "lowest change in the wrong span", ORANGE)):
+        points = [(point["step"], point[key]) for point in curve if point.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, marker="o", markersize=3, label=label)
+    axes.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    _legend(axes)
+    axes.set(xlabel="step", ylabel="held-out programs", ylim=(0, 1.02))
+
+
+def _localisation(axes: "Axes", series: Mapping[str, Any]) -> None:
+    for key, label, colour in (
+        ("in_span", "in the wrong span", ORANGE),
+        ("on_first", "on its first token", BLUE),
+        ("chance", "anywhere (chance)", GREY),
+    ):
+        points = series.get(f"localisation/{key}")
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, marker="o", markersize=3, label=label)
+    _legend(axes)
+    axes.set(xlabel="step", ylabel="lowest score falls", ylim=(0, 1.02))
 
 
 def _pass_at_1(axes: "Axes", rows: Sequence[tuple[str, str, float, float, float]]) -> None:

@@ -60,6 +60,7 @@ class RunResults:
         left_out: `left_out.json`: 학습하지 않은 문제의 이름과 까닭. 없으면 빈 dict.
         missing: 없거나 읽지 못한 것, 사람이 읽을 문장.
         attempts: `attempts.json`: 실패와 그때마다 고친 것. 없으면 빈 list.
+        critic: `critic.json`: 1단계의 곡선과 배우지 않은 문제에서 잰 것. 없으면 None.
         failure: `failure.json`: 실행을 끝낸 실패. 없으면 빈 dict.
     """
 
@@ -74,6 +75,7 @@ class RunResults:
     missing: list[str] = field(default_factory=list)
     attempts: list[dict[str, Any]] = field(default_factory=list)
     failure: dict[str, Any] = field(default_factory=dict)
+    critic: dict[str, Any] | None = None
 
     def ends(self, key: str) -> tuple[float, float] | None:
         """Give the first and the last value of a metric, None where it was not logged."""
@@ -106,6 +108,8 @@ def read_run(run_dir: Path) -> RunResults:
         run.left_out = _read(run_dir / "left_out.json", json.loads, run.missing, "list of what was left out") or {}
     if (run_dir / "attempts.json").exists():
         run.attempts = _read(run_dir / "attempts.json", json.loads, run.missing, "list of what was changed") or []
+    if (run_dir / "critic.json").exists():
+        run.critic = _read(run_dir / "critic.json", json.loads, run.missing, "what the critic knows")
     if (run_dir / "failure.json").exists():
         run.failure = _read(run_dir / "failure.json", json.loads, run.missing, "failure") or {}
     for stage in STAGES:

@@ -143,6 +143,13 @@ def tiles(run: RunResults) -> list[Tile]:
         corrupted, clean, auc = (_tail_mean(points) for points in (corrupted, clean, auc))
         note = f"mean of corrupted against clean ones; AUC {auc:.2f} (0.5 is chance, 1 is perfect)"
         found.append(Tile("Corrupted-token weight", "망가진 토큰의 가중치", f"{corrupted:.2f} vs {clean:.2f}", note))
+    if run.critic and run.critic["best"].get("auc") is not None:
+        best, heldout = run.critic["best"], run.critic["programs"]["heldout"]
+        note = f"P(V of a right program > V of a wrong one), {heldout} held-out programs; 0.5 is chance"
+        if best.get("in_span") is not None:
+            note += f"; largest drop inside the wrong span {best['in_span']:.0%}"
+        label = "Critic's AUC" + (" (near chance!)" if run.critic["near_chance"] else "")
+        found.append(Tile(label, "critic이 맞고 틀림을 아는 정도", f"{best['auc']:.2f}", note))
     speed = run.series.get("speed/target_tokens_per_second")
     if speed:
         rate = sorted(value for _, value in speed)[len(speed) // 2]
