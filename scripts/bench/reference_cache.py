@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python scripts/bench/reference_cache.py --data DIR       about 3 minutes; expect a ratio <= 1.05
     OMP_NUM_THREADS=1 python scripts/bench/reference_cache.py model.heads=2    any override of conf/train.yaml
+    OMP_NUM_THREADS=1 python scripts/bench/reference_cache.py --weights        only: how wrong fewer bits are
 
 [연구 맥락] 참조모델의 손실을 캐시에서 읽으면 rho1이 baseline보다 더 하는 일은 head 0의 CE 한 번과 가중치 계산뿐이다.
 [동작] 세 알고리즘(baseline, 캐시를 쓰는 rho1, 그때그때 채점하는 rho1)이 같은 배치로 번갈아 한 스텝씩 간다.
@@ -29,6 +30,7 @@ def main() -> None:
     """Print the two tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a folder that holds mbpp/ and codecontests/")
+    parser.add_argument("--weights", action="store_true", help="compare algo.reference.weights, and nothing else")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("overrides", nargs="*", help="of conf/train.yaml")
     args = parser.parse_args()
@@ -36,6 +38,9 @@ def main() -> None:
     quiet_libraries()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["WMTP_CACHE"] = cache
+        if args.weights:
+            compare_weights(args.overrides)
+            return
         print(f"{'start':34} {'samples':>8} {'tokens':>9} {'cold s':>8} {'warm s':>8}")
         start("synthetic, the default", [])
         if args.data:
@@ -65,6 +70,32 @@ def start(name: str, overrides: list[str]) -> None:
         seconds.append(timed(data.setup, time.perf_counter))
     samples = data.samples["train"]
     print(f"{name:34} {len(samples):8} {samples.starts[-1]:9} {seconds[0]:8.2f} {seconds[1]:8.3f}", flush=True)
+
+
+def compare_weights(overrides: list[str]) -> None:
+    """Print how far the reference's losses are from those of float32, by what it is held in."""
+    import torch
+
+    from wmtp.errors import ConfigError
+    from wmtp.models.loading import WEIGHTS
+
+    small = ["data.train_size=300", *overrides]
+    data = data_module(config(*small))
+    data.setup()
+    samples, exact = data.samples["train"], None
+    print(f"{'weights':10} {'mean CE':>9} {'mean |error|':>13} {'largest':>9} {'bias':>10}")
+    for weights in WEIGHTS:
+        try:
+            reference = build(config("algo=rho1", f"algo.reference.weights={weights}", *small).algo.reference)
+            scored = reference.score(samples, token_budget=data.token_budget, pad_token_id=data.tokenizer.pad_token_id)
+        except ConfigError as error:
+            print(f"{weights:10} {error}")
+            continue
+        nll_N = torch.cat([torch.tensor(sample.reference_nll)[sample.prompt_length :] for sample in scored])
+        exact = nll_N if exact is None else exact
+        error_N = nll_N - exact
+        size = f"{error_N.abs().mean():13.5f} {error_N.abs().max():9.3f} {error_N.mean():10.5f}"
+        print(f"{weights:10} {nll_N.mean():9.4f} {size}", flush=True)
 
 
 def compare_steps(steps: int, overrides: list[str]) -> None:
