@@ -153,7 +153,7 @@ def _gathered(value: Any, keep: bool) -> Any:
     """Bring a tensor together on the CPU; every rank takes part, and only those that keep it hold it."""
     if not isinstance(value, DTensor):
         return value.cpu() if keep and isinstance(value, Tensor) else value
-    whole = value.full_tensor()
+    whole = value.to(value.device_mesh.device_type).full_tensor()  # an offloaded one is gathered on the device
     return whole.cpu() if keep else None
 
 

@@ -17,10 +17,11 @@ from transformers import AutoModelForCausalLM
 
 import wmtp
 from wmtp.checkpoint_io import AtomicCheckpointIO, read_meta
-from wmtp.errors import CheckpointError
+from wmtp.errors import CheckpointError, ConfigError
 from wmtp.models.checkpoint import SavedModel, read_checkpoint
-from wmtp.models.loading import load_model
+from wmtp.models.loading import ModelSource, load_model
 from wmtp.run_directory import newest_run
+from wmtp.strategy import ShardedStrategy
 from wmtp.swap import is_checkpoint, is_sharded, swap_in
 
 ASSETS = Path(wmtp.__file__).parent / "assets"
@@ -117,6 +118,41 @@ def test_a_sharded_run_killed_in_the_middle_ends_where_ddp_does_on_two_ranks_and
     (saved / "model" / "shard-00002-model-00001-of-00001.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"shard-00002\S+ should have \d+ bytes and has 0; copy the whole folder"):
         read_checkpoint(saved)
+
+
+def test_a_precision_without_float32_masters_is_refused():
+    for precision in ("16-mixed", "bf16-true"):
+        with pytest.raises(ConfigError, match=f"trainer.precision = {precision} cannot be used with trainer=fsdp"):
+            ShardedStrategy(precision=precision)
+
+
+def test_a_model_without_weights_has_the_names_and_shapes_of_the_real_one():
+    for heads, init in ((4, "saved"), (6, "copy")):
+        source = ModelSource(path="asset:tiny-base", heads=heads, heads_init=init, activation_checkpointing=True)
+        real, empty = source.load(), source.load(empty=True)
+        assert all(parameter.is_meta for parameter in empty.parameters())
+        shapes = [
+            [(name, p.shape, p.dtype) for name, p in model.named_parameters(remove_duplicate=False)]
+            for model in (real, empty)
+        ]
+        assert shapes[0] == shapes[1]
+        assert len(list(real.parameters())) == len(list(empty.parameters()))  # tied in both
+
+
+def test_activation_checkpointing_recomputes_every_head_and_changes_no_gradient():
+    ids_BT = torch.randint(0, 512, (2, 16), generator=torch.Generator().manual_seed(42))
+    gradients, calls = [], []
+    for recompute in (False, True):
+        model = ModelSource(path="asset:tiny-base", activation_checkpointing=recompute).load().train()
+        count = []
+        for layer in (*model.decoder_layers, *model.extra_heads):
+            layer.mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        sum(hidden_BTD.square().sum() for hidden_BTD in model.mtp(ids_BT).hidden).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        calls.append((len(count), len(model.decoder_layers) + len(model.extra_heads)))
+    assert [count // layers for count, layers in calls] == [1, 2]
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
 
 def test_a_swap_cut_short_anywhere_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
