@@ -9,6 +9,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from omegaconf import OmegaConf
+
 T = TypeVar("T")
 
 
@@ -79,5 +81,4 @@ def is_first() -> bool:
 
 def holds_weights(trainer: Any) -> bool:
     """Say whether this process needs the weights before training: with fsdp the first rank hands them out."""
-    strategy = trainer.strategy
-    return isinstance(strategy, str) or not strategy.get("meta_device", False) or is_first()
+    return is_first() or not OmegaConf.is_dict(trainer.strategy) or not trainer.strategy.get("meta_device", False)
