@@ -29,7 +29,7 @@ from wmtp.storage import MANIFEST, Storage
 
 BUCKET = "team-bucket"
 KEYS = {"AWS_ACCESS_KEY_ID": "test-key-id", "AWS_SECRET_ACCESS_KEY": "test-secret", "AWS_DEFAULT_REGION": "us-east-1"}
-ASSETS = Path(storage.__file__).parent / "assets"
+ASSETS = Path(storage.__file__).parents[1] / "assets"
 
 
 @pytest.fixture(scope="module")

@@ -85,4 +85,10 @@ def test_only_front_doors_import_hydra_and_nobody_imports_a_front_door():
 
 def test_only_tracking_talks_to_mlflow_and_only_storage_to_s3_and_the_hub():
     assert offenders(("wmtp",), never={"mlflow"}, but=("wmtp.tracking",)) == []
-    assert offenders(("wmtp",), never={"boto3", "s3fs", "huggingface_hub"}, but=("wmtp.storage",)) == []
+    assert offenders(("wmtp",), never={"boto3", "s3fs"}, but=("wmtp.storage.s3",)) == []
+    assert offenders(("wmtp",), never={"huggingface_hub"}, but=("wmtp.storage.hub",)) == []
+
+
+def test_storage_is_met_at_its_front_only():
+    behind = {name for name in imports_by_module() if name.startswith("wmtp.storage.")}
+    assert offenders(("wmtp",), never=behind, but=("wmtp.storage",)) == []
