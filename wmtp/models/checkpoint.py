@@ -20,6 +20,7 @@ from wmtp.errors import CheckpointError
 from wmtp.models.adapter import Lora
 from wmtp.models.loading import check_weights, find_model, load_model, load_tokenizer, mtp_class
 from wmtp.models.mtp import MTPMixin
+from wmtp.models.same_tensors import check_same_tensors
 from wmtp.swap import is_sharded
 
 
@@ -107,13 +108,9 @@ def check_same_model(weights: dict[str, Tensor], module: nn.Module, file: Path) 
     Raises:
         CheckpointError: 텐서의 이름이나 모양이 다를 때. 처음 다른 것을 알려 준다.
     """
-    saved = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    ours = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    different = sorted(name for name in saved.keys() | ours.keys() if saved.get(name) != ours.get(name))
-    if different:
-        name = different[0]
-        raise CheckpointError(
-            f"ckpt = {file} is of another model: {name} is {saved.get(name, 'absent')} there and "
-            f"{ours.get(name, 'absent')} here ({len(different)} tensors differ); "
-            "set model.path, model.heads and model/adapter as they were."
-        )
+    check_same_tensors(
+        weights,
+        module.state_dict(),
+        f"ckpt = {file} is of another model",
+        "set model.path, model.heads and model/adapter as they were",
+    )

@@ -35,6 +35,7 @@ from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
 
 from wmtp.errors import CheckpointError, DataNotFoundError
 from wmtp.models.mtp import MTPForCausalLM
+from wmtp.models.same_tensors import check_same_tensors
 
 WEIGHTS, PARAMS, TOKENIZER = "consolidated.pth", "params.json", "tokenizer.model"
 ORIGINALS = "meta"  # where a converted folder keeps the files that `to_meta` gives back
@@ -294,15 +295,9 @@ def _check(weights: dict[str, Tensor], config: LlamaConfig, file: Path, key: str
     with torch.device("meta"):
         expected = MTPForCausalLM(config).state_dict()
     names = _names(config)
-    wanted = {names[ours]: tuple(tensor.shape) for ours, tensor in expected.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    different = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if different:
-        name = different[0]
-        raise CheckpointError(
-            f"{key}: {file} is not the model of its params.json: {name} is {found.get(name, 'absent')} and should be "
-            f"{wanted.get(name, 'absent')} ({len(different)} tensors differ)."
-        )
+    wanted = {names[ours]: tensor for ours, tensor in expected.items()}
+    complaint = f"{key}: {file} is not the model of its {PARAMS}"
+    check_same_tensors(weights, wanted, complaint, f"copy it and {PARAMS} again")
 
 
 def _open(file: Path, key: str) -> dict[str, Tensor]:
