@@ -80,14 +80,15 @@ class LogRatios(nn.Module):
         return torch.where(mask_BT, ratio_BT, 0.0).cumsum(dim=1) + self.bias
 
 
-PLAIN = ["algo.value.cumulative=false", "algo.value.surprise=false"]
+PLAIN = ["algo.value.cumulative=false", "algo.value.surprise=false", "algo.pretraining.sparsity=0"]
 SHORT = ["algo.pretraining.steps=250", "algo.pretraining.lr=0.001"]  # a whole network costs 30 x as much a step
 ROWS = {
     # name: (overrides, class of the value if it is not the configured one)
     "shipped: network, cumulative, surprise": ([], None),
     "  without surprise": (["algo.value.surprise=false"], None),
-    "  without the sum": (["algo.value.cumulative=false"], None),
+    "  without the sum": (["algo.value.cumulative=false", "algo.pretraining.sparsity=0"], None),
     "  without both (D -> D -> 1)": (PLAIN, None),
+    "  without the cost of moving": (["algo.pretraining.sparsity=0"], None),
     "  pairwise loss": (["algo.pretraining.value_loss=pairwise"], None),
     "  squared error": (["algo.pretraining.value_loss=mse"], None),
     "  decayed returns, lambda 0.95": (["algo.pretraining.gae_lambda=0.95"], None),
@@ -100,7 +101,7 @@ ROWS = {
     "  head without surprise": (["algo/value=head", "algo.value.surprise=false"], None),
     "  without both (MATHS 5 as written)": (["algo/value=head", *PLAIN], None),
     "fine-tuned, last state (the first trial)": ([*SHORT, *PLAIN], FineTuned),
-    "  cumulative": ([*SHORT, "algo.value.surprise=false"], FineTuned),
+    "  cumulative": ([*SHORT, "algo.value.surprise=false", "algo.pretraining.sparsity=0"], FineTuned),
     "  cumulative, surprise": (SHORT, FineTuned),
     "  implicit reward (log-ratios)": (SHORT, Implicit),
 }
@@ -132,7 +133,14 @@ def row(name: str, overrides: list[str], kind: type | None) -> None:
     )
     value.binary = rewards.binary
     value.prepare(model)
-    names = {"value_loss": "kind", "gamma": "gamma", "gae_lambda": "gae_lambda", "seed": "seed", "lr": "lr"}
+    names = {
+        "value_loss": "kind",
+        "gamma": "gamma",
+        "gae_lambda": "gae_lambda",
+        "sparsity": "sparsity",
+        "seed": "seed",
+        "lr": "lr",
+    }
     settings = {argument: wanted[key] for key, argument in names.items()}
     start = time.process_time()
     fitting = ValueFitting(value, model, train, token_budget=wanted.token_budget, **settings)

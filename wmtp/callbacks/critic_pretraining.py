@@ -46,6 +46,7 @@ class CriticPretraining(Callback):
         value_loss: "bce", "mse", "pairwise".
         gamma: 할인율 γ, [0, 1].
         gae_lambda: GAE의 λ, [0, 1].
+        sparsity: V의 움직임 mean |δ|에 붙는 계수, 0 이상. 클수록 V가 드물게 움직인다.
         check_every: 몇 스텝마다 잴지.
         patience: AUC가 이만큼 잇달아 오르지 않으면 멈춘다.
         refresh: 학습 중에 몇 스텝마다 V를 다시 맞출지. 0이면 얼려 둔다. 1이면 함께 학습한다.
@@ -65,6 +66,7 @@ class CriticPretraining(Callback):
         value_loss: str = "bce",
         gamma: float = 1.0,
         gae_lambda: float = 1.0,
+        sparsity: float = 1.0,
         check_every: int = 200,
         patience: int = 3,
         refresh: int = 0,
@@ -85,6 +87,7 @@ class CriticPretraining(Callback):
         for key, number, inside, range_ in (
             ("gamma", gamma, lambda v: 0 <= v <= 1, "in [0, 1]; 1 is no decay"),
             ("gae_lambda", gae_lambda, lambda v: 0 <= v <= 1, "in [0, 1]; 1 is no decay"),
+            ("sparsity", sparsity, lambda v: v >= 0, ">= 0; 0 lets V move everywhere, try 1.0"),
             ("lr", lr, lambda v: v > 0, "> 0; try 0.002"),
             ("coefficient", coefficient, lambda v: v > 0, "> 0; try 1.0, and refresh=0 to freeze V"),
         ):
@@ -93,7 +96,14 @@ class CriticPretraining(Callback):
         check_value_loss(value_loss, rewards.binary)
         self.rewards, self.problems, self.heldout_problems = rewards, problems, heldout_problems
         self.steps, self.token_budget, self.check_every, self.patience = steps, token_budget, check_every, patience
-        self.loss = {"kind": value_loss, "lr": lr, "gamma": gamma, "gae_lambda": gae_lambda, "seed": seed}
+        self.loss = {
+            "kind": value_loss,
+            "lr": lr,
+            "gamma": gamma,
+            "gae_lambda": gae_lambda,
+            "sparsity": sparsity,
+            "seed": seed,
+        }
         self.refresh, self.refresh_steps, self.coefficient = refresh, refresh_steps, coefficient
         self.fitting: ValueFitting | None = None
         self._restored: dict[str, Any] | None = None

@@ -4,6 +4,8 @@
     bce       V의 확률과 G의 교차엔트로피. 보상이 0과 1일 때 (기본값)
     mse       (V − G)². 보상이 실수일 때
     pairwise  −log σ(mean V(더 나은 것) − mean V(더 못한 것)), 한 문제의 프로그램끼리
+    여기에 sparsity · mean |δ|를 더한다. 이상적인 V는 한 번만 움직이는데, 이것이 없으면 모든 프로그램에 똑같이 있는
+    토큰("def", "solve")끼리 증거를 주고받아 δ가 지저분하다.
 [동작] 몸통은 얼어 있고 머리만 배운다. 랭크가 여럿이면 배치를 나누고 기울기의 평균을 낸다.
     순서는 (seed, 에폭)에만 달려 있으므로, 멈췄다가 몇 번째 스텝이었는지만 알면 그대로 이어 간다.
 [디버깅] AUC가 0.5 근처면 보상이 한쪽뿐인지, 몸통이 이 언어를 아는지부터 본다.
@@ -83,6 +85,7 @@ class ValueFitting:
         lr: AdamW의 학습률.
         kind: `VALUE_LOSSES` 가운데 하나.
         gamma, gae_lambda: `gae_returns`.
+        sparsity: V의 움직임 mean |δ|에 붙는 계수.
         seed: 순서를 정하는 씨앗.
         rank, world_size: 이 프로세스의 번호와 프로세스의 수.
     """
@@ -98,6 +101,7 @@ class ValueFitting:
         kind: str = "bce",
         gamma: float = 1.0,
         gae_lambda: float = 1.0,
+        sparsity: float = 1.0,
         seed: int = 42,
         rank: int = 0,
         world_size: int = 1,
@@ -105,7 +109,7 @@ class ValueFitting:
         self.value = value
         value.start_from(float(train.reward_S.mean()))
         self.lr, self.kind, self.seed = lr, kind, seed
-        self.returns = {"gamma": gamma, "gae_lambda": gae_lambda}
+        self.returns, self.sparsity = {"gamma": gamma, "gae_lambda": gae_lambda}, sparsity
         self.rank, self.world_size = rank, world_size
         self.parameters = [p for p in value.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -123,15 +127,17 @@ class ValueFitting:
         batch, hidden_BTD, nll_BT, mask_BT = self.states[self.batch_of(self.steps_taken)]
         with torch.enable_grad():
             logit_BT = self.value.head(hidden_BTD, nll_BT, mask_BT)
+            value_BT = self.value.scaled(logit_BT)
             loss = value_loss(
                 self.kind,
                 logit_BT,
-                self.value.scaled(logit_BT),
+                value_BT,
                 mask_BT,
                 batch["reward_B"],
                 batch["problem_ids"],
                 **self.returns,
             )
+            loss = loss + self.sparsity * value_deltas(value_BT, mask_BT).abs().sum() / mask_BT.sum().clamp(min=1)
             self.optimizer.zero_grad()
             loss.backward()
         if self.world_size > 1:
