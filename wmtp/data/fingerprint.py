@@ -11,6 +11,7 @@ import inspect
 import json
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,18 +62,22 @@ def code_of(*modules: ModuleType) -> str:
     return digest_of(sorted(inspect.getsource(module) for module in modules))
 
 
-def identify(thing: Any, **attributes: Any) -> dict[str, Any]:
+def modules_of(thing: Any) -> set[ModuleType]:
+    """Find the modules that define an object's class and the classes it inherits from."""
+    return {sys.modules[kind.__module__] for kind in type(thing).__mro__ if kind is not object}
+
+
+def identify(thing: Any, ignore: Collection[str] = ()) -> dict[str, Any]:
     """Describe an object by its class, the code of its class, and its attributes.
 
     Args:
         thing: 객체.
-        **attributes: 객체의 속성 대신 쓸 값들. 주지 않으면 `vars(thing)`.
+        ignore: 값이 달라도 같은 것으로 볼 속성들.
     """
-    kinds = [kind for kind in type(thing).__mro__ if kind is not object]
     return {
-        "class": f"{kinds[0].__module__}.{kinds[0].__qualname__}",
-        "code": code_of(*{sys.modules[kind.__module__] for kind in kinds}),
-        "attributes": attributes or vars(thing),
+        "class": f"{type(thing).__module__}.{type(thing).__qualname__}",
+        "code": code_of(*modules_of(thing)),
+        "attributes": {name: value for name, value in vars(thing).items() if name not in ignore},
     }
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wmtp.data.fingerprint import digest_of_file
+from wmtp.data.fingerprint import digest_of, digest_of_file, identify
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError, DataFormatError
 from wmtp.storage import in_use
@@ -64,13 +64,11 @@ class FileSource(Source):
     def fingerprint(self, split: str = "all") -> str:
         """Identify the content: the same for the same problems, another when a file or its reading changes.
 
-        [동작] 파일의 이름과 바이트, path를 뺀 인자, 그리고 이 파서의 소스 코드로 만든다. 파일이 놓인 곳은 무관하다.
+        [동작] 파일의 이름과 바이트, path를 뺀 인자, 그리고 파서와 그것이 이어받은 클래스들의 소스 코드로 만든다.
+        파일이 놓인 곳은 무관하다.
         """
-        digest = hashlib.sha256(Path(__file__).read_bytes())
-        digest.update(repr(sorted((key, value) for key, value in vars(self).items() if key != "path")).encode())
-        for file in self.files(split):
-            digest.update(f"{self.name}/{file.name} {digest_of_file(file)}".encode())
-        return digest.hexdigest()[:16]
+        content = [[file.name, digest_of_file(file)] for file in self.files(split)]
+        return digest_of([identify(self, ignore=("path",)), content])[:16]
 
     def files(self, split: str) -> list[Path]:
         """Find the files of the data set, at least those of the split."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from wmtp.data import mutation
-from wmtp.data.fingerprint import code_of
+from wmtp.data.fingerprint import code_of, modules_of
 from wmtp.data.module import MTPDataModule
 from wmtp.data.problem import Problem, Source
 from wmtp.data.token_cache import entry_file, read_entry, read_or_build
@@ -103,13 +103,12 @@ class Rewards:
 
     def key(self, data: MTPDataModule, split: str, model: Any) -> dict[str, Any]:
         """Return everything that decides the rewards of a split."""
-        code = {sys.modules[kind.__module__] for kind in type(self).__mro__ if kind is not object}
         return {
             "kind": self.name,
             "split": split,
             "source": data.source.fingerprint(split),
             "programs": [self.solutions, self.incorrect, self.mutants, self.seed],
-            "code": [code_of(*code, mutation), sys.version_info[:2]],
+            "code": [code_of(*modules_of(self), mutation), sys.version_info[:2]],
         }
 
     def given(self, problems: Sequence[Problem]) -> list[tuple[int, str, bool]]:

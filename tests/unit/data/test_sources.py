@@ -3,7 +3,9 @@
 import gzip
 import json
 import os
+import sys
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -212,6 +214,29 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path):
     assert Mbpp(there).fingerprint() != first
     assert Synthetic(train_size=5).fingerprint() == Synthetic(train_size=5).fingerprint()
     assert Synthetic(train_size=5).fingerprint() != Synthetic(train_size=5, noise=0.5).fingerprint()
+
+
+PARSER = """
+from wmtp.data.sources import Mbpp
+
+class Lessons(Mbpp):
+    def parse(self, row):
+        return super().parse(row)
+"""
+
+
+def test_the_fingerprint_follows_a_parser_that_lives_in_its_own_file(tmp_path, monkeypatch):
+    write(tmp_path / "mbpp.jsonl", MBPP_ROW)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def fingerprint(code: str) -> str:
+        (tmp_path / "own_parser.py").write_text(code)
+        sys.modules.pop("own_parser", None)  # as a new process would
+        return import_module("own_parser").Lessons(tmp_path).fingerprint()
+
+    first = fingerprint(PARSER)
+    assert fingerprint(PARSER.replace("super().parse(row)", "super().parse(row)  # changed")) != first
+    assert fingerprint(PARSER) == first != Mbpp(tmp_path).fingerprint()
 
 
 def test_a_byte_order_mark_and_any_line_end_are_read(tmp_path):
