@@ -3,12 +3,14 @@
 [연구 맥락] 설정의 오타는 GPU를 몇 시간 쓴 뒤에 드러나면 안 된다. 학습을 시작하지 않고도 모든 YAML을 검사할 수 있다.
 [동작] 루트 설정(conf/*.yaml)마다 그 루트가 쓰는 그룹의 선택지를 하나씩 바꿔 끼워 합성한다. 어느 루트도 쓰지 않는 그룹은
     `+group=option`으로 더하고, 실험의 sweep 값도 모두 한 번씩 합성한다. 합성된 설정에서 보간(`${...}`)을 풀고,
-    `_target_`을 import하여 키가 그 서명(signature)에 맞는지 본다.
+    `_target_`을 import하여 키가 그 서명(signature)에 맞는지 본다. `_target_`이 없는 노드의 키(data.noise 등)는 서명이
+    없으므로, 어떤 보간이나 wmtp의 코드(`cfg.data.leakage`)가 읽는지 본다. 코드에서 설정의 이름은 언제나 `cfg`다.
 [디버깅] 출력 한 줄이 문제 하나이다. 머리가 `train data=mbpp`이면 `python -m wmtp.train data=mbpp`로 다시 볼 수 있다.
 
     ./scripts/setup scripts/check_configs.py
 """
 
+import ast
 import re
 import sys
 from collections import deque
@@ -23,10 +25,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+CODE = CONF.parent / "wmtp"
 
 
 def check_configs(conf: Path = CONF) -> tuple[int, list[str]]:
@@ -43,6 +46,8 @@ def check_configs(conf: Path = CONF) -> tuple[int, list[str]]:
         return 0, [f"{conf.name}: no root config (*.yaml) in it"]
     unused = options_by_group(conf)
     found: dict[str, str] = {}
+    free: dict[tuple[str, ...], str] = {}
+    read: set[tuple[str, ...]] = set()
     composed = 0
     work = deque([root] for root in roots)
     with initialize_config_dir(str(conf), version_base="1.3"):
@@ -70,11 +75,18 @@ def check_configs(conf: Path = CONF) -> tuple[int, list[str]]:
                     )
             elif len(overrides) == 1:
                 work.extend([*command, *point] for point in sweep_points(config))
+            # A key of a root may be read by one option only, a key of an option only beside that option.
+            names = {(root, str(choice_of(config, path)), path): path for path in free_keys(config)}
+            free = dict.fromkeys(names, " ".join(command)) | free
+            reads = reads_of_code() | reads_of_config(config)
+            read |= {name for name, path in names.items() if any(f"{path}.".startswith(f"{key}.") for key in reads)}
             HydraConfig.instance().set_config(config)
             for key in config:
                 if key != "hydra":
                     for problem in node_problems(config, key, str(key), complete=False):
                         found.setdefault(problem, " ".join(command))
+    for name in sorted(free.keys() - read):
+        found.setdefault(f"{name[-1]}: nothing reads this key", free[name])
     return composed, [f"{command}: {problem}" for problem, command in found.items()]
 
 
@@ -101,6 +113,58 @@ def sweep_points(config: DictConfig) -> list[list[str]]:
         sweeps.append([f"{sweep.get_key_element()}={value}" for value in values])
     longest = max(map(len, sweeps), default=0)
     return [[values[index % len(values)] for values in sweeps] for index in range(longest)]
+
+
+def choice_of(config: DictConfig, path: str) -> str | None:
+    """Return which option the group of a key has, if it is in a group."""
+    return config.hydra.runtime.choices.get(path.split(".")[0])
+
+
+def free_keys(node: DictConfig, path: str = "") -> Iterator[str]:
+    """List the keys that no signature checks: those of nodes without a `_target_`."""
+    for key in node:
+        inner = f"{path}.{key}".lstrip(".")
+        value = node._get_node(key)
+        if isinstance(value, DictConfig) and not (value._is_none() or value._is_missing() or value._is_interpolation()):
+            if "_target_" not in value and inner != "hydra":
+                yield from free_keys(value, inner)
+        else:
+            yield inner
+
+
+def reads_of_config(config: DictConfig) -> set[str]:
+    """List the keys that interpolations read, `${key}` or `${resolver:key,…}`."""
+    return set(re.findall(r"\$\{(?:[\w.]+:)?([\w.]+)", OmegaConf.to_yaml(config)))
+
+
+@cache
+def reads_of_code() -> set[str]:
+    """List the keys that the package reads: `cfg.a.b`, `cfg.a["b"]`, `cfg.a.get("b")`; `cfg.a` alone reads all of a."""
+    reads = set()
+    nodes: deque[ast.AST] = deque(ast.parse(file.read_text(encoding="utf-8")) for file in CODE.rglob("*.py"))
+    while nodes:
+        node = nodes.popleft()
+        key = key_of(node)
+        if key:
+            reads.add(key)
+        else:
+            nodes.extend(ast.iter_child_nodes(node))
+    return reads
+
+
+def key_of(node: ast.AST) -> str | None:
+    """Return the key of the config that an expression reads: "" for `cfg` itself, None for any other expression."""
+    match node:
+        case ast.Name(id="cfg"):
+            return ""
+        case ast.Call(func=ast.Attribute(value=parent, attr="get"), args=[ast.Constant(value=str(name)), *_]):
+            pass
+        case ast.Attribute(value=parent, attr=name) | ast.Subscript(value=parent, slice=ast.Constant(value=str(name))):
+            pass
+        case _:
+            return None
+    above = key_of(parent)
+    return None if above is None else f"{above}.{name}".lstrip(".")
 
 
 def node_problems(parent: DictConfig | ListConfig, key: Any, path: str, complete: bool) -> Iterator[str]:

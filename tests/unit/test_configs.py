@@ -39,3 +39,20 @@ def test_a_wrong_config_is_named_with_the_way_to_see_it_again(tmp_path):
     assert "train experiment=sweep algo=absent steps=1: In 'train': Could not find 'algo/absent'" in found
     assert "train +lonely=unused: lonely: textwrap.TextWrapper: got an unexpected keyword argument 'wideness'" in found
     assert len(found.splitlines()) == 6, found
+
+
+def test_a_key_that_nothing_reads_is_named(tmp_path):
+    found = problems_of(
+        tmp_path,
+        train="defaults: [{data: good}, _self_]\nseed: 42\nsede: 43\n",  # seed is read by one of the data only
+        data__good="noise: 0\nmodule: {_target_: fractions.Fraction, numerator: '${data.noise}${seed}'}\n",
+        data__typo="nosie: 0\nweights: {a: 1}\nleakage: drop\nmodule: {_target_: fractions.Fraction, numerator: 1}\n",
+        data__mix="path: {a: 1, b: 2}\nmodule: {_target_: string.Template, template: '${oc.select:data.path.a,1}'}\n",
+        data__whole="weights: {a: 1}\nmodule: {_target_: fractions.Fraction, numerator: '${data.weights}'}\n",
+    )
+    assert set(found.splitlines()) == {
+        "train: sede: nothing reads this key",
+        "train data=typo: data.nosie: nothing reads this key",
+        "train data=typo: data.weights.a: nothing reads this key",
+        "train data=mix: data.path.b: nothing reads this key",
+    }
