@@ -1,4 +1,8 @@
+from pathlib import Path
+
 import pytest
+
+TOKENIZER = Path(__file__).parents[1] / "wmtp/assets/tokenizer"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -7,3 +11,11 @@ def cache_of_this_session(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WMTP_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """Load the tokenizer that ships with wmtp."""
+    from wmtp.models.loading import load_tokenizer  # here, because the sandbox's tests need no torch
+
+    return load_tokenizer(TOKENIZER)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.real_data import DATA, real_data
 from wmtp.cli import explain
 from wmtp.eval import evaluate_checkpoint
 from wmtp.train import train
@@ -16,7 +17,6 @@ from wmtp.train import train
 ROOT = Path(__file__).parents[2]
 TINY = [f"ckpt={ROOT / 'wmtp/assets/tiny-base'}", "sampling.max_new_tokens=64", "progress=false", "device=cpu"]
 FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json")
-DATA = os.environ.get("WMTP_TEST_DATA")
 
 
 def test_a_model_folder_gives_results_and_a_report_in_out_itself(config, tmp_path, capsys):
@@ -37,7 +37,7 @@ def test_a_model_folder_gives_results_and_a_report_in_out_itself(config, tmp_pat
         assert "Most frequent failures" in text and "judging" in text and "Every problem" in text
 
 
-@pytest.mark.skipif(DATA is None, reason="WMTP_TEST_DATA names no folder with mbpp/ and humaneval/")
+@real_data
 def test_a_samples_file_of_a_suite_is_scored_without_a_model(config, tmp_path):
     rows = [
         {"task_id": "HumanEval/0", "completion": "    return True\n"},

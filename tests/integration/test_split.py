@@ -1,19 +1,17 @@
 """A run that is cut into finer pieces on the way takes the steps that it would have taken."""
 
-from importlib import resources
 from pathlib import Path
 
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
-from transformers import AutoTokenizer, LlamaConfig
 
+from tests.tiny import tiny_model
 from wmtp.algos.baseline import Baseline
 from wmtp.cli import build
 from wmtp.data.module import MTPDataModule
 from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
-from wmtp.models.mtp import MTPForCausalLM
 from wmtp.train import train
 
 COMMON = ["data.train_size=30", "trainer.max_steps=6", "eval.before=false", "eval.after=false"]
@@ -45,15 +43,11 @@ def distance(ours: dict, theirs: dict, start: dict) -> float:
 
 
 @pytest.mark.parametrize("stops", [[(1, 2), (2, 4), (4, 6)], [(2, 3), (1, 6)]], ids=["finer", "coarser"])
-def test_lightning_goes_on_with_another_cut_at_the_very_next_sample(stops, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(str(resources.files("wmtp") / "assets" / "tokenizer"))
-    shape = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, mtp_heads=2)
-
+def test_lightning_goes_on_with_another_cut_at_the_very_next_sample(stops, tokenizer, tmp_path):
     def run(stops):
         steps, checkpoint = {}, None
         for split, stop in stops:
-            torch.manual_seed(42)
-            model = MTPForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape))
+            model = tiny_model()
             source = Synthetic(train_size=30, validation_size=4, test_size=0)
             data = MTPDataModule(source, Synthetic0Shot(), tokenizer, token_budget=640, split=split)
             watch = Watch(stop)

@@ -11,12 +11,11 @@ import torch
 from pytorch_lightning import Callback
 from transformers import AutoModelForCausalLM
 
+from tests.real_data import DATA, real_data
 from wmtp.checkpoint_io import AtomicCheckpointIO
 from wmtp.cli import front_door
 from wmtp.eval import evaluate_checkpoint
 from wmtp.train import train
-
-DATA = os.environ.get("WMTP_TEST_DATA")
 
 
 class InterruptAfter(Callback):
@@ -110,7 +109,7 @@ def test_one_head_is_trained_by_the_same_command(config):
     assert "after/val/ce_head1" not in metrics
 
 
-@pytest.mark.skipif(DATA is None, reason="WMTP_TEST_DATA is not set: no real MBPP to train on")
+@real_data
 def test_mbpp_from_a_local_file_trains_and_runs_its_real_tests(config, tmp_path):
     metrics = train(config("data=mbpp", f"data.path={DATA}/mbpp", "data.token_budget=2048"))
     assert metrics["after/val/ce_head0"] < metrics["before/val/ce_head0"]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_lightning import Callback, Trainer
 from rich.console import Console
-from transformers import AutoTokenizer, LlamaConfig
 
+from tests.tiny import tiny_model
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks import throughput
@@ -27,31 +27,15 @@ from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
 from wmtp.maths.weighting import SoftWeighting
 from wmtp.models.flops import step_flops
-from wmtp.models.mtp import MTPForCausalLM
 from wmtp.tracking import MetricsCSV
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    from importlib import resources
-
-    return AutoTokenizer.from_pretrained(str(resources.files("wmtp") / "assets" / "tokenizer"))
-
-
-def model(tokenizer, seed):
-    torch.manual_seed(seed)
-    return MTPForCausalLM(
-        LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2,
-                    num_attention_heads=2, mtp_heads=2)
-    )  # fmt: skip
 
 
 def sgd(model):
     return torch.optim.SGD(model.parameters(), lr=0.1)
 
 
-def rho1(tokenizer):
-    return Rho1(model(tokenizer, 42), model(tokenizer, 43), weighting=SoftWeighting(lam=1.0), optimizer=sgd)
+def rho1():
+    return Rho1(tiny_model(), tiny_model(seed=43), weighting=SoftWeighting(lam=1.0), optimizer=sgd)
 
 
 def train(run_dir, algo, tokenizer, callbacks, split=1, token_budget=1024, **kwargs):
@@ -84,7 +68,7 @@ def run(tmp_path_factory, tokenizer):
     screen = io.StringIO()
     bar = TrainingProgress(console=Console(file=screen, force_terminal=True, width=140))
     histogram = WeightHistogram(run_dir)
-    algo = rho1(tokenizer)
+    algo = rho1()
     algo.last_pass_at_1 = 0.125
     ranking, steps = TokenRanking(run_dir, least=3), Steps()
     watching = [WeightStatistics(), histogram, ranking, Throughput(), TokenWeights(run_dir), bar, steps]
@@ -195,7 +179,7 @@ def test_weight_statistics_are_logged_at_logging_steps_only(run):
 
 
 def test_statistics_are_those_of_all_pieces_of_a_step_and_a_delta_gets_its_mean(tmp_path, tokenizer):
-    algo, steps = rho1(tokenizer), Steps()
+    algo, steps = rho1(), Steps()
     algo.score_name = "delta"
     kwargs = dict(max_steps=1, log_every_n_steps=1, accumulate_grad_batches=4)
     train(tmp_path, algo, tokenizer, [WeightStatistics(), steps], split=2, **kwargs)
@@ -217,7 +201,7 @@ def test_speed_is_logged_and_padding_is_not_counted(run):
 
 def test_model_flops_are_logged_and_their_share_of_the_peak_where_the_device_is_known(run, tmp_path, tokenizer):
     assert not any("speed/mfu" in row for row in rows(run["dir"]))
-    algo, steps = rho1(tokenizer), Steps()
+    algo, steps = rho1(), Steps()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(throughput, "name_of", lambda device: "NVIDIA H200")
         train(tmp_path, algo, tokenizer, [Throughput(), steps], max_steps=1, log_every_n_steps=1)
@@ -284,7 +268,7 @@ def test_token_weights_spell_the_sample_and_are_kept_from_start_and_end(run, tok
 
 
 def test_capturing_token_weights_does_not_change_the_training(tmp_path, tokenizer):
-    plain, watched = rho1(tokenizer), rho1(tokenizer)
+    plain, watched = rho1(), rho1()
     train(tmp_path / "a", plain, tokenizer, [TrainingProgress()], max_steps=3)
     callbacks = [TokenWeights(tmp_path), WeightStatistics(), WeightHistogram(tmp_path), TokenRanking(tmp_path)]
     train(tmp_path / "b", watched, tokenizer, [*callbacks, TrainingProgress()], max_steps=3)
@@ -300,7 +284,7 @@ def test_the_bar_shows_loss_pass_at_1_and_speed(run):
 def test_a_log_file_gets_plain_lines_and_a_baseline_no_weight_files(tmp_path, tokenizer, capsys):
     callbacks = [WeightStatistics(), WeightHistogram(tmp_path), TokenRanking(tmp_path), Throughput()]
     callbacks += [TokenWeights(tmp_path)]
-    train(tmp_path, Baseline(model(tokenizer, 42), optimizer=sgd), tokenizer, [*callbacks, TrainingProgress()])
+    train(tmp_path, Baseline(tiny_model(), optimizer=sgd), tokenizer, [*callbacks, TrainingProgress()])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
     assert lines[0].startswith("step 1/6  loss ") and lines[-1].startswith("step 6/6  loss ")
     assert "\x1b" not in "".join(lines)
@@ -309,7 +293,7 @@ def test_a_log_file_gets_plain_lines_and_a_baseline_no_weight_files(tmp_path, to
 
 def test_steps_are_counted_once_under_accumulation(tmp_path, tokenizer):
     callbacks = [WeightStatistics(), Throughput(), TrainingProgress()]
-    train(tmp_path, rho1(tokenizer), tokenizer, callbacks, accumulate_grad_batches=2, max_steps=2, log_every_n_steps=1)
+    train(tmp_path, rho1(), tokenizer, callbacks, accumulate_grad_batches=2, max_steps=2, log_every_n_steps=1)
     assert [int(row["step"]) for row in rows(tmp_path) if row["weight/mean"]] == [0, 1]
 
 

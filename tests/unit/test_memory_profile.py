@@ -6,8 +6,9 @@ from importlib import resources
 import pytest
 import torch
 from pytorch_lightning import Trainer
-from transformers import AutoTokenizer, LlamaConfig
+from transformers import AutoTokenizer
 
+from tests.tiny import tiny_model
 from wmtp import memory_profile
 from wmtp.algos.rho1 import Rho1
 from wmtp.data.batching import collate
@@ -17,17 +18,15 @@ from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError
 from wmtp.maths.weighting import SoftWeighting
 from wmtp.memory_profile import GB, SAFE, HostMeter, fit_lines, largest_budget, predict, profile_memory
-from wmtp.models.mtp import MTPForCausalLM
 
 MB = 2**20
 pytestmark = pytest.mark.skipif(not memory_profile.MEMINFO.exists(), reason="no /proc/meminfo")
 
 
 def parts():
-    torch.manual_seed(42)
     tokenizer = AutoTokenizer.from_pretrained(str(resources.files("wmtp") / "assets" / "tokenizer"))
-    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, vocab_size=512)
-    model, reference = (MTPForCausalLM(LlamaConfig(**shape, mtp_heads=heads)) for heads in (3, 1))
+    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3)
+    model, reference = tiny_model(42, heads=3, **shape), tiny_model(43, heads=1, **shape)
     data = MTPDataModule(Synthetic(train_size=80, validation_size=4, test_size=0), Synthetic0Shot(), tokenizer)
     data.token_budget = 256
     data.setup()

@@ -4,15 +4,14 @@ import json
 import math
 import os
 import sys
-from importlib import resources
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback, Trainer
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, LlamaConfig
 
+from tests.tiny import tiny_model
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks.finite_guard import FiniteGuard
 from wmtp.callbacks.learning_rate_scale import LearningRateScale
@@ -24,26 +23,15 @@ from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError, LossExplosionError, NonFiniteError
 from wmtp.failure import describe
 from wmtp.maths.weighting import SoftWeighting
-from wmtp.models.mtp import MTPForCausalLM
 from wmtp.recovery import Recovery, good_checkpoint, read_attempts, replace_by_link, with_changes, write_attempt
 from wmtp.run_directory import unfinished_run
 from wmtp.run_log import keep_log
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(str(resources.files("wmtp") / "assets" / "tokenizer"))
-
-
-def model(tokenizer, seed):
-    torch.manual_seed(seed)
-    shape = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, mtp_heads=2)
-    return MTPForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape))
-
-
-def rho1(tokenizer):
+def rho1():
     sgd = lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)  # noqa: E731
-    return Rho1(model(tokenizer, 42), model(tokenizer, 43), weighting=SoftWeighting(lam=1.0), optimizer=sgd)
+    model, reference = (tiny_model(seed, num_hidden_layers=1) for seed in (42, 43))
+    return Rho1(model, reference, weighting=SoftWeighting(lam=1.0), optimizer=sgd)
 
 
 class Break(Callback):
@@ -109,7 +97,7 @@ def train(run_dir, algo, tokenizer, callbacks, ckpt_path=None, **kwargs):
 def test_a_step_with_a_value_that_is_not_finite_is_not_taken_and_is_kept(
     tmp_path, tokenizer, place, value, said, accumulate
 ):
-    algo, fault = rho1(tokenizer), Break(place, micro_batch=0, value=value)
+    algo, fault = rho1(), Break(place, micro_batch=0, value=value)
     with pytest.raises(NonFiniteError, match=said) as raised:
         train(tmp_path, algo, tokenizer, [fault, FiniteGuard(tmp_path)], accumulate_grad_batches=accumulate)
     assert all(torch.equal(a, b) for a, b in zip(fault.before, algo.parameters(), strict=True))
@@ -126,7 +114,7 @@ def test_a_step_with_a_value_that_is_not_finite_is_not_taken_and_is_kept(
 
 
 def test_a_whole_run_passes_the_guards(tmp_path, tokenizer):
-    trainer = train(tmp_path, rho1(tokenizer), tokenizer, [FiniteGuard(tmp_path), LossExplosion(window=2)])
+    trainer = train(tmp_path, rho1(), tokenizer, [FiniteGuard(tmp_path), LossExplosion(window=2)])
     assert trainer.global_step == 4
     assert not (tmp_path / "failures").exists()
 
@@ -134,7 +122,7 @@ def test_a_whole_run_passes_the_guards(tmp_path, tokenizer):
 def test_a_loss_far_above_the_recent_ones_stops_the_run(tmp_path, tokenizer):
     guard = LossExplosion(factor=3, window=4)
     with pytest.raises(LossExplosionError, match="at step 3 is more than 3 times the usual"):
-        train(tmp_path, rho1(tokenizer), tokenizer, [Break("loss", step=3, value=10.0), guard])
+        train(tmp_path, rho1(), tokenizer, [Break("loss", step=3, value=10.0), guard])
     assert len(guard.recent) == 3
     again = LossExplosion(factor=3, window=4)
     again.load_state_dict(json.loads(json.dumps(guard.state_dict())))
@@ -156,7 +144,7 @@ def test_the_scaled_learning_rate_is_the_one_that_is_used_also_after_a_resume(tm
                     trainer.save_checkpoint(tmp_path / f"{save}.ckpt")
 
         callbacks = [Watch(), *([LearningRateScale(scale)] if scale else [])]
-        train(tmp_path, rho1(tokenizer), tokenizer, callbacks, ckpt_path=ckpt_path, max_steps=6)
+        train(tmp_path, rho1(), tokenizer, callbacks, ckpt_path=ckpt_path, max_steps=6)
         return seen
 
     whole = rates(None, save=2)

@@ -8,8 +8,9 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch.optim import SGD
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
+from tests.tiny import tiny_model
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.rho1 import Rho1
 from wmtp.data.batching import StepLoader, collate
@@ -22,11 +23,8 @@ aten = torch.ops.aten
 
 
 def make_model(heads: int = 4, seed: int = 42) -> MTPForCausalLM:
-    torch.manual_seed(seed)
-    shape = dict(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4
-    )
-    return MTPForCausalLM(LlamaConfig(**shape, mtp_heads=heads, initializer_range=0.2))
+    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
+    return tiny_model(seed, heads, vocab_size=VOCABULARY, initializer_range=0.2, **shape)
 
 
 def make_samples(count: int = 16) -> list[TokenizedSample]:

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -6,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.real_data import DATA, real_data
 from wmtp.data.batching import StepLoader, collate, plan_epoch
 from wmtp.data.prompts import BigcodeMbpp0Shot
 from wmtp.data.sources import Mbpp
@@ -206,9 +206,9 @@ def test_another_number_of_ranks_goes_on_at_the_same_place_and_says_what_it_chan
     assert "token_budget was 24 and is 40" in said and "planned anew: going on at epoch 1," in said
 
 
-@pytest.mark.skipif("WMTP_TEST_DATA" not in os.environ, reason="WMTP_TEST_DATA is not set: no real MBPP to batch")
+@real_data
 def test_mbpp_batches_are_at_least_95_percent_real_tokens():
-    problems = Mbpp(os.environ["WMTP_TEST_DATA"] + "/mbpp").problems("train")
+    problems = Mbpp(f"{DATA}/mbpp").problems("train")
     samples, dropped = tokenize_problems(problems, BigcodeMbpp0Shot(), load_tokenizer(TOKENIZER), max_length=1024)
     assert len(samples) + len(dropped) == 374
     loader = StepLoader(samples, token_budget=2048, pad_token_id=0)

@@ -1,7 +1,6 @@
 """Hold CodeContests to full batches, and to a memory that does not grow with the file."""
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.real_data import DATA, real_data
 from wmtp.data.batching import StepLoader
 from wmtp.data.prompts import CodeContestsStatement
 from wmtp.data.sources import CodeContests
@@ -18,9 +18,9 @@ from wmtp.models.loading import load_tokenizer
 TOKENIZER = Path(__file__).parents[3] / "wmtp" / "assets" / "tokenizer"
 
 
-@pytest.mark.skipif("WMTP_TEST_DATA" not in os.environ, reason="WMTP_TEST_DATA is not set: no sample to batch")
+@real_data
 def test_codecontests_batches_are_at_least_95_percent_real_tokens():
-    problems = CodeContests(os.environ["WMTP_TEST_DATA"] + "/codecontests").problems("train")
+    problems = CodeContests(f"{DATA}/codecontests").problems("train")
     samples, dropped = tokenize_problems(problems, CodeContestsStatement(), load_tokenizer(TOKENIZER), max_length=2048)
     assert len(samples) + len(dropped) == len(problems)
     batches = list(StepLoader(samples, token_budget=4096, pad_token_id=0))

@@ -2,11 +2,11 @@
 
 import ast
 import json
-import os
 from dataclasses import replace
 
 import pytest
 
+from tests.real_data import DATA, real_data
 from wmtp.data.leakage import Leak, find_leaks, guard, record
 from wmtp.data.problem import Problem, Source
 from wmtp.data.prompts import BigcodeMbpp0Shot, HumanEvalRaw
@@ -14,11 +14,6 @@ from wmtp.data.sources import CodeContests, HumanEval, Mbpp
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError, DataLeakError
 from wmtp.evaluation.benchmarks import Benchmark
-
-DATA = os.environ.get("WMTP_TEST_DATA")
-real_data = pytest.mark.skipif(
-    DATA is None, reason="WMTP_TEST_DATA names no folder with mbpp/, humaneval/, codecontests/"
-)
 
 ASKED = Problem(
     task_id="bench/1",

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import sys
 from collections import Counter
 from importlib import import_module
@@ -10,15 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.real_data import DATA, real_data
 from wmtp.data.prompts import BigcodeMbpp0Shot, CodeContestsStatement, HumanEvalRaw, MbppPaper3Shot
 from wmtp.data.sources import CodeContests, HumanEval, Mbpp
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError
-
-DATA = os.environ.get("WMTP_TEST_DATA")
-real_data = pytest.mark.skipif(
-    DATA is None, reason="WMTP_TEST_DATA names no folder with mbpp/, humaneval/, codecontests/"
-)
 
 MBPP_ROW = {
     "text": "Add.",

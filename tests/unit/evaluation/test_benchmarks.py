@@ -1,12 +1,12 @@
 """Hold the benchmarks to what their configs say, and their references to passing."""
 
-import os
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from tests.real_data import DATA, real_data
 from wmtp.data.problem import Problem
 from wmtp.data.prompts import BigcodeMbpp0Shot, MbppPaper3Shot, Synthetic0Shot
 from wmtp.data.sources import Mbpp
@@ -16,10 +16,6 @@ from wmtp.evaluation.benchmarks import Benchmark, choose
 from wmtp.evaluation.sandbox import Limits
 
 ROOT = Path(__file__).parents[3]
-DATA = os.environ.get("WMTP_TEST_DATA")
-real_data = pytest.mark.skipif(
-    DATA is None, reason="WMTP_TEST_DATA names no folder with mbpp/, humaneval/, codecontests/"
-)
 SUITES = {"meta_mtp": ["mbpp", "humaneval", "codecontests"], "mix": ["mbpp", "codecontests"]}
 CONFIGS = sorted(path.stem for path in (ROOT / "conf/benchmark").glob("*.yaml"))
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from transformers import LlamaConfig
 
+from tests.real_data import DATA, real_data
 from tests.sandbox.test_references import NEED_A_FILE, SLOW
+from tests.tiny import tiny_model
 from wmtp.data.problem import Problem
 from wmtp.data.prompts import BigcodeMbpp0Shot, CodeContestsStatement, HumanEvalRaw, Synthetic0Shot
 from wmtp.data.sources import CodeContests, HumanEval, Mbpp
@@ -27,14 +28,7 @@ from wmtp.evaluation.progress import progress_bar
 from wmtp.evaluation.ranks import Ranks
 from wmtp.evaluation.sandbox import Limits, Sandbox
 from wmtp.models.generation import Sampling
-from wmtp.models.loading import load_tokenizer
-from wmtp.models.mtp import MTPForCausalLM
 
-ROOT = Path(__file__).parents[3]
-DATA = os.environ.get("WMTP_TEST_DATA")
-real_data = pytest.mark.skipif(
-    DATA is None, reason="WMTP_TEST_DATA names no folder with mbpp/, humaneval/, codecontests/"
-)
 FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json")
 WRONG = (
     "def solve(xs):\n    return 'no'\n",
@@ -56,12 +50,10 @@ def benchmark():
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def tiny(tokenizer):
     """A random model and the shipped tokenizer: it writes nonsense, reproducibly."""
-    torch.manual_seed(42)
-    shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, mtp_heads=2)
-    model = MTPForCausalLM(LlamaConfig(vocab_size=512, max_position_embeddings=256, initializer_range=0.15, **shape))
-    return {"model": model.eval(), "tokenizer": load_tokenizer(ROOT / "wmtp/assets/tokenizer")}
+    model = tiny_model(hidden_size=32, intermediate_size=64, max_position_embeddings=256, initializer_range=0.15)
+    return {"model": model.eval(), "tokenizer": tokenizer}
 
 
 def write_samples(path: Path, rows: list[dict]) -> Path:

@@ -1,7 +1,6 @@
 """Any decoder-only model of transformers gets heads, trains, exports and decodes; what cannot is refused."""
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -35,9 +34,8 @@ from wmtp.errors import CheckpointError, ConfigError
 from wmtp.maths.loss import weighted_mtp_loss
 from wmtp.models.adapter import Lora
 from wmtp.models.generation import Request, Sampling, generate
-from wmtp.models.loading import ModelSource, load_model, load_tokenizer, mtp_class
+from wmtp.models.loading import ModelSource, load_model, mtp_class
 
-ROOT = Path(__file__).parents[3]
 # Large weights make the distributions of a random model sharp.
 SPECIAL = dict(vocab_size=512, bos_token_id=0, eos_token_id=0, pad_token_id=0, initializer_range=0.15)
 SHAPE = SPECIAL | dict(
@@ -67,11 +65,6 @@ def original(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param.model_type)
     model.save_pretrained(folder)
     return model, folder
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer(ROOT / "wmtp/assets/tokenizer")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from transformers import GPT2Config, LlamaConfig, Qwen2Config
 from wmtp.errors import ConfigError
 from wmtp.models.draw import nucleus_probabilities
 from wmtp.models.generation import Pace, Request, Sampling, acceptance, generate
-from wmtp.models.loading import load_tokenizer, mtp_class
+from wmtp.models.loading import mtp_class
 from wmtp.models.mtp import MTPForCausalLM
 
 ROOT = Path(__file__).parents[3]
@@ -25,11 +25,6 @@ SHAPE = dict(
     max_position_embeddings=128,
     initializer_range=0.15,
 )
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer(ROOT / "wmtp/assets/tokenizer")
 
 
 @pytest.fixture(scope="module")

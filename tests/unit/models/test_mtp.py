@@ -2,13 +2,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from tests.tiny import tiny_model
 from wmtp.models.mtp import MTPForCausalLM
 
 
 def make(heads: int = 4, **changes) -> MTPForCausalLM:
-    torch.manual_seed(42)
     shape = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
-    return MTPForCausalLM(LlamaConfig(**(shape | changes), mtp_heads=heads)).eval()
+    return tiny_model(heads=heads, **(shape | changes)).eval()
 
 
 @pytest.fixture

@@ -1,0 +1,15 @@
+"""Make the smallest model that still is one: ours, of random weights, the same every time."""
+
+import torch
+from transformers import LlamaConfig
+
+from wmtp.models.mtp import MTPForCausalLM
+
+# As many tokens as the tokenizer that ships with wmtp has.
+SHAPE = dict(vocab_size=512, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+
+
+def tiny_model(seed: int = 42, heads: int = 2, **changes) -> MTPForCausalLM:
+    """Make a model of `SHAPE`, or changed from it."""
+    torch.manual_seed(seed)
+    return MTPForCausalLM(LlamaConfig(**(SHAPE | changes), mtp_heads=heads))
