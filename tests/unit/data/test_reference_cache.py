@@ -12,6 +12,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import LambdaCallback
 from transformers import AutoModelForCausalLM
 
+from wmtp import storage
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks.token_weights import TokenWeights
 from wmtp.data import reference_cache
@@ -23,13 +24,14 @@ from wmtp.errors import ConfigError
 from wmtp.maths.weighting import SoftWeighting
 from wmtp.models import loading
 from wmtp.models.loading import find_model, load_model, load_reference, load_tokenizer
+from wmtp.storage import Storage
 
 BASE, REFERENCE = "asset:tiny-base", "asset:tiny-reference"
 
 
 @pytest.fixture(autouse=True)
 def small_shards(tmp_path, monkeypatch):
-    monkeypatch.setenv("WMTP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(storage, "_in_use", Storage(cache=tmp_path / "cache"))  # not that of an earlier run
     monkeypatch.setattr(reference_cache, "SMALLEST_SHARD", 300)
 
 
@@ -157,10 +159,9 @@ def test_only_the_cache_starts_when_all_is_in_it_and_loads_no_reference(tmp_path
     monkeypatch.setattr(reference_cache, "load_frozen", lambda *_, **__: pytest.fail("the reference was loaded"))
     with pytest.raises(ConfigError, match=r"algo.reference.only = true, .* python -m wmtp.precompute, with the same"):
         train(tmp_path, ReferenceCache(REFERENCE, BASE, only=True))
-    monkeypatch.undo()
-    monkeypatch.setenv("WMTP_CACHE", str(tmp_path / "cache"))
-    score(data_module())
-    monkeypatch.setattr(reference_cache, "load_frozen", lambda *_, **__: pytest.fail("the reference was loaded"))
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_cache, "load_frozen", loading.load_frozen)
+        score(data_module())
     _, cached, _ = train(tmp_path, ReferenceCache(REFERENCE, BASE, only=True))
     assert len(cached) == 8
 
@@ -191,7 +192,9 @@ def test_two_ranks_share_the_work_and_a_killed_one_is_replaced(tmp_path, monkeyp
     ranks = [fork.Process(target=rank, args=(n,), name=f"rank{n}") for n in range(2)]
     for process in ranks:
         process.start()
+    deadline = time.monotonic() + 60
     while len(log.read_text().split()) < 12 if log.exists() else True:
+        assert time.monotonic() < deadline, "the ranks compute nothing"
         time.sleep(0.005)
     ranks[1].kill()
     ranks[0].join(timeout=60)
