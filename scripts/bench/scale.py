@@ -271,7 +271,7 @@ def print_group(title: str, names: list[str], peaks: list[float | None], seconds
     """Print the rows of a group, each against its first."""
     print(f"\n{title}")
     for name, peak, taken in zip(names, peaks, seconds, strict=True):
-        memory = ("", "") if peak is None else (f"{peak:.0f}", f"{peak / peaks[0]:.3f}")
+        memory = ("", "") if peak is None else (f"{peak:.0f}", f"{peak / peaks[0]:.3f}" if peaks[0] else "")
         clock = ("", "")
         if taken is not None:
             ratio = statistics.median(a / b for a, b in zip(taken, seconds[0], strict=True))
