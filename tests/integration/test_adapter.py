@@ -1,10 +1,9 @@
 """An adapter through the front doors: trained, resumed, evaluated from its checkpoint, exported as a plain model."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from test_train import InterruptAfter
+from training import last_checkpoint
 from transformers import AutoModelForCausalLM
 
 from wmtp.algos.optimizers import adamw, muon
@@ -21,10 +20,6 @@ LORA = (
 )  # fmt: skip
 
 
-def last(run: Path) -> dict:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-
-
 def test_an_adapter_goes_on_bit_for_bit_and_its_checkpoint_and_export_say_the_same(config, tmp_path, capsys):
     train(config(*LORA, "name=whole", "trainer.max_steps=3"))
     said = capsys.readouterr().out
@@ -36,8 +31,8 @@ def test_an_adapter_goes_on_bit_for_bit_and_its_checkpoint_and_export_say_the_sa
         train(config("name=cut", "ckpt=last"))
     train(config(*LORA, "name=cut", "trainer.max_steps=3", "ckpt=last"))
     whole, cut = (tmp_path / "runs" / name for name in ("whole", "cut"))
-    resumed = last(cut)["state_dict"]
-    assert all(torch.equal(value, resumed[name]) for name, value in last(whole)["state_dict"].items())
+    resumed = last_checkpoint(cut)["state_dict"]
+    assert all(torch.equal(value, resumed[name]) for name, value in last_checkpoint(whole)["state_dict"].items())
 
     found = evaluate_checkpoint(config(f"ckpt={whole}", "sampling.max_new_tokens=8", "progress=false", root="eval"))
     assert found["synthetic/pass@1"] == 0  # no program is that short

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback
 from test_resume import COMMON, KillAt, losses
+from training import kill_session, train_here
 from transformers import AutoModelForCausalLM
 
 import wmtp
@@ -39,17 +39,10 @@ def rank_main(rank: int, world: int, port: int, overrides: list[str]) -> None:
             "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             "TORCHELASTIC_RUN_ID": "test",
         }  # fmt: skip
-    from hydra import compose, initialize_config_dir
     from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-    from wmtp.cli import config_dir
-    from wmtp.train import train
-
     rank_zero_only.rank = rank  # read from the environment when Lightning was imported, before the fork
-    torch.set_num_threads(1)
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = compose("train", [*COMMON, *overrides])
-    train(config)
+    train_here(*COMMON, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -288,10 +281,7 @@ def test_torchrun_trains_evaluates_and_resumes_in_one_run_directory(tmp_path, no
             said = [process.communicate(timeout=300)[0] for process in started]
         finally:
             for process in started:
-                try:
-                    os.killpg(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+                kill_session(process)
         assert [process.returncode for process in started] == [0] * nodes, said
         return said
 

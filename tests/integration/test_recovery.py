@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import training
 from hydra import compose, initialize_config_dir
 
 from wmtp.cli import config_dir
@@ -187,28 +188,8 @@ def test_an_explosion_that_stays_goes_back_behind_the_checkpoint_that_it_comes_f
 # ---- processes of their own: signals, kills, full disks, several ranks ----
 
 
-def start(runs: Path, *overrides: str, before: str = "", **environment: str) -> subprocess.CompletedProcess:
-    """Start the real command in a session of its own; leave none of it behind."""
-    here = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}.", "OMP_NUM_THREADS": "1", **environment}
-    command = shlex.join([sys.executable, "-m", "wmtp.train", *TINY, f"runs={runs}", *overrides])
-    process = subprocess.Popen(
-        ["sh", "-c", f"{before} exec {command}"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=here,
-    )  # fmt: skip
-    try:
-        out, err = process.communicate(timeout=400)
-    finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def train_here(runs: str, overrides: list[str]) -> None:
-    torch.set_num_threads(1)
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        train(compose("train", [*TINY, f"runs={runs}", *overrides]))
+def start(runs: Path, *overrides: str, **more: str) -> subprocess.CompletedProcess:
+    return training.start(*TINY, f"runs={runs}", *overrides, **more)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +199,7 @@ def launch():
     context.set_forkserver_preload(["wmtp.train", "wmtp.algos.rho1", "wmtp.data.module", "wmtp.recovery", "faults"])
 
     def run(runs: Path, *overrides: str) -> int:
-        process = context.Process(target=train_here, args=(str(runs), list(overrides)))
+        process = context.Process(target=training.train_here, args=(*TINY, f"runs={runs}", *overrides))
         process.start()
         process.join(timeout=300)
         return process.exitcode

@@ -7,11 +7,11 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import training
 from pytorch_lightning import Callback
 
 COMMON = [
@@ -42,18 +42,6 @@ def kill_at(hook: str, times: int) -> str:
     return f"+callbacks.kill={{_target_: {KillAt.__module__}.KillAt, hook: {hook}, times: {times}}}"
 
 
-def train_here(runs: str, overrides: list[str]) -> None:
-    from hydra import compose, initialize_config_dir
-
-    from wmtp.cli import config_dir
-    from wmtp.train import train
-
-    torch.set_num_threads(1)
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = compose("train", [*COMMON, f"runs={runs}", *overrides])
-    train(config)
-
-
 @pytest.fixture(scope="module")
 def processes():
     """Fork processes from a server that has imported everything, so that each costs a second and not ten."""
@@ -67,16 +55,12 @@ def train(processes, tmp_path):
     """Train in a process of its own; return its exit code."""
 
     def run(*overrides: str) -> int:
-        process = processes.Process(target=train_here, args=(str(tmp_path / "runs"), list(overrides)))
+        process = processes.Process(target=training.train_here, args=(*COMMON, f"runs={tmp_path / 'runs'}", *overrides))
         process.start()
         process.join(timeout=300)
         return process.exitcode
 
     return run
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
 def losses(run: Path) -> dict[int, float]:
@@ -85,7 +69,7 @@ def losses(run: Path) -> dict[int, float]:
 
 
 def assert_same(run: Path, whole: Path) -> None:
-    ours, theirs = weights(run), weights(whole)
+    ours, theirs = (training.last_checkpoint(each)["state_dict"] for each in (run, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert losses(run) == losses(whole)
     assert len(losses(run)) == 8
@@ -97,7 +81,7 @@ def check_killed(train, runs: Path, accumulate: int, hook: str, times: int) -> N
     if not whole.exists():
         assert train(common, f"name={whole.name}") == 0
     assert train(common, f"name={name}", kill_at(hook, times)) == -signal.SIGKILL
-    assert torch.load(runs / name / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] < 8
+    assert training.last_checkpoint(runs / name)["global_step"] < 8
     assert train(common, f"name={name}", "ckpt=last") == 0
     assert_same(runs / name, whole)
 
@@ -120,20 +104,7 @@ def test_a_run_killed_at_any_of_20_places_goes_on_bit_for_bit(train, tmp_path):
 
 
 def start(runs: Path, *overrides: str) -> subprocess.CompletedProcess:
-    """Start the real command, with all that it starts in a session of its own; leave none of it behind."""
-    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}.", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "wmtp.train", *COMMON, f"runs={runs}", *overrides],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment,
-    )  # fmt: skip
-    try:
-        out, err = process.communicate(timeout=300)
-    finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return training.start(*COMMON, f"runs={runs}", *overrides)
 
 
 @pytest.mark.slow
@@ -149,4 +120,5 @@ def test_two_gloo_ranks_killed_in_the_middle_go_on_bit_for_bit_and_one_rank_says
     assert sorted(path.name for path in runs.iterdir()) == ["killed", "whole"]
     alone = start(runs, "name=whole", "ckpt=last", "trainer.max_steps=10")
     assert alone.returncode == 0, alone.stderr
-    assert "resume: world_size was 2 and is 1, so a step holds 1 micro-batches and not 2: going on in epoch" in alone.stderr
+    said = "resume: world_size was 2 and is 1, so a step holds 1 micro-batches and not 2: going on in epoch"
+    assert said in alone.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from pytorch_lightning import Callback
+from training import last_checkpoint
 from transformers import AutoModelForCausalLM
 
 from tests.real_data import DATA, real_data
@@ -28,10 +29,6 @@ class InterruptAfter(Callback):
         if trainer.global_step == self.steps:
             self.steps = None
             os.kill(os.getpid(), signal.SIGINT)
-
-
-def final_weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
 def logged(run: Path, column: str) -> dict[int, float]:
@@ -58,7 +55,7 @@ def test_the_same_config_twice_gives_the_same_numbers(config, tmp_path):
     timeless = [key for key in first if not any(word in key for word in ("speed", "tokens", "seconds"))]
     assert {key: first[key] for key in timeless} == {key: second[key] for key in timeless}
     runs = sorted((tmp_path / "runs").iterdir())
-    a, b = (final_weights(run) for run in runs)
+    a, b = (last_checkpoint(run)["state_dict"] for run in runs)
     assert all(torch.equal(a[name], b[name]) for name in a)
     samples = [(run / "eval" / "after" / "synthetic" / "samples.jsonl").read_bytes() for run in runs]
     assert samples[0] == samples[1]
@@ -84,9 +81,9 @@ def test_a_run_stopped_by_ctrl_c_goes_on_bit_for_bit(config, tmp_path, accumulat
     with pytest.raises(KeyboardInterrupt):
         train(config(*common, "name=stopped", interrupt))
     stopped = tmp_path / "runs" / "stopped"
-    assert torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert last_checkpoint(stopped)["global_step"] == 3
     train(config(*common, "name=stopped", "ckpt=last"))
-    whole, resumed = final_weights(tmp_path / "runs" / "whole"), final_weights(stopped)
+    whole, resumed = (last_checkpoint(run)["state_dict"] for run in (tmp_path / "runs" / "whole", stopped))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     losses = logged(tmp_path / "runs" / "whole", "train/loss")
     assert len(losses) == 6
