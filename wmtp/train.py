@@ -215,6 +215,7 @@ def write_up(run: Path, loggers: list[Any]) -> tuple[Path, list[Any]]:
     report = write_report(run)
     stores = [logger for logger in loggers if hasattr(logger, "log_files")]
     kept = ["config.yaml", "train.log", "attempts.json", "eval", "report", report.name, "report.html"]
+    kept += ["critic.json", "value_head.pt"]
     for store in stores:
         store.log_files([run / name for name in kept])
         store.finalize("success")
@@ -262,8 +263,12 @@ def _dry_run(cfg: DictConfig) -> dict[str, float]:
     """Compose, load, take one step and stop, leaving nothing."""
     changes = {"dry_run": False, "eval": {"limit": 2}, "trainer": {"max_steps": 1}, "logger": None}
     changes |= {"recovery": {"max_attempts": 0}}
+    if OmegaConf.select(cfg, "algo.pretraining"):  # a critic is taught before the first step
+        few = {"problems": 32, "heldout_problems": 32, "steps": 1}
+        changes["algo"] = {"pretraining": few, "localisation": {"problems": 32}}
     with tempfile.TemporaryDirectory(prefix="wmtp-dry-run-") as runs:
-        with contextlib.redirect_stdout(io.StringIO()):  # it would name the folder that is deleted below
+        # It would name the folder that is deleted below, and say how little one step teaches.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             metrics = train(OmegaConf.merge(cfg, changes, {"runs": runs}))
     print("dry_run: everything composes, loads and takes a step; nothing was kept.")
     return metrics

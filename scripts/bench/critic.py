@@ -142,6 +142,7 @@ def row(name: str, overrides: list[str], kind: type | None) -> None:
         "lr": "lr",
     }
     settings = {argument: wanted[key] for key, argument in names.items()}
+    settings["kind"] = settings["kind"] or "bce"
     start = time.process_time()
     fitting = ValueFitting(value, model, train, token_budget=wanted.token_budget, **settings)
     fitting.states.limit *= getattr(value, "remembers", True)

@@ -6,10 +6,12 @@
 [동작] 프로그램 채점(rewards) → 머리 학습 → 배우지 않은 문제의 AUC가 오르지 않으면 멈추고, 가장 좋았던 머리를 쓴다.
     머리는 내용으로 이름 지어 캐시에 두므로, 같은 조건의 다음 실행은 읽기만 한다. 중간에 죽어도 이어서 한다.
     실행 폴더: value_head.safetensors, value_head.pt (같은 것), critic.json (곡선과 마지막 숫자).
+    체크포인트에도 V가 있다. 이어서 하는 실행은 그것을 쓴다: 그때의 모델은 V를 맞춘 모델이 아니다.
 [디버깅] AUC가 우연(0.5) 근처면 경고하고 보고서에 적는다. 그 가중치에는 뜻이 없다.
 """
 
 import json
+import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,9 +19,9 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from wmtp.data import rewarded
 from wmtp.data.fingerprint import code_of, digest_of
 from wmtp.data.rewarded import RewardedSamples
 from wmtp.data.token_cache import alone, entry_file, read_entry, write_entry
@@ -28,6 +30,7 @@ from wmtp.evaluation.progress import progress_bar
 from wmtp.maths import credit
 from wmtp.models import value as value_models
 from wmtp.models import value_fitting
+from wmtp.models.value_files import partial_of, read_head, read_partial, write_file, write_head, write_partial
 from wmtp.models.value_fitting import TrunkStates, ValueFitting, check_value_loss, measure
 
 LEAST_AUC = 0.6  # below this a critic knows next to nothing
@@ -43,7 +46,7 @@ class CriticPretraining(Callback):
         steps: 스텝 수의 상한.
         token_budget: 배치 하나의 자리 수 상한.
         lr: AdamW의 학습률.
-        value_loss: "bce", "mse", "pairwise".
+        value_loss: "bce", "mse", "pairwise". None이면 보상이 0과 1일 때 bce, 아니면 mse.
         gamma: 할인율 γ, [0, 1].
         gae_lambda: GAE의 λ, [0, 1].
         sparsity: V의 움직임 mean |δ|에 붙는 계수, 0 이상. 클수록 V가 드물게 움직인다.
@@ -63,7 +66,7 @@ class CriticPretraining(Callback):
         steps: int = 2000,
         token_budget: int = 2048,
         lr: float = 2e-3,
-        value_loss: str = "bce",
+        value_loss: str | None = None,
         gamma: float = 1.0,
         gae_lambda: float = 1.0,
         sparsity: float = 1.0,
@@ -84,6 +87,11 @@ class CriticPretraining(Callback):
         ):
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
                 raise ConfigError(f"algo.pretraining.{key} = {number!r} must be a whole number, at least {least}.")
+        for key, number in (("problems", problems), ("heldout_problems", heldout_problems)):
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+                raise ConfigError(
+                    f"algo.pretraining.{key} = {number!r} must be a whole number, at least 1, or null for all."
+                )
         for key, number, inside, range_ in (
             ("gamma", gamma, lambda v: 0 <= v <= 1, "in [0, 1]; 1 is no decay"),
             ("gae_lambda", gae_lambda, lambda v: 0 <= v <= 1, "in [0, 1]; 1 is no decay"),
@@ -93,6 +101,7 @@ class CriticPretraining(Callback):
         ):
             if isinstance(number, bool) or not isinstance(number, (int, float)) or not inside(number):
                 raise ConfigError(f"algo.pretraining.{key} = {number!r} must be a number {range_}.")
+        value_loss = value_loss or ("bce" if rewards.binary else "mse")
         check_value_loss(value_loss, rewards.binary)
         self.rewards, self.problems, self.heldout_problems = rewards, problems, heldout_problems
         self.steps, self.token_budget, self.check_every, self.patience = steps, token_budget, check_every, patience
@@ -106,20 +115,24 @@ class CriticPretraining(Callback):
         }
         self.refresh, self.refresh_steps, self.coefficient = refresh, refresh_steps, coefficient
         self.fitting: ValueFitting | None = None
+        self._value: Any = None
+        self._identity = ""  # of what V reads
         self._restored: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge programs, fit the head or find it, and say what it knows."""
-        run, value = Path(pl_module.run_config["run_dir"]), pl_module.value
+        value = self._value = pl_module.value
         value.binary = self.rewards.binary
         value.prepare(pl_module.model)
         value.to(pl_module.device)
-        kept = run / "value_head.safetensors"
-        if kept.is_file() and not self.refresh:  # a resumed run: the model is not what V was fitted on any more
-            value.load_state_dict(load_file(kept))
+        if "run_dir" not in pl_module.run_config:  # profile_memory=true: a head that knows nothing is as large
+            return
+        run = Path(pl_module.run_config["run_dir"])
+        earlier = self._earlier(trainer, run)
+        if earlier and not self.refresh:
+            value.load_state_dict(earlier["head"])
             return
         train = self._programs(trainer, pl_module, "train", self.problems)
-        heldout = self._programs(trainer, pl_module, "validation", self.heldout_problems)
         self.fitting = ValueFitting(
             value,
             pl_module.model,
@@ -129,79 +142,130 @@ class CriticPretraining(Callback):
             world_size=trainer.world_size,
             **self.loss,
         )
-        if self._restored is not None:
-            self.fitting.load_state_dict(self._restored)
+        if self._restored:
+            self._go_on(self._restored)
             return
-        file = entry_file("value_head", self._key(value, train, heldout))
-        # The first rank holds the entry's lock for all; two runs that start together fit it once.
-        with alone(file) if trainer.is_global_zero else nullcontext():
-            entry = trainer.strategy.broadcast(read_entry(file) if trainer.is_global_zero else None)
-            if entry is None:
-                with trainer.precision_plugin.forward_context():
-                    entry = self._fit(trainer, value, pl_module.model, heldout, file)
-                if trainer.is_global_zero:
-                    write_entry(file, entry)
-                    _partial(file).unlink(missing_ok=True)
-        head = {name: tensor for name, tensor in entry.items() if name != "curve"}
+        heldout = self._programs(trainer, pl_module, "validation", self.heldout_problems)
+        head, curve = self._fit_or_find(trainer, pl_module, train, heldout)
         value.load_state_dict(head)
-        self.fitting.steps_taken = self.steps
+        self.fitting.restart(self.steps)
+        if not self.refresh:
+            self.fitting = None  # and the memory that it holds
         if trainer.is_global_zero:
-            save_file(head, kept)
-            torch.save(head, run / "value_head.pt")
-            self._tell(trainer, run, json.loads(bytes(entry["curve"].tolist())), train, heldout, value.name)
+            self._tell(trainer, run, curve, train, heldout)
+            write_head(run, head, self._identity)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Fit V to the model as it is by now, every `refresh` steps."""
         step, between = trainer.global_step, batch_idx % trainer.accumulate_grad_batches
-        if self.refresh and step and step % self.refresh == 0 and not between:
-            self.fitting.states.forget()
-            for _ in range(self.refresh_steps):
-                self.fitting.step(self.coefficient)
+        if self.fitting and step and step % self.refresh == 0 and not between:
+            with trainer.precision_plugin.forward_context():
+                for _ in range(self.refresh_steps):
+                    self.fitting.step(self.coefficient)
+            self.fitting.states.forget()  # the model moves on
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave V in the run directory as it is in the end."""
+        if self.fitting and trainer.is_global_zero:
+            write_head(Path(pl_module.run_config["run_dir"]), self._value.state_dict(), self._identity)
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep V in the checkpoint only where it changes along the way."""
-        return self.fitting.state_dict() if self.refresh and self.fitting else {}
+        """Keep V in the checkpoint, and how to go on with it where it changes along the way."""
+        if not self._identity:
+            return {}
+        state = self.fitting.state_dict() if self.fitting else {"head": self._value.state_dict()}
+        return {**state, "value": self._identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember V for the start of the fit."""
+        """Go on with V as it was; a sharded model and its callbacks are restored only after the start of the fit."""
         self._restored = state_dict or None
+        if self._value is not None and self._restored:
+            self._go_on(self._restored)
+
+    def _go_on(self, state: dict[str, Any]) -> None:
+        if self.fitting and "optimizer" in state:
+            self.fitting.load_state_dict(state)
+        else:
+            self._value.load_state_dict(state["head"])
+
+    def _earlier(self, trainer: Trainer, run: Path) -> dict[str, Any] | None:
+        """Find V as this run had it, in its checkpoint or its directory: what the first rank finds holds for all.
+
+        Raises:
+            ConfigError: 다른 것을 읽는 V일 때.
+        """
+        identity, earlier = "", None
+        if trainer.is_global_zero:
+            identity, earlier = digest_of(self._value.identity), self._restored or read_head(run)
+        self._identity, earlier = trainer.strategy.broadcast((identity, earlier))
+        if earlier and earlier["value"] != self._identity:
+            raise ConfigError(
+                f"algo.value: {run} has a value head that reads something else; go on with the algo.value (and its "
+                "model) that the run began with, or start a new run without ckpt."
+            )
+        return earlier
 
     def _programs(self, trainer: Trainer, pl_module: LightningModule, split: str, limit: int | None) -> RewardedSamples:
         data = trainer.datamodule
         samples = RewardedSamples.of(self.rewards.judge(data, split, limit, pl_module.model), data)
-        if split == "train" and len(set(samples.reward_S.tolist())) < 2:
-            raise DataNotFoundError(
-                f"algo=critic found no programs of different rewards among {limit or 'all'} problems of "
-                f"{data.source.name} ({len(samples)} programs); raise algo.pretraining.problems, or choose another "
-                "algo/rewards."
-            )
-        if not self.rewards.binary:
+        if split == "train":
+            together = [samples.reward_S[rows] for rows in samples.problems]
+            alike = [reward_S.min() == reward_S.max() for reward_S in together]
+            pairwise = self.loss["kind"] == "pairwise"
+            if all(alike) if pairwise else len(samples.reward_S.unique()) < 2:
+                raise DataNotFoundError(
+                    f"algo={pl_module.name} found no programs of different rewards {'to one problem ' * pairwise}among "
+                    f"{limit or 'all'} problems of {data.source.name} ({len(samples)} programs of at most "
+                    f"{data.length} tokens); raise algo.pretraining.problems, or data.max_length and "
+                    "data.token_budget, or choose another algo/rewards."
+                )
+        if not self.rewards.binary and len(samples) > 1:
             reward_S = samples.reward_S.double()
             samples.reward_S.copy_((reward_S - reward_S.mean()) / reward_S.std().clamp(min=1e-6))
         return samples
 
-    def _key(self, value: Any, train: RewardedSamples, heldout: RewardedSamples) -> dict[str, Any]:
-        """Return everything that decides the fitted head."""
-        programs = [[part.samples.fingerprint, digest_of(part.reward_S.tolist())] for part in (train, heldout)]
-        limits = [self.steps, self.token_budget, self.check_every, self.patience]
+    def _fit_or_find(
+        self, trainer: Trainer, pl_module: LightningModule, train: RewardedSamples, heldout: RewardedSamples
+    ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+        """Return the fitted head and its curve, from the cache where they are there."""
+        file = None
+        # What is not the model that the key names (a checkpoint was loaded into it) has no place in the cache.
+        moved = trainer.ckpt_path and not trainer.strategy.restore_checkpoint_after_setup
+        if trainer.is_global_zero and not (moved and self._value.trunk(pl_module.model) is pl_module.model):
+            file = entry_file("value_head", self._key(trainer, train, heldout))
+        # The first rank holds the entry's lock for all; two runs that start together fit it once.
+        with alone(file) if file else nullcontext():
+            entry = trainer.strategy.broadcast(read_entry(file) if file else None)
+            if entry is None:
+                with trainer.precision_plugin.forward_context():
+                    entry = self._fit(trainer, pl_module.model, heldout, file)
+                if file:
+                    write_entry(file, entry)
+                    partial_of(file).unlink(missing_ok=True)
+        head = {name: tensor for name, tensor in entry.items() if name != "curve"}
+        return head, json.loads(bytes(entry["curve"].tolist()))
+
+    def _key(self, trainer: Trainer, train: RewardedSamples, heldout: RewardedSamples) -> dict[str, Any]:
+        """Return everything that decides the fitted head; the number of ranks does not."""
         return {
-            "value": value.identity,
-            "programs": programs,
-            "limits": limits,
+            "value": self._identity,
+            "precision": str(trainer.precision),
+            "binary": self.rewards.binary,
+            "programs": [train.fingerprint, heldout.fingerprint],
+            "limits": [self.steps, self.token_budget, self.check_every, self.patience],
             "loss": self.loss,
-            "code": code_of(value_fitting, value_models, credit),
+            "code": code_of(value_fitting, value_models, credit, rewarded, sys.modules[__name__]),
         }
 
-    def _fit(self, trainer: Trainer, value: Any, model: Any, heldout: RewardedSamples, file: Path) -> dict[str, Tensor]:
+    def _fit(self, trainer: Trainer, model: Any, heldout: RewardedSamples, file: Path | None) -> dict[str, Tensor]:
         """Fit until the steps are done or the AUC stops rising; return the best head and the curve."""
-        fitting, curve, best = self.fitting, [], {name: t.clone() for name, t in value.state_dict().items()}
-        partial = trainer.strategy.broadcast(_read_partial(file) if trainer.is_global_zero else None)
+        fitting, value, curve, best = self.fitting, self._value, [], None
+        partial = trainer.strategy.broadcast(read_partial(file) if file else None)
         if partial is not None:
             fitting.load_state_dict(partial["fitting"])
             curve, best = partial["curve"], partial["best"]
-        model_was_training = model.training
-        model.eval()
-        loss_sum, unseen = 0.0, TrunkStates(value, model, heldout, heldout.batches(self.token_budget))
+        loss_sum = torch.zeros(1, device=value.head.bias.device)
+        unseen = TrunkStates(value, model, heldout, heldout.batches(self.token_budget))
         with progress_bar("critic: stage 1", self.steps, fitting.steps_taken, trainer.is_global_zero, "step") as bar:
             while fitting.steps_taken < self.steps and not self._stale(curve):
                 loss_sum += fitting.step(1 - fitting.steps_taken / self.steps)
@@ -209,21 +273,27 @@ class CriticPretraining(Callback):
                 if fitting.steps_taken % self.check_every and fitting.steps_taken < self.steps:
                     continue
                 since = fitting.steps_taken - (curve[-1]["step"] if curve else 0)
-                found = measure(unseen)
-                curve.append({"step": fitting.steps_taken, "loss": float(loss_sum) / since, **found})
-                loss_sum = 0.0
+                loss = float(trainer.strategy.reduce(loss_sum, reduce_op="sum")) / since
+                if not math.isfinite(loss):
+                    raise ConfigError(
+                        f"algo.pretraining: the loss of V is {loss} after {fitting.steps_taken} steps; lower "
+                        f"algo.pretraining.lr = {self.loss['lr']}, or give algo.value a model whose weights are finite."
+                    )
+                # One rank's numbers for all: a last digit that differs would let some stop while others wait.
+                found = trainer.strategy.broadcast(measure(unseen))
+                curve.append({"step": fitting.steps_taken, "loss": loss, **found})
+                loss_sum.zero_()
                 if _auc(curve[-1]) >= max(map(_auc, curve)):
                     best = {name: tensor.clone() for name, tensor in value.state_dict().items()}
-                bar.set_postfix(auc=f"{found['auc']:.3f}", in_span=f"{found.get('in_span', torch.nan):.2f}")
-                if trainer.is_global_zero:
-                    _write_partial(file, {"fitting": fitting.state_dict(), "curve": curve, "best": best})
-        model.train(model_was_training)
+                bar.set_postfix(auc=f"{found['auc']:.3f}", in_span=f"{found.get('in_span', math.nan):.2f}")
+                if file:
+                    write_partial(file, {"fitting": fitting.state_dict(), "curve": curve, "best": best})
         text = torch.tensor(list(json.dumps(curve).encode()), dtype=torch.uint8)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in best.items()} | {"curve": text}
 
     def _stale(self, curve: list[dict[str, float]]) -> bool:
         """Say whether the last `patience` checks were no better than the best before them."""
-        if len(curve) <= self.patience:
+        if len(curve) <= self.patience or not _measured(curve[-1]):
             return False
         return max(map(_auc, curve[-self.patience :])) <= max(map(_auc, curve[: -self.patience])) + 1e-3
 
@@ -234,23 +304,30 @@ class CriticPretraining(Callback):
         curve: list[dict[str, float]],
         train: RewardedSamples,
         heldout: RewardedSamples,
-        value: str,
     ) -> None:
         """Write critic.json, log the numbers, and warn of a critic that knows next to nothing."""
         best = max(reversed(curve), key=_auc)
-        near_chance = not _auc(best) >= LEAST_AUC
+        near_chance = _auc(best) < LEAST_AUC if _measured(best) else None
         found = {
             "rewards": self.rewards.name,
-            "value": value,
+            "value": self._value.name,
             "programs": {"train": len(train), "heldout": len(heldout)},
             "near_chance": near_chance,
             "best": {key: _plain(number) for key, number in best.items()},
             "curve": [{key: _plain(number) for key, number in point.items()} for point in curve],
         }
-        (run / "critic.json").write_text(json.dumps(found, indent=1) + "\n")
+        write_file(run / "critic.json", (json.dumps(found, indent=1) + "\n").encode())
         numbers = {f"critic/{key}": number for key, number in best.items() if number == number and key != "step"}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.global_step)
+        if near_chance is None:
+            print(
+                f"critic: WARNING: what it knows could not be measured: the validation split has {len(heldout)} "
+                "programs, not both right and wrong ones, so its weights may mean anything. Give the data a validation "
+                "split, or raise algo.pretraining.heldout_problems.",
+                file=sys.stderr,
+            )
+            return
         place = (
             f", lowest value change inside the wrong span {best['in_span']:.0%}" if "critic/in_span" in numbers else ""
         )
@@ -263,32 +340,16 @@ class CriticPretraining(Callback):
             )
 
 
+def _measured(point: dict[str, float]) -> bool:
+    """Say whether there were right and wrong programs to measure on."""
+    return point["auc"] == point["auc"]
+
+
 def _auc(point: dict[str, float]) -> float:
     """Return the AUC; one that is not defined counts as chance."""
-    return point["auc"] if point["auc"] == point["auc"] else 0.5
+    return point["auc"] if _measured(point) else 0.5
 
 
 def _plain(number: float) -> float | None:
     """JSON knows no NaN."""
     return number if number == number else None
-
-
-def _partial(file: Path) -> Path:
-    return file.with_suffix(".partial.pt")
-
-
-def _read_partial(file: Path) -> dict[str, Any] | None:
-    """Read what a killed process left; None if there is nothing, or it is damaged."""
-    try:
-        return torch.load(_partial(file), weights_only=True)
-    except Exception:  # torch raises anything from EOFError to UnpicklingError; the steps are taken again
-        return None
-
-
-def _write_partial(file: Path, state: dict[str, Any]) -> None:
-    temporary = _partial(file).with_suffix(".tmp")
-    try:
-        torch.save(state, temporary)
-        temporary.replace(_partial(file))
-    except (OSError, RuntimeError):  # a full disk: a kill would cost the steps, nothing else
-        temporary.unlink(missing_ok=True)

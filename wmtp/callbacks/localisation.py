@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wmtp.data.rewarded import RewardedSamples
+from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.credit import localisation
 
@@ -29,6 +30,10 @@ class Localisation(Callback):
     """
 
     def __init__(self, rewards: Any, problems: int | None = 200) -> None:
+        if problems is not None and (isinstance(problems, bool) or not isinstance(problems, int) or problems < 1):
+            raise ConfigError(
+                f"algo.localisation.problems = {problems!r} must be a whole number, at least 1, or null for all."
+            )
         self.rewards, self.problems = rewards, problems
         self.heldout: RewardedSamples | None = None
 
@@ -60,5 +65,7 @@ class Localisation(Callback):
         changed_BT = torch.cat(changed)
         correct_B = heldout.reward_S[rows] == 1 if self.rewards.binary else ~changed_BT.any(dim=1)
         found = localisation(torch.cat(scores), torch.cat(masks), changed_BT, correct_B)
-        if found.pop("programs"):
-            pl_module.log_dict({f"localisation/{key}": number for key, number in found.items()}, batch_size=1)
+        del found["programs"]
+        # Where no program's wrong place is known, what is left is whether right and wrong ones are told apart.
+        known = {f"localisation/{key}": number for key, number in found.items() if number == number}
+        pl_module.log_dict(known, batch_size=1)

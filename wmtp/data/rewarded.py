@@ -7,9 +7,11 @@
 
 #   B sequences, T positions, S samples
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor
 
 from wmtp.data.batching import collate
+from wmtp.data.fingerprint import digest_of
 from wmtp.data.module import MTPDataModule
 from wmtp.data.tokenization import TokenizedSamples, tokenize_problems
 from wmtp.rewards import RewardedProgram
@@ -41,9 +44,7 @@ class RewardedSamples:
     @classmethod
     def of(cls, programs: Sequence[RewardedProgram], data: MTPDataModule) -> "RewardedSamples":
         """Tokenize programs as the training data is; leave out what is too long."""
-        wanted = data.prompt.shot_task_ids
-        shots = [problem for problem in data.source.stream("prompt") if problem.task_id in wanted] if wanted else []
-        samples, rewards = [], []
+        shots, samples, rewards = data.shots(), [], []
         for program in programs:
             packed, dropped = tokenize_problems([program.problem], data.prompt, data.tokenizer, data.length, shots)
             if not dropped:
@@ -51,7 +52,8 @@ class RewardedSamples:
                 rewards.append(program.reward)
         numbered = groupby(range(len(samples)), key=lambda i: samples[i].task_id)
         problems = [list(group) for _, group in numbered]
-        return cls(TokenizedSamples.pack(samples), torch.tensor(rewards), problems, data.tokenizer.pad_token_id)
+        reward_S = torch.tensor(rewards, dtype=torch.float32)
+        return cls(TokenizedSamples.pack(samples), reward_S, problems, data.tokenizer.pad_token_id)
 
     def batches(self, token_budget: int, shuffled_by: str | None = None) -> list[list[int]]:
         """Put whole problems together until the next one would exceed the budget of positions.
@@ -73,9 +75,15 @@ class RewardedSamples:
         return [*batches, rows] if rows else batches
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
-        """Collate some samples, as for training, with `reward_B`."""
+        """Collate some samples, as for training, with `reward_B`; no sample is a row without targets."""
         batch = collate([self.samples[i] for i in rows], step_targets=1, pad_token_id=self.pad_token_id)
-        return batch | {"reward_B": self.reward_S[list(rows)]}
+        return batch | {"reward_B": self.reward_S[list(rows)] if rows else self.reward_S.new_zeros(1)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name the programs, what is known of them and their grouping by content."""
+        noise = hashlib.sha256(self.samples.tensors["noise"].numpy()).hexdigest()
+        return digest_of([self.samples.fingerprint, noise, self.reward_S.tolist(), self.problems])
 
     def __len__(self) -> int:
         return len(self.samples)

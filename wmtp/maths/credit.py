@@ -102,9 +102,9 @@ def localisation(score_BT: Tensor, mask_BT: Tensor, changed_BT: Tensor, correct_
         first_token_auc: P(첫 달라진 토큰의 점수 < 깨끗한 토큰의 점수). 깨끗한 토큰은 맞은 프로그램의 모든 목표
             토큰과, 틀린 프로그램의 첫 달라진 토큰보다 앞선 목표 토큰.
         chance: 아무 데나 찍었을 때의 in_span.
-        sequence_auc: P(맞은 프로그램의 점수 합 > 틀린 프로그램의 점수 합). δ의 합은 V(마지막) − V(처음)이므로, critic에서는
-            마지막 V로 맞고 틀림을 아는 정도다.
-        programs: 센 틀린 프로그램의 수. 0이면 나머지는 NaN.
+        sequence_auc: P(맞은 프로그램의 점수 합 > 틀린 프로그램의 점수 합). δ의 합은 V(마지막) − V(처음)이므로,
+            critic에서는 마지막 V로 맞고 틀림을 아는 정도다. 합이 언제나 0인 점수(combined)에서는 뜻이 없으므로 NaN.
+        programs: 자리를 센 틀린 프로그램의 수. 0이면 sequence_auc 말고는 NaN.
 
     Example:
         >>> mask, changed = torch.ones(1, 4, dtype=torch.bool), torch.tensor([[False, True, True, False]])
@@ -118,7 +118,10 @@ def localisation(score_BT: Tensor, mask_BT: Tensor, changed_BT: Tensor, correct_
     lowest_B = torch.where(mask_BT, score_BT, torch.inf).argmin(dim=1)
     place_T = torch.arange(score_BT.shape[1], device=score_BT.device)
     clean_BT = mask_BT & (correct_B[:, None] | (wrong_B[:, None] & (place_T < first_B[:, None])))
-    sum_B = torch.where(mask_BT, score_BT, 0.0).double().sum(dim=1)
+    kept_BT = torch.where(mask_BT, score_BT, 0.0).double()
+    sum_B = kept_BT.sum(dim=1)
+    # Standardized scores add up to 0: what is left of that is rounding, and orders nothing.
+    rounding = (sum_B.abs() <= 1e-5 * kept_BT.abs().sum(dim=1)).all()
     first_score_N = score_BT.gather(1, first_B[:, None]).squeeze(1)[wrong_B]
     found = {
         "on_first": lowest_B == first_B,
@@ -128,6 +131,6 @@ def localisation(score_BT: Tensor, mask_BT: Tensor, changed_BT: Tensor, correct_
     }
     return {name: float(value_B[wrong_B].double().mean()) for name, value_B in found.items()} | {
         "first_token_auc": float(auc(-first_score_N, -score_BT[clean_BT])),
-        "sequence_auc": float(auc(sum_B[correct_B], sum_B[~correct_B])),
+        "sequence_auc": torch.nan if rounding else float(auc(sum_B[correct_B], sum_B[~correct_B])),
         "programs": int(wrong_B.sum()),
     }

@@ -109,11 +109,17 @@ class PolicyValue(nn.Module):
     @torch.no_grad()
     def states(self, batch: dict[str, Any], model: MTPMixin) -> tuple[Tensor, Tensor]:
         """Run the trunk on a batch that no model has read yet (stage 1); return hidden_BTD and nll_BT."""
-        return self.trunk(model).mtp(
-            batch["input_ids_BT"],
-            batch["attention_mask_BT"],
-            then=lambda output, unembedding_VD: _states(batch, output, unembedding_VD),
-        )
+        trunk = self.trunk(model)
+        training = trunk.training
+        trunk.eval()  # no dropout
+        try:
+            return trunk.mtp(
+                batch["input_ids_BT"],
+                batch["attention_mask_BT"],
+                then=lambda output, unembedding_VD: _states(batch, output, unembedding_VD),
+            )
+        finally:
+            trunk.train(training)
 
     def trunk(self, model: MTPMixin) -> MTPMixin:
         """Return the model whose states the head reads."""

@@ -6,7 +6,8 @@
     pairwise  −log σ(mean V(더 나은 것) − mean V(더 못한 것)), 한 문제의 프로그램끼리
     여기에 sparsity · mean |δ|를 더한다. 이상적인 V는 한 번만 움직이는데, 이것이 없으면 모든 프로그램에 똑같이 있는
     토큰("def", "solve")끼리 증거를 주고받아 δ가 지저분하다.
-[동작] 몸통은 얼어 있고 머리만 배운다. 랭크가 여럿이면 배치를 나누고 기울기의 평균을 낸다.
+[동작] 몸통은 얼어 있고 머리만 배운다. 랭크가 여럿이면 배치 하나를 문제 단위로 나누고 기울기를 더한다. 그래서 랭크가
+    몇이든 같은 머리다 (반올림 말고는).
     순서는 (seed, 에폭)에만 달려 있으므로, 멈췄다가 몇 번째 스텝이었는지만 알면 그대로 이어 간다.
 [디버깅] AUC가 0.5 근처면 보상이 한쪽뿐인지, 몸통이 이 언어를 아는지부터 본다.
 """
@@ -15,6 +16,7 @@
 
 import random
 from collections.abc import Iterator
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +43,7 @@ def value_loss(
     problem_ids: list[str],
     gamma: float = 1.0,
     gae_lambda: float = 1.0,
+    count: int | None = None,
 ) -> Tensor:
     """Compute the loss of a batch of values.
 
@@ -52,6 +55,7 @@ def value_loss(
         reward_B: 시퀀스보상.
         problem_ids: 행마다 문제의 이름 (pairwise).
         gamma, gae_lambda: `gae_returns`.
+        count: 목표 토큰(pairwise는 쌍)의 수. 배치의 일부만 있을 때 온전한 배치의 것. None이면 여기 있는 것을 센다.
 
     Returns:
         0차원. 견줄 쌍이 없는 배치의 pairwise는 0.
@@ -65,13 +69,13 @@ def value_loss(
     if kind == "pairwise":
         mean_B = torch.where(mask_BT, logit_BT, 0.0).sum(dim=1) / mask_BT.sum(dim=1).clamp(min=1)
         better, worse = _pairs(reward_B.tolist(), problem_ids)
-        return -F.logsigmoid(mean_B[better] - mean_B[worse]).mean() if better else logit_BT.sum() * 0.0
+        return -F.logsigmoid(mean_B[better] - mean_B[worse]).sum() / max(len(better) if count is None else count, 1)
     return_BT = gae_returns(value_BT, mask_BT, reward_B, gamma, gae_lambda)
     if kind == "bce":
         error_BT = F.binary_cross_entropy_with_logits(logit_BT, return_BT.clamp(0, 1), reduction="none")
     else:
         error_BT = (value_BT - return_BT).square()
-    return torch.where(mask_BT, error_BT, 0.0).sum() / mask_BT.sum().clamp(min=1)
+    return torch.where(mask_BT, error_BT, 0.0).sum() / (mask_BT.sum().clamp(min=1) if count is None else max(count, 1))
 
 
 class ValueFitting:
@@ -112,19 +116,31 @@ class ValueFitting:
         self.returns, self.sparsity = {"gamma": gamma, "gae_lambda": gae_lambda}, sparsity
         self.rank, self.world_size = rank, world_size
         self.parameters = [p for p in value.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
-        self.steps_taken = 0
-        self.states = TrunkStates(value, model, train, train.batches(token_budget, shuffled_by=str(seed)))
+        batches = train.batches(token_budget, shuffled_by=str(seed))
+        self.states = TrunkStates(value, model, train, batches, rank=rank, world_size=world_size)
+        self.restart(0)
+
+    def restart(self, steps_taken: int) -> None:
+        """Forget the moments of the optimizer and the states of the trunk: as if V had come from elsewhere."""
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=self.lr, betas=(0.9, 0.95), weight_decay=0.0)
+        self.steps_taken = steps_taken
+        self.states.forget()
 
     def batch_of(self, step: int) -> int:
-        """Say which batch this rank reads in a step; their order changes with every epoch."""
+        """Say which batch a step reads, on all ranks together; their order changes with every epoch."""
         count = len(self.states.batches)
-        epoch, position = divmod(step * self.world_size + self.rank, count)
+        epoch, position = divmod(step, count)
         return random.Random(f"{self.seed}/{epoch}").sample(range(count), count)[position]
 
     def step(self, lr_factor: float = 1.0) -> Tensor:
-        """Take one step; the loss stays on the device."""
-        batch, hidden_BTD, nll_BT, mask_BT = self.states[self.batch_of(self.steps_taken)]
+        """Take one step; return this rank's share of the loss, which stays on the device."""
+        number = self.batch_of(self.steps_taken)
+        batch, hidden_BTD, nll_BT, mask_BT = self.states[number]
+        # Of the whole batch, so that the shares of all ranks add up to its loss.
+        programs, rows = self.states.programs, self.states.batches[number]
+        targets = max(sum(programs.samples.targets[row] for row in rows), 1)
+        ids = [programs.samples.task_ids[row] for row in rows]
+        count = len(_pairs(programs.reward_S[rows].tolist(), ids)[0]) if self.kind == "pairwise" else targets
         with torch.enable_grad():
             logit_BT = self.value.head(hidden_BTD, nll_BT, mask_BT)
             value_BT = self.value.scaled(logit_BT)
@@ -136,14 +152,14 @@ class ValueFitting:
                 batch["reward_B"],
                 batch["problem_ids"],
                 **self.returns,
+                count=count,
             )
-            loss = loss + self.sparsity * value_deltas(value_BT, mask_BT).abs().sum() / mask_BT.sum().clamp(min=1)
+            loss = loss + self.sparsity * value_deltas(value_BT, mask_BT).abs().sum() / targets
             self.optimizer.zero_grad()
             loss.backward()
         if self.world_size > 1:
             for parameter in self.parameters:
                 torch.distributed.all_reduce(parameter.grad)
-                parameter.grad /= self.world_size
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * lr_factor
@@ -157,6 +173,7 @@ class ValueFitting:
             "head": self.value.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "steps_taken": self.steps_taken,
+            "reward_S": self.states.programs.reward_S,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -164,6 +181,8 @@ class ValueFitting:
         self.value.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps_taken = state["steps_taken"]
+        # Rewards of the model itself (neg_ce) would be others by now.
+        self.states.programs.reward_S.copy_(state["reward_S"])
 
 
 class TrunkStates:
@@ -174,21 +193,37 @@ class TrunkStates:
         programs: 프로그램들.
         batches: 배치마다 프로그램의 번호들.
         limit: 기억할 바이트 수의 상한. 넘는 것은 다시 계산한다.
+        rank, world_size: 배치마다 이 랭크의 몫(문제 단위)만 읽는다.
     """
 
     def __init__(
-        self, value: PolicyValue, model: Any, programs: "RewardedSamples", batches: list[list[int]], limit: int = 2**30
+        self,
+        value: PolicyValue,
+        model: Any,
+        programs: "RewardedSamples",
+        batches: list[list[int]],
+        limit: int = 2**30,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.value, self.model, self.programs, self.batches, self.limit = value, model, programs, batches, limit
+        self.rank, self.world_size = rank, world_size
         self.forget()
 
     def __getitem__(self, i: int) -> tuple[dict[str, Any], Tensor, Tensor, Tensor]:
         """Return batch, hidden_BTD, nll_BT and mask_BT of the i-th batch."""
         if i in self._remembered:
             return self._remembered[i]
-        batch = _to(self.programs.batch(self.batches[i]), self.value.head.bias.device)
-        states = (batch, *self.value.states(batch, self.model), target_mask(batch["labels_BT"]))
-        self._bytes += sum(tensor.nbytes for tensor in states[1:])
+        samples, rows = self.programs.samples, self.batches[i]
+        problems = [list(group) for _, group in groupby(rows, key=samples.task_ids.__getitem__)]
+        mine = [row for problem in problems[self.rank :: self.world_size] for row in problem]
+        batch = _to(self.programs.batch(mine), self.value.head.bias.device)
+        hidden_BTD, nll_BT = self.value.states(batch, self.model)
+        states = (batch, hidden_BTD, nll_BT, target_mask(batch["labels_BT"]))
+        # Counted by the whole batch, so that all ranks remember the same ones: with a sharded model those that
+        # compute wait for each other.
+        positions = len(rows) * max(samples.lengths[row] for row in rows) / self.world_size
+        self._bytes += positions * hidden_BTD.shape[-1] * hidden_BTD.element_size()
         if self._bytes <= self.limit:
             self._remembered[i] = states
         return states
@@ -199,7 +234,7 @@ class TrunkStates:
     def forget(self) -> None:
         """Compute everything anew: the trunk has changed."""
         self._remembered: dict[int, Any] = {}
-        self._bytes = 0
+        self._bytes = 0.0
 
 
 @torch.no_grad()
@@ -255,7 +290,7 @@ def check_value_loss(kind: str, binary: bool) -> None:
 
 def _pairs(rewards: list[float], problem_ids: list[str]) -> tuple[list[int], list[int]]:
     """List the rows of one problem of which the first has the higher reward."""
-    rows = range(len(rewards))
+    rows = range(len(problem_ids))
     pairs = [(i, j) for i in rows for j in rows if problem_ids[i] == problem_ids[j] and rewards[i] > rewards[j]]
     return [i for i, _ in pairs], [j for _, j in pairs]
 

@@ -150,6 +150,9 @@ def tiles(run: RunResults) -> list[Tile]:
             note += f"; largest drop inside the wrong span {best['in_span']:.0%}"
         label = "Critic's AUC" + (" (near chance!)" if run.critic["near_chance"] else "")
         found.append(Tile(label, "critic이 맞고 틀림을 아는 정도", f"{best['auc']:.2f}", note))
+    elif run.critic:
+        note = "no right and wrong held-out programs to measure it on, so its weights may mean anything"
+        found.append(Tile("Critic's AUC (not measured!)", "critic이 맞고 틀림을 아는 정도", "unknown", note))
     speed = run.series.get("speed/target_tokens_per_second")
     if speed:
         rate = sorted(value for _, value in speed)[len(speed) // 2]
