@@ -124,9 +124,9 @@ def row(name: str, overrides: list[str], kind: type | None) -> None:
     source = build(cfg.model)
     data = build(cfg.data.module, tokenizer=source.load_tokenizer())
     model, rewards, wanted = source.load().eval(), build(cfg.algo.rewards), cfg.algo.pretraining
-    value = (
-        build(cfg.algo.value) if kind is None else build(cfg.algo.value | {"_target_": f"{__name__}.{kind.__name__}"})
-    )
+    if kind is not None:
+        cfg.algo.value._target_ = f"{__name__}.{kind.__name__}"
+    value = build(cfg.algo.value)
     train, heldout = (
         RewardedSamples.of(rewards.judge(data, split, limit, model), data)
         for split, limit in (("train", wanted.problems), ("validation", wanted.heldout_problems))
