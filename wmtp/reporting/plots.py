@@ -38,7 +38,7 @@ def draw_all(run: RunResults) -> dict[str, str]:
         plots["weight_histogram"] = _draw("weight_histogram", lambda axes: _histogram(axes, run.histogram))
     if "weight/mean" in run.series:
         plots["weights_over_time"] = _draw("weights_over_time", lambda axes: _weights_over_time(axes, run.series))
-    if run.critic:
+    if run.critic and run.critic["best"].get("auc") is not None:
         plots["critic"] = _draw("critic", lambda axes: _critic(axes, run.critic["curve"]))
     if "localisation/in_span" in run.series:
         plots["localisation"] = _draw("localisation", lambda axes: _localisation(axes, run.series))
@@ -123,7 +123,9 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
 
 
 def _legend(axes: "Axes") -> None:
-    """Put the legend above the plot, where no curve can run through it."""
+    """Put the legend above the plot, where no curve can run through it; none where nothing is drawn."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
     axes.legend(
         frameon=False, fontsize=8.5, ncols=4, loc="lower left", bbox_to_anchor=(-0.02, 1), columnspacing=1.2,
         handlelength=1.6, borderpad=0.2,

@@ -37,10 +37,9 @@ def summary(metrics: dict[str, float], run: Path, report: Path, stores: Iterable
             if f"{when}/{key}" in metrics
         ]
         lines.append(f"{key:<24} {'   '.join(numbers)}")
-    lines.append(
-        f"{'val CE of head 0':<24} "
-        f"before {metrics['before/val/ce_head0']:.4f}   after {metrics['after/val/ce_head0']:.4f}"
-    )
+    if "after/val/ce_head0" in metrics:  # the data may have no validation split
+        before, after = (f"{when} {metrics[f'{when}/val/ce_head0']:.4f}" for when in ("before", "after"))
+        lines.append(f"{'val CE of head 0':<24} {before}   {after}")
     lines.append(f"{'report':<24} {report.with_suffix('.html')}")
     lines.append(f"{'run directory':<24} {run}")
     lines += [f"{'MLflow':<24} {store.ui_command}" for store in stores]
