@@ -46,6 +46,9 @@ def numbers_of(run: Path) -> dict[str, float]:
     evaluation = results.evaluations["after"].metrics
     benchmark = next(iter(results.evaluations["after"].benchmarks))
     last = {key: points[-1][1] for key, points in results.series.items()}
+    # The mixed scores of a sequence add up to 0; what combined knows of whole programs is its critic's V.
+    last.setdefault("localisation/sequence_auc", last.get("critic/auc"))
+    last = {key: value for key, value in last.items() if value is not None}
     return last | {f"pass{end}": evaluation[f"{benchmark}/pass@1{end}"] for end in ("", "_low", "_high")}
 
 
