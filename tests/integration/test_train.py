@@ -72,7 +72,7 @@ def test_eval_repeats_the_numbers_that_training_ended_with(config, tmp_path):
     assert (there / "samples.jsonl").read_bytes() == (run / "eval/after/synthetic/samples.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_stopped_by_ctrl_c_goes_on_bit_for_bit(config, tmp_path, accumulate):
     common = ["eval.before=false", "eval.after=false", "trainer.max_steps=6", "data.train_size=90"]
     common += [f"trainer.accumulate_grad_batches={accumulate}"]

@@ -250,6 +250,7 @@ def test_rho1_scores_are_the_gap_of_the_two_losses(score):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # the default suite has two ranks in tests/integration/test_fsdp.py
 def test_two_gloo_ranks_take_the_steps_of_one_rank_that_accumulates_twice(tmp_path):
     samples = make_samples(24)
     alone = fit(Baseline(make_model(), sgd), Loaders(samples, 64)(accumulate=2), accumulate=2, steps=3)

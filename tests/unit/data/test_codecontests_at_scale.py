@@ -76,7 +76,7 @@ print(counts, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 @pytest.mark.parametrize(
-    ("megabytes", "largest_row"), [(40, 20), pytest.param(2048, 100, marks=pytest.mark.slow)], ids=["40MB", "2GB"]
+    ("megabytes", "largest_row"), [(20, 10), pytest.param(2048, 100, marks=pytest.mark.slow)], ids=["20MB", "2GB"]
 )
 def test_reading_guarding_and_tokenizing_take_the_memory_of_a_row_not_of_the_file(tmp_path, megabytes, largest_row):
     file = tmp_path / "train.jsonl"
