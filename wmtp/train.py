@@ -162,7 +162,13 @@ def attempt(cfg: DictConfig, parts: Parts, checkpoint: Path | None, run: Path, l
         trainer.validate(algo, data, verbose=False)  # the curves start before the first step
         metrics |= {f"before/{key}": float(value) for key, value in trainer.callback_metrics.items()}
         algo.train()  # Lightning keeps the mode it finds
-        trainer.fit(algo, data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(algo, data, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as left:
+            if trainer.interrupted:  # Ctrl-C before the first step, or a second one: Lightning ends with code 1
+                print("Stopped at once; what was saved before is kept, and the same command uses it.", file=sys.stderr)
+                raise KeyboardInterrupt from left
+            raise
         leave_if_stopped(cfg, callbacks, trainer, run)
         trainer.save_checkpoint(run / "checkpoints" / "last.ckpt")
         trainer.validate(algo, data, verbose=False)
