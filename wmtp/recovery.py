@@ -166,10 +166,14 @@ def higher_precision(cfg: DictConfig) -> dict[str, Any]:
 
 def more_pieces(cfg: DictConfig) -> dict[str, Any]:
     """Cut every batch into twice as many pieces and accumulate twice as many: the same step in half the memory."""
-    return {
+    changes = {
         "data.split": 2 * OmegaConf.select(cfg, "data.split", default=1),
         "trainer.accumulate_grad_batches": 2 * cfg.trainer.accumulate_grad_batches,
     }
+    interval = OmegaConf.select(cfg, "trainer.val_check_interval")
+    if isinstance(interval, int):  # Lightning counts it in pieces
+        changes["trainer.val_check_interval"] = 2 * interval
+    return changes
 
 
 LADDER = {"lower rate": lower_rate, "smaller batch": smaller_batch, "higher precision": higher_precision}
