@@ -7,7 +7,6 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 
-@pytest.mark.slow
 def test_every_row_of_the_scale_table_can_be_measured(monkeypatch, capsys):
     from scripts.bench import scale
 
