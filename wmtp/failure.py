@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from wmtp.errors import LossExplosionError, NonFiniteError, NonFiniteScoreError, WmtpError
+from wmtp.swap import write_atomically
 from wmtp.tracking import mask_secrets
 
 # What each kind of failure means, and what a person can do about it.
@@ -175,13 +176,5 @@ def write_failure(run: Path, failure: Failure) -> Path | None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all, and flush it to the disk."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as opened:
-            json.dump(content, opened, indent=1, ensure_ascii=False)
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a JSON file whole or not at all."""
+    write_atomically(file, json.dumps(content, indent=1, ensure_ascii=False).encode())

@@ -11,6 +11,22 @@ from pathlib import Path
 META = "meta.pt"  # Lightning's name for what is in a checkpoint beside its shards
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that no kill, crash or full disk can leave half of it.
+
+    [동작] 임시 이름에 쓰고, 디스크에 내린 뒤(fsync), 이름을 바꾼다.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def swap_in(temporary: Path, path: Path) -> None:
     """Give a finished file or folder its name, in place of what has it now."""
     recover(path)

@@ -30,6 +30,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from wmtp.errors import CheckpointError
+from wmtp.swap import write_atomically
 
 MASK = "***"
 
@@ -397,9 +398,8 @@ class MLflowLogger(Logger):
             experiment_id = experiment.experiment_id
         run = self._client.create_run(experiment_id, run_name=self._run_name, tags={"run_dir": str(self.run_dir)})
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps({"tracking_uri": mask_secrets(self.tracking_uri), "run_id": run.info.run_id}))
-        temporary.replace(kept)
+        found = {"tracking_uri": mask_secrets(self.tracking_uri), "run_id": run.info.run_id}
+        write_atomically(kept, json.dumps(found).encode())
         self._run_id = run.info.run_id
 
     def _continue_run(self, run_id: str) -> bool:

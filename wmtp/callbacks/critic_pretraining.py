@@ -30,8 +30,9 @@ from wmtp.evaluation.progress import progress_bar
 from wmtp.maths import credit
 from wmtp.models import value as value_models
 from wmtp.models import value_fitting
-from wmtp.models.value_files import partial_of, read_head, read_partial, write_file, write_head, write_partial
+from wmtp.models.value_files import partial_of, read_head, read_partial, write_head, write_partial
 from wmtp.models.value_fitting import TrunkStates, ValueFitting, check_value_loss, measure
+from wmtp.swap import write_atomically
 
 LEAST_AUC = 0.6  # below this a critic knows next to nothing
 
@@ -316,7 +317,7 @@ class CriticPretraining(Callback):
             "best": {key: _plain(number) for key, number in best.items()},
             "curve": [{key: _plain(number) for key, number in point.items()} for point in curve],
         }
-        write_file(run / "critic.json", (json.dumps(found, indent=1) + "\n").encode())
+        write_atomically(run / "critic.json", (json.dumps(found, indent=1) + "\n").encode())
         numbers = {f"critic/{key}": number for key, number in best.items() if number == number and key != "step"}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.global_step)

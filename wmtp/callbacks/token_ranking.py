@@ -17,6 +17,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from wmtp.swap import write_atomically
+
 
 def add_by_token(total_2V: Tensor, input_ids_BT: Tensor, weight_BT: Tensor, mask_BT: Tensor) -> None:
     """Add a batch to the sum of the weights and the count of every token, in place; weights of NaN are left out.
@@ -99,9 +101,7 @@ class TokenRanking(Callback):
             for rows in rank(total_2V, self.least, self.top)
         )
         ranking = {"least": self.least, "heaviest": heaviest, "lightest": lightest}
-        temporary = self.path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(ranking, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(self.path)
+        write_atomically(self.path, json.dumps(ranking, ensure_ascii=False).encode())
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the sums in the checkpoint."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wmtp.data.batching import collate
 from wmtp.maths.alignment import target_mask
+from wmtp.swap import write_atomically
 
 
 def text_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
@@ -95,9 +96,7 @@ class TokenWeights(Callback):
                 "noise": list(map(bool, sample.noise)),
             }
             rows.append({**earlier.get(sample.task_id, {}), **fixed, stage: weights})
-        temporary = self.path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps({"samples": rows}, ensure_ascii=False))
-        temporary.replace(self.path)
+        write_atomically(self.path, json.dumps({"samples": rows}, ensure_ascii=False).encode())
 
     def _weigh(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Any], mask_BT: Tensor

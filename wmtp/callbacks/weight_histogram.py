@@ -16,6 +16,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from wmtp.swap import write_atomically
+
 
 def count_in_bins(count_2K: Tensor, weight_BT: Tensor, mask_BT: Tensor, noise_BT: Tensor | None, upper: float) -> None:
     """Add a batch to the counts, in place; weights of `upper` and above fall into the last bin.
@@ -90,10 +92,8 @@ class WeightHistogram(Callback):
             return {"clean": clean_K, "corrupted": corrupted_K if any(corrupted_K) else None}
 
         epochs = [{"epoch": epoch} | shown(count) for epoch, count in zip(self._counts, count_E2K, strict=True)]
-        path = self.run_dir / "weight_histogram.json"
-        temporary = path.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps({"upper": self.upper} | shown(count_E2K.sum(0)) | {"epochs": epochs}))
-        temporary.replace(path)
+        histogram = {"upper": self.upper} | shown(count_E2K.sum(0)) | {"epochs": epochs}
+        write_atomically(self.run_dir / "weight_histogram.json", json.dumps(histogram).encode())
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the counts in the checkpoint, as plain numbers."""

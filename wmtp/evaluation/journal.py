@@ -8,12 +8,12 @@
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from wmtp.errors import DataFormatError
+from wmtp.swap import write_atomically
 
 Key = tuple[str, int]  # task_id, sample
 
@@ -64,19 +64,6 @@ class Journal:
         """Rewrite the file in the given order, all of it or nothing."""
         self.close()
         write_atomically(self.path, b"".join(_line(self.rows[key]) for key in order))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that no kill or crash can leave half of it.
-
-    [동작] 임시 이름에 쓰고, 디스크에 내린 뒤(fsync), 이름을 바꾼다.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _line(row: dict[str, Any]) -> bytes:

@@ -6,7 +6,6 @@
 """
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from wmtp.swap import write_atomically
 
 HEAD = "value_head.safetensors"
 
@@ -25,8 +26,8 @@ def write_head(run: Path, head: dict[str, Tensor], identity: str) -> None:
         OSError: 디스크가 찼을 때. 반쯤 쓴 파일은 남지 않는다.
     """
     head = {name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}
-    write_file(run / "value_head.pt", _saved(head))
-    write_file(run / HEAD, save(head, metadata={"value": identity}))  # last: where it is, the rest is too
+    write_atomically(run / "value_head.pt", _saved(head))
+    write_atomically(run / HEAD, save(head, metadata={"value": identity}))  # last: where it is, the rest is too
 
 
 def read_head(run: Path) -> dict[str, Any] | None:
@@ -42,7 +43,7 @@ def write_partial(entry: Path, state: dict[str, Any]) -> None:
     """Keep a fit that is not at its end; on a full disk a kill costs its steps, nothing else."""
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        write_file(partial_of(entry), _saved(state))
+        write_atomically(partial_of(entry), _saved(state))
     except OSError:
         pass
 
@@ -58,19 +59,6 @@ def read_partial(entry: Path) -> dict[str, Any] | None:
 def partial_of(entry: Path) -> Path:
     """Name the file of a fit that is not at its end."""
     return entry.with_suffix(".partial.pt")
-
-
-def write_file(file: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and flush it to the disk."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _saved(values: dict[str, Any]) -> bytes:

@@ -18,6 +18,7 @@ from wmtp.maths.pass_at_k import paired_bootstrap
 from wmtp.reporting import heat_map, plots
 from wmtp.reporting.heat_map import visible
 from wmtp.reporting.reading import STAGES, Evaluation, RunResults, read_run
+from wmtp.swap import write_atomically
 
 # Verdicts in the order in which they are shown.
 VERDICTS = ("passed", "wrong", "error", "timeout", "memory", "output", "crashed", "harness_error")
@@ -328,6 +329,4 @@ def _markdown_fence(text: str) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, text.encode())
