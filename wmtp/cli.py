@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
-from wmtp.errors import ConfigError, WmtpError
+from wmtp.errors import ConfigError, WmtpError, chain, is_whole_number
 from wmtp.storage import nested_form
 
 
@@ -88,8 +88,8 @@ def explain(error: BaseException) -> str | None:
         >>> explain(ConfigError("algo.weighting.lam = 7 must be in [0, 1]; try 0.3."))
         'ConfigError: algo.weighting.lam = 7 must be in [0, 1]; try 0.3.'
     """
-    chain = list(_chain(error))
-    for cause in chain:
+    causes = list(chain(error))
+    for cause in causes:
         if isinstance(cause, WmtpError):
             return f"{type(cause).__name__}: {cause}"
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -100,7 +100,7 @@ def explain(error: BaseException) -> str | None:
             }
             sentence = what.get(cause.errno, "no space left on the disk")
             return f"DiskFullError: {sentence}{place}; free some and go on with ckpt=last."
-    for cause in chain:
+    for cause in causes:
         if isinstance(cause, MissingConfigException):
             return f"ConfigError: {_unknown_option(cause)}"
         if isinstance(cause, MissingMandatoryValue):
@@ -182,7 +182,7 @@ def check_whole_number(cfg: DictConfig, key: str, least: int = 1) -> None:
         ConfigError: 정수가 아니거나 least보다 작을 때.
     """
     value = OmegaConf.select(cfg, key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not is_whole_number(value, least):
         raise ConfigError(f"{key} = {value!r} must be a whole number, at least {least}.")
 
 
@@ -210,15 +210,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-def _chain(error: BaseException | None) -> Any:
-    """Walk from an exception to its causes."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _root(error: BaseException) -> BaseException:
-    return list(_chain(error))[-1]
+    return list(chain(error))[-1]
 
 
 def _first_line(error: BaseException) -> str:

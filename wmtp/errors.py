@@ -5,6 +5,25 @@
     나머지 예외는 버그이므로 그대로 드러난다.
 """
 
+from collections.abc import Iterator
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Walk from an exception to its causes."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_whole_number(value: object, least: int = 1) -> bool:
+    """Tell whether a value is an int, not a bool, and at least so much.
+
+    Example:
+        >>> is_whole_number(1), is_whole_number(True), is_whole_number(0), is_whole_number(2.0)
+        (True, False, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
 
 class WmtpError(Exception):
     """Report a user's mistake: one sentence, no traceback, exit code 2."""

@@ -13,14 +13,13 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wmtp.errors import LossExplosionError, NonFiniteError, NonFiniteScoreError, WmtpError
+from wmtp.errors import LossExplosionError, NonFiniteError, NonFiniteScoreError, WmtpError, chain
 from wmtp.swap import write_atomically
 from wmtp.tracking import mask_secrets
 
@@ -134,13 +133,6 @@ def kind_of(error: BaseException) -> str:
         if isinstance(one, WmtpError):
             return "mistake"
     return "crash"
-
-
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Walk from an exception to its causes."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def environment() -> dict[str, Any]:

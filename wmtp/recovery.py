@@ -28,12 +28,12 @@ import torch
 from lightning_fabric.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from safetensors import safe_open
 from torch import Tensor
 
-from wmtp.errors import CheckpointError, ConfigError
+from wmtp.errors import CheckpointError, ConfigError, is_whole_number
 from wmtp.failure import Failure, describe, write_failure, write_json
+from wmtp.launch import is_first
 from wmtp.models.checkpoint import read_checkpoint
 from wmtp.reporting import write_report
 from wmtp.swap import is_checkpoint, swap_in
@@ -61,7 +61,7 @@ class Recovery:
             ("max_attempts", self.max_attempts, 0, 1000),
             ("requeue_exit_code", self.requeue_exit_code, 1, 255),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            if not is_whole_number(value, least) or value > most:
                 raise ConfigError(f"recovery.{key} = {value!r} must be a whole number from {least} to {most}.")
 
     def attempts(self, run: Path) -> list[Attempt]:
@@ -239,7 +239,7 @@ def with_changes(cfg: DictConfig, attempts: list[Attempt]) -> DictConfig:
 
 def put_away_failures(run: Path) -> None:
     """Move what an earlier launch of this run ended with: the run is going on."""
-    if getattr(rank_zero_only, "rank", 0):
+    if not is_first():
         return
     for file in run.glob("failure*.json"):
         moment = time.strftime("%Y%m%d-%H%M%S", time.localtime(file.stat().st_mtime))

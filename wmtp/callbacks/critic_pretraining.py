@@ -25,7 +25,7 @@ from wmtp.data import rewarded
 from wmtp.data.fingerprint import code_of, digest_of
 from wmtp.data.rewarded import RewardedSamples
 from wmtp.data.token_cache import alone, entry_file, read_entry, write_entry
-from wmtp.errors import ConfigError, DataNotFoundError
+from wmtp.errors import ConfigError, DataNotFoundError, is_whole_number
 from wmtp.evaluation.progress import progress_bar
 from wmtp.maths import credit
 from wmtp.models import value as value_models
@@ -86,10 +86,10 @@ class CriticPretraining(Callback):
             ("refresh", refresh, 0),
             ("refresh_steps", refresh_steps, 1),
         ):
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            if not is_whole_number(number, least):
                 raise ConfigError(f"algo.pretraining.{key} = {number!r} must be a whole number, at least {least}.")
         for key, number in (("problems", problems), ("heldout_problems", heldout_problems)):
-            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            if number is not None and not is_whole_number(number):
                 raise ConfigError(
                     f"algo.pretraining.{key} = {number!r} must be a whole number, at least 1, or null for all."
                 )

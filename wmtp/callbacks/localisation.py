@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wmtp.data.rewarded import RewardedSamples
-from wmtp.errors import ConfigError
+from wmtp.errors import ConfigError, is_whole_number
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.credit import localisation
 
@@ -30,7 +30,7 @@ class Localisation(Callback):
     """
 
     def __init__(self, rewards: Any, problems: int | None = 200) -> None:
-        if problems is not None and (isinstance(problems, bool) or not isinstance(problems, int) or problems < 1):
+        if problems is not None and not is_whole_number(problems):
             raise ConfigError(
                 f"algo.localisation.problems = {problems!r} must be a whole number, at least 1, or null for all."
             )

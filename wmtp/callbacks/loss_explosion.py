@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from wmtp.errors import ConfigError, LossExplosionError
+from wmtp.errors import ConfigError, LossExplosionError, is_whole_number
 
 
 class LossExplosion(Callback):
@@ -30,7 +30,7 @@ class LossExplosion(Callback):
     def __init__(self, factor: float = 10.0, window: int = 50, floor: float = 0.1) -> None:
         if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 1:
             raise ConfigError(f"callbacks.loss_explosion.factor = {factor!r} must be a number > 1; try 10.")
-        if isinstance(window, bool) or not isinstance(window, int) or window < 2:
+        if not is_whole_number(window, 2):
             raise ConfigError(f"callbacks.loss_explosion.window = {window!r} must be a whole number, at least 2.")
         self.factor, self.window, self.floor = factor, window, floor
         self.recent: deque[float] = deque(maxlen=window)

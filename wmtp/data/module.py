@@ -17,7 +17,7 @@ from wmtp.data.fingerprint import code_of, identify
 from wmtp.data.problem import Problem
 from wmtp.data.token_cache import entry_file, read_or_build
 from wmtp.data.tokenization import TokenizedSamples, pack_names, tokenize_problems, unpack_names
-from wmtp.errors import ConfigError
+from wmtp.errors import ConfigError, is_whole_number
 from wmtp.models.loading import tokenizer_content
 
 
@@ -49,7 +49,7 @@ class MTPDataModule(LightningDataModule):
         for key, value in (("token_budget", token_budget), ("max_length", max_length)):
             if not isinstance(value, int) or value < 2:
                 raise ConfigError(f"data.{key} = {value!r} must be a whole number of tokens, at least 2; try 2048.")
-        if not isinstance(split, int) or isinstance(split, bool) or split < 1:
+        if not is_whole_number(split):
             raise ConfigError(
                 f"data.split = {split!r} must be a whole number of pieces, at least 1; try 1, or 2 where memory is "
                 "short, and multiply trainer.accumulate_grad_batches by it."

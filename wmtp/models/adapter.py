@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from wmtp.errors import ConfigError
+from wmtp.errors import ConfigError, is_whole_number
 
 if TYPE_CHECKING:
     from wmtp.models.mtp import MTPMixin
@@ -41,7 +41,7 @@ class Lora:
     target_modules: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
+        if not is_whole_number(self.r):
             raise ConfigError(f"model.adapter.r = {self.r!r} must be a whole number, at least 1; try 16.")
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not self.alpha > 0:
             raise ConfigError(f"model.adapter.alpha = {self.alpha!r} must be a number > 0; try twice model.adapter.r.")

@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from wmtp.errors import ConfigError
+from wmtp.errors import ConfigError, is_whole_number
 from wmtp.maths.speculative import accept_matching, accept_sampled
 from wmtp.models.draw import draw_tokens, noise_seed, nucleus_probabilities, uniform
 from wmtp.models.slot_cache import SlotCache
@@ -80,7 +80,7 @@ class Sampling:
         _check_number("top_p", self.top_p, 0 < self.top_p <= 1, "must be in (0, 1]; 1 keeps every token, try 0.95")
         for name in ("n", "max_new_tokens", "batch_size"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not is_whole_number(value):
                 raise ConfigError(f"sampling.{name} = {value!r} must be a whole number, at least 1.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise ConfigError(f"sampling.seed = {self.seed!r} must be a whole number; try 42.")

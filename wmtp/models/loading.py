@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, TokenizerMismatchError
+from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, TokenizerMismatchError, is_whole_number
 from wmtp.models.adapter import Lora
 from wmtp.models.meta_checkpoint import convert, is_meta
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
@@ -100,7 +100,7 @@ class ModelSource:
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.heads, bool) or not isinstance(self.heads, int) or self.heads < 1:
+        if not is_whole_number(self.heads):
             raise ConfigError(f"model.heads = {self.heads!r} must be a whole number, at least 1; try 4.")
         if self.heads_init not in ("saved", "copy", "random"):
             raise ConfigError(f"model.heads_init = {self.heads_init!r} must be saved, copy or random.")

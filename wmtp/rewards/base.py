@@ -23,7 +23,7 @@ from wmtp.data.fingerprint import code_of, modules_of
 from wmtp.data.module import MTPDataModule
 from wmtp.data.problem import Problem, Source
 from wmtp.data.token_cache import entry_file, read_entry, read_or_build
-from wmtp.errors import ConfigError
+from wmtp.errors import ConfigError, is_whole_number
 from wmtp.evaluation.progress import progress_bar
 
 SHARD = 64  # problems: what a kill loses at most
@@ -70,7 +70,7 @@ class Rewards:
 
     def __init__(self, solutions: int = 1, incorrect: int = 1, mutants: int = 1, seed: int = 42) -> None:
         for key, value, least in (("solutions", solutions, 1), ("incorrect", incorrect, 0), ("mutants", mutants, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if not is_whole_number(value, least):
                 raise ConfigError(f"algo.rewards.{key} = {value!r} must be a whole number >= {least}; try 1.")
         self.solutions, self.incorrect, self.mutants, self.seed = solutions, incorrect, mutants, seed
 
@@ -87,7 +87,7 @@ class Rewards:
             limit: 앞에서부터 이만큼의 문제만. None이면 모두. 늘리면 더해진 것만 채점한다.
             model: 학습할 모델. NegCE만 쓴다.
         """
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        if limit is not None and not is_whole_number(limit):
             raise ConfigError(f"limit = {limit!r} problems to reward must be a whole number >= 1, or null for all.")
         folder = entry_file("rewards", self.key(data, split, model)).with_suffix("")
         shards = _read(folder, limit)

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from wmtp.data.fingerprint import digest_of_file, identify
 from wmtp.data.module import MTPDataModule
 from wmtp.data.problem import Problem
-from wmtp.errors import CheckpointError, ConfigError
+from wmtp.errors import CheckpointError, ConfigError, is_whole_number
 from wmtp.models.loading import check_weights, find_model, load_tokenizer
 
 from .base import Rewards, Row, by_problem
@@ -54,7 +54,7 @@ class RewardModel(Rewards):
         seed: int = 42,
     ) -> None:
         super().__init__(solutions, incorrect, mutants, seed)
-        if isinstance(token_budget, bool) or not isinstance(token_budget, int) or token_budget < 1:
+        if not is_whole_number(token_budget):
             raise ConfigError(f"algo.rewards.token_budget = {token_budget!r} must be a whole number >= 1; try 8192.")
         self.token_budget = token_budget
         self.folder = find_model(path, KEY)
