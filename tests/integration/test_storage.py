@@ -70,7 +70,7 @@ def loopback_only(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(storage, "WAITS", (0.01,) * 5)
     monkeypatch.setattr(storage, "CHUNK", CHUNK)
-    monkeypatch.setattr(storage, "_in_use", None)
+    storage.use(None)
 
 
 @pytest.fixture

@@ -13,12 +13,9 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.nn import functional as F
 
 from wmtp.data.rewarded import RewardedSamples
 from wmtp.errors import ConfigError, is_whole_number
-from wmtp.maths.alignment import target_mask
-from wmtp.maths.credit import localisation
 
 
 class Localisation(Callback):
@@ -44,10 +41,9 @@ class Localisation(Callback):
         if self.heldout is None:
             programs = self.rewards.judge(data, "validation", self.problems, pl_module.model)
             self.heldout = RewardedSamples.of(programs, data)
-        heldout, width = self.heldout, max(self.heldout.samples.lengths, default=1)
-        scores, masks, changed, rows = [], [], [], []
-        for batch_rows in heldout.batches(data.token_budget):
-            batch = trainer.strategy.batch_to_device(heldout.batch(batch_rows), pl_module.device)
+        batches, scores = self.heldout.batches(data.token_budget), []
+        for rows in batches:
+            batch = trainer.strategy.batch_to_device(self.heldout.batch(rows), pl_module.device)
 
             def score(output: Any, unembedding_VD: Tensor, batch: dict[str, Any] = batch) -> Tensor | None:
                 return pl_module.token_scores(batch, output, unembedding_VD)
@@ -56,15 +52,10 @@ class Localisation(Callback):
                 score_BT = pl_module.model.mtp(batch["input_ids_BT"], batch["attention_mask_BT"], then=score)
             if score_BT is None:
                 return
-            parts = ((scores, score_BT), (masks, target_mask(batch["labels_BT"])), (changed, batch["noise_BT"]))
-            for part, values_BT in parts:
-                part.append(F.pad(values_BT, (0, width - values_BT.shape[1])).cpu())
-            rows += batch_rows
-        if not rows or not torch.cat(scores).any():
+            scores.append(score_BT)
+        if not any(score_BT.any() for score_BT in scores):
             return
-        changed_BT = torch.cat(changed)
-        correct_B = heldout.reward_S[rows] == 1 if self.rewards.binary else ~changed_BT.any(dim=1)
-        found = localisation(torch.cat(scores), torch.cat(masks), changed_BT, correct_B)
+        found = self.heldout.localise(batches, scores, self.rewards.binary)
         del found["programs"]
         # Where no program's wrong place is known, what is left is whether right and wrong ones are told apart.
         known = {f"localisation/{key}": number for key, number in found.items() if number == number}

@@ -57,6 +57,12 @@ def digest_of_file(file: Path) -> str:
     return digest
 
 
+def digest_of_model(folder: Path) -> str:
+    """Name a model by its config and its weights."""
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    return digest_of([digest_of_file(file) for file in files])
+
+
 def code_of(*modules: ModuleType) -> str:
     """Name modules by their source code."""
     return digest_of(sorted(inspect.getsource(module) for module in modules))

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from wmtp.data.batching import collate, plan_epoch
-from wmtp.data.fingerprint import digest_of, digest_of_file
+from wmtp.data.fingerprint import digest_of_model
 from wmtp.data.token_cache import entry_file, read_or_build
 from wmtp.data.tokenization import TokenizedSamples
 from wmtp.errors import ConfigError
@@ -68,8 +68,7 @@ class ReferenceCache:
     @cached_property
     def identity(self) -> str:
         """Name the reference by its content."""
-        files = [self.folder / "config.json", *sorted(self.folder.glob("*.safetensors"))]
-        return digest_of([digest_of_file(file) for file in files])
+        return digest_of_model(self.folder)
 
     def prepare(self, trainer: Any) -> MTPMixin | None:
         """Put the losses into the training data, or return the model that has to score as training goes.

@@ -17,11 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from wmtp.data.batching import collate
 from wmtp.data.fingerprint import digest_of
 from wmtp.data.module import MTPDataModule
-from wmtp.data.tokenization import TokenizedSamples, tokenize_problems
+from wmtp.data.tokenization import TokenizedSamples, tokenize_problem
+from wmtp.maths.alignment import target_mask
+from wmtp.maths.credit import localisation
 from wmtp.rewards import RewardedProgram
 
 
@@ -46,9 +49,9 @@ class RewardedSamples:
         """Tokenize programs as the training data is; leave out what is too long."""
         shots, samples, rewards = data.shots(), [], []
         for program in programs:
-            packed, dropped = tokenize_problems([program.problem], data.prompt, data.tokenizer, data.length, shots)
-            if not dropped:
-                samples.append(packed[0])
+            sample = tokenize_problem(program.problem, data.prompt, data.tokenizer, shots)
+            if len(sample.input_ids) <= data.length:
+                samples.append(sample)
                 rewards.append(program.reward)
         numbered = groupby(range(len(samples)), key=lambda i: samples[i].task_id)
         problems = [list(group) for _, group in numbered]
@@ -78,6 +81,21 @@ class RewardedSamples:
         """Collate some samples, as for training, with `reward_B`; no sample is a row without targets."""
         batch = collate([self.samples[i] for i in rows], step_targets=1, pad_token_id=self.pad_token_id)
         return batch | {"reward_B": self.reward_S[list(rows)] if rows else self.reward_S.new_zeros(1)}
+
+    def localise(self, batches: Sequence[Sequence[int]], scores: Sequence[Tensor], binary: bool) -> dict[str, float]:
+        """Tell whether token scores find what is wrong (`wmtp.maths.credit.localisation`).
+
+        Args:
+            batches: 배치마다 프로그램의 번호들.
+            scores: 배치마다 score_BT.
+            binary: 보상이 0과 1뿐인지. 아니면 달라진 자리가 없는 프로그램을 맞은 것으로 본다.
+        """
+        batch = self.batch([row for rows in batches for row in rows])
+        mask_BT, changed_BT = target_mask(batch["labels_BT"]), batch["noise_BT"]
+        width = mask_BT.shape[1]
+        score_BT = torch.cat([pad(score_BT.cpu(), (0, width - score_BT.shape[1])) for score_BT in scores])
+        correct_B = batch["reward_B"] == 1 if binary else ~changed_BT.any(dim=1)
+        return localisation(score_BT, mask_BT, changed_BT, correct_B)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wmtp.data.fingerprint import digest_of, digest_of_file
+from wmtp.data.fingerprint import digest_of_model
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.loss import target_nll
@@ -103,8 +103,7 @@ class PolicyValue(nn.Module):
     @property
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what the head reads and is."""
-        files = [self.folder / "config.json", *sorted(self.folder.glob("*.safetensors"))]
-        return {"kind": self.name, "trunk": digest_of([digest_of_file(file) for file in files]), **self.settings}
+        return {"kind": self.name, "trunk": digest_of_model(self.folder), **self.settings}
 
     @torch.no_grad()
     def states(self, batch: dict[str, Any], model: MTPMixin) -> tuple[Tensor, Tensor]:

@@ -20,12 +20,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.nn import functional as F
 
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
-from wmtp.maths.credit import auc, gae_returns, localisation, value_deltas
+from wmtp.maths.credit import auc, gae_returns, value_deltas
 from wmtp.models.value import PolicyValue
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ class TrunkStates:
         samples, rows = self.programs.samples, self.batches[i]
         problems = [list(group) for _, group in groupby(rows, key=samples.task_ids.__getitem__)]
         mine = [row for problem in problems[self.rank :: self.world_size] for row in problem]
-        batch = _to(self.programs.batch(mine), self.value.head.bias.device)
+        batch = move_data_to_device(self.programs.batch(mine), self.value.head.bias.device)
         hidden_BTD, nll_BT = self.value.states(batch, self.model)
         states = (batch, hidden_BTD, nll_BT, target_mask(batch["labels_BT"]))
         # Counted by the whole batch, so that all ranks remember the same ones: with a sharded model those that
@@ -248,29 +249,18 @@ def measure(states: TrunkStates) -> dict[str, float]:
         auc: P(맞은 프로그램의 마지막 V > 틀린 프로그램의 마지막 V). 보상이 실수면 중앙값을 넘는지로 나눈다.
         on_first, within_two, in_span, first_token_auc, chance: `localisation`. 달라진 자리를 아는 것이 없으면 NaN.
     """
-    value, heldout = states.value, states.programs
-    last, delta, mask, changed = [], [], [], []
-    width = max(heldout.samples.lengths, default=1)
-    for batch, hidden_BTD, nll_BT, mask_BT in states:
+    value, heldout, batches = states.value, states.programs, states.batches
+    if not batches:
+        return {"auc": torch.nan}
+    last, deltas = [], []
+    for _batch, hidden_BTD, nll_BT, mask_BT in states:
         value_BT = value.scaled(value.head(hidden_BTD, nll_BT, mask_BT))
         places_BT = torch.where(mask_BT, torch.arange(mask_BT.shape[1], device=mask_BT.device), -1)
         last.append(value_BT.gather(1, places_BT.amax(dim=1, keepdim=True).clamp(min=0)).squeeze(1).cpu())
-        for part, values_BT in (
-            (delta, value_deltas(value_BT, mask_BT)),
-            (mask, mask_BT),
-            (changed, batch["noise_BT"]),
-        ):
-            part.append(F.pad(values_BT, (0, width - values_BT.shape[1])).cpu())
-    rows = [i for batch in states.batches for i in batch]
-    if not rows:
-        return {"auc": torch.nan}
-    reward_B = heldout.reward_S[rows]
+        deltas.append(value_deltas(value_BT, mask_BT))
+    reward_B, last_B = heldout.reward_S[[row for rows in batches for row in rows]], torch.cat(last)
     good_B = reward_B == 1 if value.binary else reward_B > reward_B.median()
-    last_B, changed_BT = torch.cat(last), torch.cat(changed)
-    correct_B = good_B if value.binary else ~changed_BT.any(dim=1)
-    return {"auc": float(auc(last_B[good_B], last_B[~good_B]))} | localisation(
-        torch.cat(delta), torch.cat(mask), changed_BT, correct_B
-    )
+    return {"auc": float(auc(last_B[good_B], last_B[~good_B]))} | heldout.localise(batches, deltas, value.binary)
 
 
 def check_value_loss(kind: str, binary: bool) -> None:
@@ -293,7 +283,3 @@ def _pairs(rewards: list[float], problem_ids: list[str]) -> tuple[list[int], lis
     rows = range(len(problem_ids))
     pairs = [(i, j) for i in rows for j in rows if problem_ids[i] == problem_ids[j] and rewards[i] > rewards[j]]
     return [i for i, _ in pairs], [j for _, j in pairs]
-
-
-def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}

@@ -387,8 +387,8 @@ def _listed(tried: Sequence[str]) -> str:
 _in_use: Storage | None = None
 
 
-def use(storage: Storage) -> None:
-    """Let every source and model look in this storage from now on."""
+def use(storage: Storage | None) -> None:
+    """Let every source and model look in this storage from now on; in one of the defaults if None."""
     global _in_use
     _in_use = storage
 
