@@ -41,7 +41,7 @@ class FineTuned(ValueNetwork):
         def states(output, unembedding_VD):
             return output.hidden[0], target_nll(output.hidden[0], unembedding_VD, batch["labels_BT"])
 
-        return self.network.mtp(batch["input_ids_BT"], batch["attention_mask_BT"], then=states)
+        return self.network.mtp(batch["input_ids_BT"], then=states)
 
 
 class Implicit(FineTuned):
@@ -66,7 +66,7 @@ class Implicit(FineTuned):
             target_BT1 = batch["input_ids_BT"][:, 1:, None]
             return F.pad(log_p_BTV.gather(2, target_BT1).squeeze(2), (1, 0))
 
-        return network.mtp(batch["input_ids_BT"], batch["attention_mask_BT"], then=gather)
+        return network.mtp(batch["input_ids_BT"], then=gather)
 
 
 class LogRatios(nn.Module):

@@ -59,7 +59,7 @@ def train_deep(tokenizer, steps: int, batch: int = 4) -> None:
         ids_BT = torch.tensor([row + [0] * (width - len(row)) for row in chunk])
         mask_BT = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in chunk])
         labels_BT = ids_BT.masked_fill(mask_BT == 0, -100)
-        hidden = model.mtp(ids_BT, mask_BT).hidden
+        hidden = model.mtp(ids_BT).hidden
         nll = [
             F.cross_entropy((h[:, : -1 - k] @ model.unembedding_VD.T).flatten(0, 1), labels_BT[:, 1 + k :].flatten())
             for k, h in enumerate(hidden)

@@ -4,9 +4,9 @@
     python scripts/bench/scale.py --toy                    seconds: that every row can be measured, not what it says
 
 [연구 맥락] "메모리가 머리 수에 따라 늘지 않는다", "가중치는 공짜다", "Trainer보다 느리지 않다"는 약속을 재어 본다.
-[동작] 묶음마다 첫 줄이 기준이고, ×는 그 줄에 대한 비율이다. CPU에서 메모리는 줄마다 갈라진 프로세스(fork)의 최대
-    RSS에서 시작 때의 RSS를 뺀 것이고, 시간은 CPU 시간이다. 묶음의 모든 줄이 한 스텝씩 번갈아 돌고, 짝지은 비율의
-    중앙값을 쓴다: 시끄러운 기계에서도 견줄 수 있다. GPU에서는 할당자의 최대값과 동기화한 벽시계를 쓴다.
+[동작] 묶음마다 첫 줄이 기준이고, ×는 그 줄에 대한 비율이다. 메모리는 한순간에 있던 텐서의 최대 크기다: GPU에서는
+    할당자가, CPU에서는 torch의 프로파일러가 센다. RSS와 달리 돌릴 때마다 같다. 시간은 CPU 시간(GPU에서는 동기화한
+    벽시계)이다. 묶음의 모든 줄이 한 스텝씩 번갈아 돌고, 짝지은 비율의 중앙값을 쓴다: 시끄러운 기계에서도 견줄 수 있다.
 [디버깅] 비율이 흔들리면 --steps를 늘린다. 머리글의 load가 코어 수보다 크면 시간은 믿지 않는다.
 """
 
@@ -29,6 +29,8 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback
 from pytorch_lightning import Trainer as Lightning
+from torch.autograd.profiler_util import MEMORY_EVENT_NAME
+from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers import Trainer as HuggingFace
 
@@ -42,12 +44,11 @@ from wmtp.maths.alignment import IGNORE, shift_left
 from wmtp.maths.loss import MTPLoss, weighted_mtp_loss
 from wmtp.maths.weighting import SoftWeighting
 from wmtp.models.adapter import Lora
+from wmtp.models.flops import peak_flops, step_flops
 from wmtp.models.mtp import MTPForCausalLM
 
 WARM_UP = 2  # steps that allocate; not counted
 MEGABYTE = 2**20
-# Dense bfloat16, as their makers say; what others can do at best is not known here.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,14 @@ class Size:
 
     @property
     def flops(self) -> float:
-        """Return the floating-point operations that a step of the model needs: matrix products and causal attention."""
-        model = self.model_on_meta()
-        blocks = sum(p.numel() for layer in (*model.decoder_layers, *model.extra_heads) for p in layer.parameters())
-        layers = self.layers + self.heads - 1
-        each = blocks + self.heads * self.vocabulary * self.width + layers * self.length * self.width
-        return 6.0 * each * self.tokens
+        """Return the floating-point operations that a step of the model needs, as `speed/mfu` counts them."""
+        each = step_flops(self.model_on_meta())
+        predictions = self.heads * self.batch()["targets"]
+        return (
+            each.per_token * self.tokens
+            + each.per_pair * self.rows * self.length**2
+            + each.per_prediction * predictions
+        )
 
     def model_on_meta(self) -> MTPForCausalLM:
         """Build the shapes alone."""
@@ -174,20 +177,25 @@ class Machine:
         torch.cuda.synchronize()
         return time.perf_counter()
 
-    def held(self) -> float:
-        """Return the megabytes in use."""
-        return status_megabytes("VmRSS") if self.cpu else torch.cuda.memory_allocated() / MEGABYTE
-
-    def peak(self) -> float:
-        """Return the most megabytes that were in use since the process, or `apart`, began."""
-        return status_megabytes("VmHWM") if self.cpu else torch.cuda.max_memory_allocated() / MEGABYTE
+    def peak(self, work: Callable[[], Any]) -> float:
+        """Do work, and return the most megabytes of tensors that it held at once."""
+        if not self.cpu:
+            held = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            work()
+            return (torch.cuda.max_memory_allocated() - held) / MEGABYTE
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            work()
+        # Every single allocation; `profiler.events()` has them added up by operation.
+        events = (event for event in profiler.profiler.kineto_results.events() if event.name() == MEMORY_EVENT_NAME)
+        changes = (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+        return max(itertools.accumulate(changes), default=0) / MEGABYTE
 
     def apart(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Do work where it leaves nothing behind: in a forked process; on a GPU here, with the counters at zero."""
+        """Do work where it leaves nothing behind: in a forked process; on a GPU here, once earlier work is gone."""
         if not self.cpu:
             gc.collect()
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
             return work(*arguments)
         here, there = multiprocessing.Pipe(duplex=False)
 
@@ -203,12 +211,6 @@ class Machine:
             raise SystemExit("a measurement died; its error is above") from None
         finally:
             process.join()
-
-
-def status_megabytes(key: str) -> float:
-    """Read a line of /proc/self/status."""
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key + ":"))
 
 
 Step = Callable[[], None]
@@ -246,12 +248,13 @@ def stepper(machine: Machine, size: Size, algo_class: type = Baseline, heads: in
 
 def peak_of_steps(machine: Machine, make: Callable[[], Step]) -> float:
     """Return the peak memory of a model and its first steps."""
-    stepper(machine, TOY.wide)()  # loads the kernels and their buffers
-    held = machine.held()
-    step = make()
-    for _ in range(WARM_UP):
-        step()
-    return machine.peak() - held
+
+    def work() -> None:
+        step = make()
+        for _ in range(WARM_UP):
+            step()
+
+    return machine.peak(work)
 
 
 def take_turns(machine: Machine, makes: list[Callable[[], Step]], steps: int) -> list[list[float]]:
@@ -293,22 +296,18 @@ def loss_megabytes(machine: Machine, naive: bool, heads: int, rows: int, width: 
     """Return what the loss needs beyond the hidden states, the unembedding and the gradients of both."""
     labels_BT = torch.randint(vocabulary, (1, rows), device=machine.device)
     weight_BT = 0.5 + torch.rand(1, rows, device=machine.device)
+    hidden = [torch.randn(1, rows, width, device=machine.device).requires_grad_() for _ in range(heads)]
+    unembedding_VD = torch.randn(vocabulary, width, device=machine.device).requires_grad_()
 
-    def run(vocabulary: int) -> float:
-        hidden = [torch.randn(1, rows, width, device=machine.device).requires_grad_() for _ in range(heads)]
-        unembedding_VD = torch.randn(vocabulary, width, device=machine.device).requires_grad_()
-        labels = labels_BT % vocabulary
-        held = machine.held()
+    def work() -> None:
         if naive:
-            loss = explicit_loss(hidden, unembedding_VD, labels, rows).loss
+            loss = explicit_loss(hidden, unembedding_VD, labels_BT, rows).loss
         else:
-            loss = weighted_mtp_loss(hidden, unembedding_VD, labels, weight_BT, rows).loss
+            loss = weighted_mtp_loss(hidden, unembedding_VD, labels_BT, weight_BT, rows).loss
         loss.backward()
-        gradients = sum(leaf.grad.nbytes for leaf in (*hidden, unembedding_VD)) / MEGABYTE
-        return machine.peak() - held - gradients
 
-    run(64)  # loads the kernels and their buffers
-    return run(vocabulary)
+    peak = machine.peak(work)
+    return peak - sum(leaf.grad.nbytes for leaf in (*hidden, unembedding_VD)) / MEGABYTE
 
 
 def compare_losses(machine: Machine, scale: Scale) -> None:
@@ -382,10 +381,8 @@ def theirs(machine: Machine, size: Size, steps: int) -> list[float]:
     """Train through transformers' Trainer as it comes, on the same sequences."""
     batch, ticks = size.batch(), HuggingFaceTicks(machine)
     rows = [
-        {"input_ids": ids_T, "attention_mask": attention_T, "labels": labels_T}
-        for ids_T, attention_T, labels_T in zip(
-            batch["input_ids_BT"], batch["attention_mask_BT"], batch["labels_BT"], strict=True
-        )
+        {"input_ids": ids_T, "attention_mask": torch.ones_like(ids_T), "labels": labels_T}
+        for ids_T, labels_T in zip(batch["input_ids_BT"], batch["labels_BT"], strict=True)
     ]
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -425,10 +422,7 @@ def compare_trainers(machine: Machine, scale: Scale) -> None:
 
 def peak_of_run(machine: Machine, run: Callable[..., Any], size: Size) -> float:
     """Return the peak memory of a short run."""
-    run(machine, replace(TOY.wide, heads=1), 1)  # loads the kernels and their buffers
-    held = machine.held()
-    run(machine, size, WARM_UP + 1)
-    return machine.peak() - held
+    return machine.peak(partial(run, machine, size, WARM_UP + 1))
 
 
 def utilisation(machine: Machine, scale: Scale) -> None:
@@ -439,9 +433,7 @@ def utilisation(machine: Machine, scale: Scale) -> None:
         return
     from wmtp.strategy import ShardedStrategy
 
-    name = torch.cuda.get_device_name()
-    best = next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
-    size = scale.deep
+    best, size = peak_flops(torch.cuda.get_device_name()), scale.deep
     bare = take_turns(machine, [partial(stepper, machine, size)], scale.steps)[0]
     sharded = machine.apart(partial(ours, strategy=ShardedStrategy()), machine, size, WARM_UP + scale.steps)
     print(f"\n{title}")

@@ -86,7 +86,7 @@ def bare(batch: dict, steps: int) -> Clock:
     optimizer = adamw(model)
     schedule = get_cosine_schedule_with_warmup(optimizer, 0, steps)
     for _ in range(steps):
-        output = model.mtp(batch["input_ids_BT"], batch["attention_mask_BT"])
+        output = model.mtp(batch["input_ids_BT"])
         loss = weighted_mtp_loss(
             output.hidden, model.unembedding_VD, batch["labels_BT"], None, batch["step_targets"]
         ).loss

@@ -207,7 +207,7 @@ def test_model_flops_are_logged_and_their_share_of_the_peak_where_the_device_is_
         train(tmp_path, algo, tokenizer, [Throughput(), steps], max_steps=1, log_every_n_steps=1)
     (row,) = (row for row in rows(tmp_path) if row["speed/mfu"])
     flops, (_, step) = step_flops(algo.model), steps.seen[0]
-    lengths, mask = step["batch"]["attention_mask_BT"].sum(1), step["mask_BT"]
+    lengths, mask = torch.tensor(step["batch"]["lengths"]), step["mask_BT"]
     predictions = mask.sum() + mask[:, 2:].sum()  # of head 0, and of head 1, two places ahead
     whole = flops.per_token * lengths.sum() + flops.per_pair * (lengths**2).sum() + flops.per_prediction * predictions
     per_second = float(row["speed/model_flops_per_second"])

@@ -83,7 +83,7 @@ def test_the_profile_predicts_a_step_larger_than_any_it_measured(monkeypatch, ca
         trainer.fit(algo, Fixed([batch] * 2))
     assert batch["input_ids_BT"].numel() > 1.3 * 1024  # beyond what was measured
     # A model this small is measured where the loss has not filled its first chunk: the line is a little too steep.
-    assert 0.95 * meter.peak < got["predicted_gb"] * GB < 1.2 * meter.peak
+    assert 0.95 * meter.peak < got["predicted_gb"] * GB < 1.25 * meter.peak
 
 
 def test_a_model_that_does_not_fit_and_a_budget_that_is_too_large_are_said(monkeypatch, capsys):

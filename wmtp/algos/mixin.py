@@ -72,7 +72,7 @@ class WeightedMTPMixin:
                     weights = None if score_BT is None else self._weigh(score_BT, mask_BT, seed)
             return self._loss(batch, output, unembedding_VD, weights.weight_BT if weights else None), weights
 
-        loss, weights = self.model.mtp(batch["input_ids_BT"], batch["attention_mask_BT"], then=loss)
+        loss, weights = self.model.mtp(batch["input_ids_BT"], then=loss)
         # Lightning divides by the number of micro-batches, DDP and FSDP by the number of ranks; M already holds both.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
         if weights:
@@ -109,7 +109,6 @@ class WeightedMTPMixin:
         scores = [
             self.model.mtp(
                 batch["input_ids_BT"],
-                batch["attention_mask_BT"],
                 then=lambda output, unembedding_VD, batch=batch: self.token_scores(batch, output, unembedding_VD),
             )
             for batch in batches
@@ -136,7 +135,6 @@ class WeightedMTPMixin:
         """Log the unweighted CE of every head, averaged over target tokens."""
         loss = self.model.mtp(
             batch["input_ids_BT"],
-            batch["attention_mask_BT"],
             then=lambda output, unembedding_VD: self._loss(batch, output, unembedding_VD, None),
         )
         for k, (nll, count) in enumerate(zip(loss.nll_sum_H, loss.target_count_H, strict=True)):
@@ -147,5 +145,11 @@ class WeightedMTPMixin:
         self, batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor, weight_BT: Tensor | None
     ) -> MTPLoss:
         return weighted_mtp_loss(
-            output.hidden, unembedding_VD, batch["labels_BT"], weight_BT, batch["step_targets"], self.head_weights
+            output.hidden,
+            unembedding_VD,
+            batch["labels_BT"],
+            weight_BT,
+            batch["step_targets"],
+            self.head_weights,
+            batch["targets"],
         )

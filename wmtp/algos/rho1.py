@@ -66,7 +66,7 @@ class Rho1(Baseline):
 
     def token_scores(self, batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> Tensor:
         """Score target tokens by the gap between the model's loss and the reference's."""
-        base_BT = target_nll(output.hidden[0], unembedding_VD, batch["labels_BT"])
+        base_BT = target_nll(output.hidden[0], unembedding_VD, batch["labels_BT"], targets=batch["targets"])
         gap_BT = base_BT - self.reference_nll(batch)
         return gap_BT if self.score == "excess" else gap_BT.abs()
 
@@ -76,6 +76,7 @@ class Rho1(Baseline):
             return batch["reference_nll_BT"]
         return self.reference.mtp(
             batch["input_ids_BT"],
-            batch["attention_mask_BT"],
-            then=lambda output, unembedding_VD: target_nll(output.hidden[0], unembedding_VD, batch["labels_BT"]),
+            then=lambda output, unembedding_VD: target_nll(
+                output.hidden[0], unembedding_VD, batch["labels_BT"], targets=batch["targets"]
+            ),
         )

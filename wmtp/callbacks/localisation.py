@@ -49,7 +49,7 @@ class Localisation(Callback):
                 return pl_module.token_scores(batch, output, unembedding_VD)
 
             with trainer.precision_plugin.forward_context():
-                score_BT = pl_module.model.mtp(batch["input_ids_BT"], batch["attention_mask_BT"], then=score)
+                score_BT = pl_module.model.mtp(batch["input_ids_BT"], then=score)
             if score_BT is None:
                 return
             scores.append(score_BT)

@@ -1,7 +1,7 @@
 """Log how many tokens a second training works through, and how much of the device that uses.
 
-[동작] 목표 토큰 수 M은 배치가 알고 있고(step_targets), 진짜 토큰 수는 장치에서 더한다. 호스트로 가져오는 것은
-    log_every_n_steps마다 한 번뿐이다. 검증에 쓴 시간은 빼고 잰다. FLOPs의 식은 wmtp/models/flops.py에 있다.
+[동작] 토큰의 수는 배치가 알고 있다(step_targets, lengths). 장치를 기다리는 것은 log_every_n_steps마다 한 번뿐이다.
+    검증에 쓴 시간은 빼고 잰다. FLOPs의 식은 wmtp/models/flops.py에 있다.
 """
 
 #   B sequences, T positions, H heads
@@ -34,7 +34,8 @@ class Throughput(Callback):
 
     def _restart(self) -> None:
         self._start, self._paused = time.monotonic(), 0.0
-        self._steps, self._targets, self._positions, self._work_3 = 0, 0, 0, 0
+        self._steps, self._targets, self._positions = 0, 0, 0
+        self._tokens, self._pairs, self._predictions = 0, 0, 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -48,11 +49,12 @@ class Throughput(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Count, and log at logging steps."""
         batch, mask_BT = pl_module.last_step["batch"], pl_module.last_step["mask_BT"]
-        length_B = batch["attention_mask_BT"].sum(1)
         # Target token j is predicted by the heads that have j positions before them: min(j, H) of them.
         heads_T = torch.arange(mask_BT.shape[1], device=mask_BT.device).clamp(max=pl_module.model.heads)
-        self._work_3 = self._work_3 + torch.stack([length_B.sum(), length_B.square().sum(), (mask_BT * heads_T).sum()])
-        self._positions += batch["attention_mask_BT"].numel()
+        self._predictions = self._predictions + (mask_BT * heads_T).sum()
+        self._tokens += sum(batch["lengths"])
+        self._pairs += sum(length**2 for length in batch["lengths"])
+        self._positions += mask_BT.numel()
         if trainer.fit_loop._should_accumulate():
             return
         self._steps += 1
@@ -60,7 +62,8 @@ class Throughput(Callback):
         if not trainer._logger_connector.should_update_logs:
             return
         # Waits for the device: the time is true.
-        work_3 = trainer.strategy.reduce(self._work_3.double(), reduce_op="sum").tolist()
+        work_3 = torch.tensor([self._tokens, self._pairs, self._predictions], dtype=torch.float64)
+        work_3 = trainer.strategy.reduce(work_3.to(mask_BT.device), reduce_op="sum").tolist()
         seconds = time.monotonic() - self._start - self._paused
         flops = sum(each * count for each, count in zip(self._flops, work_3, strict=True)) / seconds
         speed = {

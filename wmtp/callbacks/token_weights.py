@@ -109,7 +109,7 @@ class TokenWeights(Callback):
         pl_module.eval()
         try:
             with trainer.precision_plugin.forward_context():
-                return pl_module.model.mtp(batch["input_ids_BT"], batch["attention_mask_BT"], then=weigh)
+                return pl_module.model.mtp(batch["input_ids_BT"], then=weigh)
         finally:
             pl_module.train(training)
 

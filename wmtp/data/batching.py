@@ -138,31 +138,34 @@ def collate(samples: Sequence[TokenizedSample], step_targets: int, pad_token_id:
     """Pad samples on the right into one batch.
 
     Returns:
-        `input_ids_BT, attention_mask_BT, labels_BT, noise_BT` (텐서), `step_targets` (정수 M), `problem_ids` (이름들),
-        표본에 있으면 `reference_nll_BT`. 표본이 없으면 목표 토큰이 없는 한 자리짜리 배치.
+        `input_ids_BT, labels_BT, noise_BT` (텐서), 표본에 있으면 `reference_nll_BT`, 호스트가 아는 것으로
+        `lengths` (행마다 진짜 토큰의 수), `targets` (이 배치의 목표 토큰 수), `step_targets` (M),
+        `problem_ids` (이름들). 표본이 없으면 목표 토큰이 없는 한 자리짜리 배치.
     """
     width = max((len(sample.input_ids) for sample in samples), default=1)
     shape = (max(len(samples), 1), width)
     batch = {
         "input_ids_BT": torch.full(shape, pad_token_id),
-        "attention_mask_BT": torch.zeros(shape, dtype=torch.long),
         "labels_BT": torch.full(shape, IGNORE),
         "noise_BT": torch.zeros(shape, dtype=torch.bool),
     }
     if not samples or samples[0].reference_nll is not None:
         batch["reference_nll_BT"] = torch.zeros(shape, dtype=torch.float32)
-    if not samples:
-        batch["attention_mask_BT"][0, 0] = 1  # attention over nothing would be NaN
     for row, sample in enumerate(samples):
         n = len(sample.input_ids)
         ids = torch.tensor(sample.input_ids)
         batch["input_ids_BT"][row, :n] = ids
-        batch["attention_mask_BT"][row, :n] = 1
         batch["labels_BT"][row, sample.prompt_length : n] = ids[sample.prompt_length :]
         batch["noise_BT"][row, :n] = torch.tensor(sample.noise)
         if sample.reference_nll is not None:
             batch["reference_nll_BT"][row, :n] = torch.tensor(sample.reference_nll, dtype=torch.float32)
-    return {**batch, "step_targets": step_targets, "problem_ids": [sample.task_id for sample in samples]}
+    return {
+        **batch,
+        "lengths": [len(sample.input_ids) for sample in samples],
+        "targets": sum(sample.targets for sample in samples),
+        "step_targets": step_targets,
+        "problem_ids": [sample.task_id for sample in samples],
+    }
 
 
 class StepLoader:

@@ -7,6 +7,8 @@
 from fractions import Fraction
 from typing import Any
 
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -124,6 +126,12 @@ class MTPDataModule(LightningDataModule):
     def val_dataloader(self) -> StepLoader:
         """Return the validation batches, whole: without gradients they need far less memory."""
         return self.loader("validation")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Copy to a GPU out of pinned memory: out of other memory the host would wait until the GPU gets to it."""
+        if device.type == "cuda":
+            batch = apply_to_collection(batch, Tensor, Tensor.pin_memory)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _count_again(self, position: int, finer: Fraction) -> None:
         """Make Lightning's count of micro-batches, by which it takes steps and validates, fit the loader's place."""

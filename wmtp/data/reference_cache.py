@@ -227,13 +227,11 @@ def score_samples(
     for step in plan_epoch(lengths, targets, token_budget=token_budget):
         for rows in step.micro_batches:
             batch = collate([samples[first + i] for i in rows], step.targets, pad_token_id)
-            names = ("input_ids_BT", "attention_mask_BT", "labels_BT")
-            ids_BT, attention_BT, labels_BT = (batch[name].to(model.device) for name in names)
+            labels_BT, targets = batch["labels_BT"].to(model.device), batch["targets"]
             nll_BT = model.mtp(
-                ids_BT,
-                attention_BT,
-                then=lambda output, unembedding_VD, labels_BT=labels_BT: target_nll(
-                    output.hidden[0], unembedding_VD, labels_BT
+                batch["input_ids_BT"].to(model.device),
+                then=lambda output, unembedding_VD, labels_BT=labels_BT, targets=targets: target_nll(
+                    output.hidden[0], unembedding_VD, labels_BT, targets=targets
                 ),
             )
             for i, nll_T in zip(rows, nll_BT.float().cpu(), strict=True):

@@ -8,6 +8,7 @@
 
 [동작] 머리별 은닉상태와 unembedding, 라벨, 목표 토큰의 가중치가 들어와 손실과 머리별 nll 합이 나간다.
 M(step_targets)은 스텝 전체의 머리 0 목표 수이다. 그래서 누적과 분산에 상관없이 기울기가 같다.
+목표의 수는 배치를 만든 쪽이 안다(targets). 그래서 스텝 안에서 호스트가 장치를 기다리는 일이 없다.
 [디버깅] 손실이 배치 구성에 따라 달라지면 M을, 머리 하나만 나쁘면 nll_sum_H / target_count_H를 본다.
 """
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wmtp.errors import ConfigError
-from wmtp.maths.alignment import IGNORE, shift_left
+from wmtp.maths.alignment import IGNORE, shift_left, target_mask
 
 # Measured by scripts/bench/loss.py, MB over parameters and gradients / CPU seconds in float32, then in bfloat16:
 # naive logits 8037 / 38.8, 7016 / 21.4; chunks of 128 rows 115 / 18.4, 204 / 11.1; of 512 169 / 17.1, 275 / 6.2;
@@ -53,6 +54,7 @@ def weighted_mtp_loss(
     weight_BT: Tensor | None,
     step_targets: int,
     head_weights: Sequence[float] | None = None,
+    targets: int | None = None,
     chunk_size: int = CHUNK_SIZE,
 ) -> MTPLoss:
     """Compute the weighted loss of all heads, with its gradients, chunk by chunk.
@@ -66,6 +68,7 @@ def weighted_mtp_loss(
         weight_BT: *목표 토큰*의 가중치. 상수로 다룬다 (기울기가 흐르지 않는다).
         step_targets: M. 스텝 전체(모든 누적 배치와 랭크)에서 머리 0의 목표 수.
         head_weights: 머리별 α_k. 없으면 모두 1.
+        targets: 이 배치에서 머리 0의 목표 수 (`target_mask(labels_BT).sum()`). 없으면 세느라 장치를 기다린다.
         chunk_size: 한 번에 로짓을 만드는 행의 수.
 
     Returns:
@@ -85,9 +88,9 @@ def weighted_mtp_loss(
     head_weights = [1.0] * heads if head_weights is None else list(head_weights)
     if len(head_weights) != heads:
         raise ConfigError(f"heads.loss_weights = {head_weights} must hold one number for each of the {heads} heads.")
-    rows = _Rows(labels_BT, weight_BT, head_weights, _reduction_dtype(unembedding_VD.dtype))
-    if rows.counts[0][0] > step_targets:
-        raise ValueError(f"step_targets = {step_targets}, but this batch alone has {rows.counts[0][0]} target tokens.")
+    rows = _Rows(labels_BT, weight_BT, head_weights, targets, _reduction_dtype(unembedding_VD.dtype))
+    if rows.targets > step_targets:
+        raise ValueError(f"step_targets = {step_targets}, but this batch alone has {rows.targets} target tokens.")
     scale = 1.0 / (heads * max(step_targets, 1))
     # Inside a Function grad mode is always off, and needs_input_grad ignores it: evaluation must say so here.
     with_gradients = torch.is_grad_enabled()
@@ -96,7 +99,12 @@ def weighted_mtp_loss(
 
 @torch.no_grad()
 def target_nll(
-    hidden_BTD: Tensor, unembedding_VD: Tensor, labels_BT: Tensor, k: int = 0, chunk_size: int = CHUNK_SIZE
+    hidden_BTD: Tensor,
+    unembedding_VD: Tensor,
+    labels_BT: Tensor,
+    k: int = 0,
+    targets: int | None = None,
+    chunk_size: int = CHUNK_SIZE,
 ) -> Tensor:
     """Compute head k's cross-entropy of every target token, without gradient.
 
@@ -107,6 +115,7 @@ def target_nll(
         unembedding_VD: 출력 행렬.
         labels_BT: 학습할 토큰의 번호, 프롬프트와 패딩은 IGNORE.
         k: 머리 번호.
+        targets: 머리 0의 목표 수. 없으면 세느라 장치를 기다린다.
         chunk_size: 한 번에 로짓을 만드는 행의 수.
 
     Returns:
@@ -118,65 +127,62 @@ def target_nll(
     """
     wide = _reduction_dtype(unembedding_VD.dtype)
     unembedding_VD = unembedding_VD.to(_matmul_dtype(unembedding_VD))
-    target_N = shift_left(labels_BT, k + 1, IGNORE).flatten()
-    row_N = (target_N != IGNORE).nonzero().squeeze(1)
-    target_N = target_N[row_N]
+    targets = int(target_mask(labels_BT).sum()) if targets is None else targets
+    row_N, target_N, exists_N = _rows_with_targets(labels_BT, k, targets)
     nll_BT = torch.zeros(labels_BT.shape, dtype=wide, device=hidden_BTD.device)
-    logits = _ChunkLogits(unembedding_VD, min(chunk_size, len(row_N)))
-    for chunk in _chunks(0, len(row_N), chunk_size):
+    logits = _ChunkLogits(unembedding_VD, min(chunk_size, targets))
+    for chunk in _chunks(targets, chunk_size):
         hidden_CD = hidden_BTD.flatten(0, 1)[row_N[chunk]].to(unembedding_VD.dtype)
-        # A row's target lies 1 + k places to its right, in the same sequence.
-        nll_BT.view(-1)[row_N[chunk] + 1 + k] = logits.nll(hidden_CD, target_N[chunk])
-    return nll_BT
+        nll_C = torch.where(exists_N[chunk], logits.nll(hidden_CD, target_N[chunk]), 0.0)
+        nll_BT.view(-1)[row_N[chunk]] = nll_C
+    # A row's target lies 1 + k places to its right, in the same sequence.
+    return torch.nn.functional.pad(nll_BT, (1 + k, 0))[:, : labels_BT.shape[1]]
 
 
 class _HeadRows(NamedTuple):
-    """Hold one head's rows (flat b·T + t) that have a target, those with a coefficient other than 0 first."""
+    """Hold one head's rows (flat b·T + t), those with a target first; the others have a coefficient of 0."""
 
     row_N: Tensor
     target_N: Tensor
+    exists_N: Tensor
     coefficient_N: Tensor
-    active: int
-
-    @property
-    def count(self) -> int:
-        return len(self.row_N)
 
 
 class _Rows:
     """Find a head's rows when its turn comes: what is held does not grow with the number of heads."""
 
     def __init__(
-        self, labels_BT: Tensor, weight_BT: Tensor | None, head_weights: Sequence[float], dtype: torch.dtype
+        self,
+        labels_BT: Tensor,
+        weight_BT: Tensor | None,
+        head_weights: Sequence[float],
+        targets: int | None,
+        dtype: torch.dtype,
     ) -> None:
         self.labels_BT = labels_BT
         self.weight_BT = torch.ones_like(labels_BT, dtype=dtype) if weight_BT is None else weight_BT.detach().to(dtype)
         self.head_weights = head_weights
-        places = map(self._places, range(len(head_weights)))
-        # One transfer to the host for all heads: the only thing that is waited for.
-        self.counts = torch.stack(
-            [torch.stack([exists_N.sum(), active_N.sum()]) for exists_N, active_N in places]
-        ).tolist()
-
-    def _targets(self, k: int) -> tuple[Tensor, Tensor]:
-        """Return the target of every row, and its coefficient α_k·w_j."""
-        target_N = shift_left(self.labels_BT, k + 1, IGNORE).flatten()
-        return target_N, shift_left(self.weight_BT, k + 1, 0).flatten() * self.head_weights[k]
-
-    def _places(self, k: int) -> tuple[Tensor, Tensor]:
-        """Say which rows have a target, and which of these count in the loss."""
-        target_N, coefficient_N = self._targets(k)
-        exists_N = target_N != IGNORE
-        return exists_N, exists_N & (coefficient_N != 0)
+        # No head has more targets than head 0. Counting them here makes the host wait for the device.
+        self.targets = int(target_mask(labels_BT).sum()) if targets is None else targets
 
     def of(self, k: int) -> _HeadRows:
         """Return head k's rows."""
-        target_N, coefficient_N = self._targets(k)
-        exists_N, active_N = self._places(k)
-        count, active = self.counts[k]
-        # A stable sort instead of nonzero: its size needs no host.
-        row_N = (exists_N.to(torch.int8) + active_N).argsort(descending=True, stable=True)[:count]
-        return _HeadRows(row_N, target_N[row_N], coefficient_N[row_N], active)
+        row_N, target_N, exists_N = _rows_with_targets(self.labels_BT, k, self.targets)
+        coefficient_N = shift_left(self.weight_BT, k + 1, 0).flatten()[row_N] * self.head_weights[k]
+        return _HeadRows(row_N, target_N, exists_N, torch.where(exists_N, coefficient_N, 0.0))
+
+    def counts(self) -> Tensor:
+        """Count every head's targets, on the device."""
+        return torch.stack([target_mask(self.labels_BT, k).sum() for k in range(len(self.head_weights))])
+
+
+def _rows_with_targets(labels_BT: Tensor, k: int, targets: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the first `targets` rows of head k, their targets (0 where there is none), and which have one."""
+    target_N = shift_left(labels_BT, k + 1, IGNORE).flatten()
+    # A stable sort instead of nonzero, for whose size the host would have to wait.
+    row_N = (target_N != IGNORE).to(torch.int8).argsort(descending=True, stable=True)[:targets]
+    exists_N = target_N[row_N] != IGNORE
+    return row_N, torch.where(exists_N, target_N[row_N], 0), exists_N
 
 
 class _ChunkLogits:
@@ -227,20 +233,21 @@ class _ChunkedLoss(torch.autograd.Function):
             torch.zeros_like(h, memory_format=torch.contiguous_format) if wants else None
             for h, wants in zip(hidden, wants_hidden, strict=True)
         ]
-        logits = _ChunkLogits(matmul_VD, min(chunk_size, max(count for count, _ in rows.counts)))
+        logits = _ChunkLogits(matmul_VD, min(chunk_size, rows.targets))
         loss = torch.zeros((), dtype=wide, device=unembedding_VD.device)
         nll_sum_H = loss.new_zeros(len(hidden))
 
         for k in range(len(hidden)):
             head = rows.of(k)
             hidden_ND = hidden[k].flatten(0, 1)
-            for chunk in _chunks(0, head.active, chunk_size):
+            for chunk in _chunks(rows.targets, chunk_size):
                 row_C, target_C, coefficient_C = head.row_N[chunk], head.target_N[chunk], head.coefficient_N[chunk]
                 hidden_CD = hidden_ND[row_C].to(matmul_VD.dtype)
                 nll_C = logits.nll(hidden_CD, target_C)
-                nll_sum_H[k] += nll_C.sum()
-                loss += torch.dot(coefficient_C, nll_C)
-                if grad_VD is None and grad_hidden[k] is None:
+                nll_sum_H[k] += torch.where(head.exists_N[chunk], nll_C, 0.0).sum()
+                # A token of weight 0 may be infinitely surprising: 0 · ∞ would spoil the others.
+                loss += torch.where(coefficient_C == 0, 0.0, coefficient_C * nll_C).sum()
+                if (grad_VD is None and grad_hidden[k] is None) or rows.head_weights[k] == 0:
                     continue
                 grad_CV = logits.gradient(target_C, coefficient_C)
                 if grad_hidden[k] is not None:
@@ -251,12 +258,8 @@ class _ChunkedLoss(torch.autograd.Function):
                 elif grad_VD is not None:
                     # Each chunk's product is rounded to the model's precision, their sum is not.
                     grad_VD += torch.mm(grad_CV.T, hidden_CD, out=scratch_VD)
-            # Tokens of weight 0 (hard selection) are reported and cost no gradient.
-            for chunk in _chunks(head.active, head.count, chunk_size):
-                hidden_CD = hidden_ND[head.row_N[chunk]].to(matmul_VD.dtype)
-                nll_sum_H[k] += logits.nll(hidden_CD, head.target_N[chunk]).sum()
 
-        target_count_H = torch.tensor([count for count, _ in rows.counts], device=loss.device)
+        target_count_H = rows.counts()
         ctx.mark_non_differentiable(nll_sum_H, target_count_H)
         ctx.scale = scale
         ctx.gradients = [grad_VD, *grad_hidden]
@@ -279,8 +282,8 @@ class _ChunkedLoss(torch.autograd.Function):
         return None, None, None, None, grad_VD if grad_VD is None else grad_VD.to(ctx.unembedding_dtype), *grad_hidden
 
 
-def _chunks(start: int, stop: int, size: int) -> Iterator[slice]:
-    return (slice(i, min(i + size, stop)) for i in range(start, stop, size))
+def _chunks(rows: int, size: int) -> Iterator[slice]:
+    return (slice(i, min(i + size, rows)) for i in range(0, rows, size))
 
 
 def _reduction_dtype(dtype: torch.dtype) -> torch.dtype:

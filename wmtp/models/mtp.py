@@ -14,12 +14,13 @@
 
 #   B sequences, T positions, H heads, D width, V vocabulary
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel, masking_utils
 
 from wmtp.errors import ConfigError
 from wmtp.models.adapter import Lora, merge
@@ -102,18 +103,19 @@ class MTPMixin:
     def mtp(
         self,
         input_ids_BT: Tensor,
-        attention_mask_BT: Tensor | None = None,
         then: Callable[[MTPOutput, Tensor], Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Run the trunk once and all heads on its output.
 
+        [동작] 채움은 오른쪽에만 있으므로 (`wmtp.data.batching.collate`), 진짜 토큰은 마스크 없이도 채움을 보지 못한다.
+            마스크가 없으면 주의(attention)는 가장 빠른 길로 가고, 호스트는 장치를 기다리지 않는다.
+
         Args:
-            input_ids_BT: 토큰 번호.
-            attention_mask_BT: 진짜 토큰이면 1, 채움이면 0.
+            input_ids_BT: 토큰 번호. 채움이 있다면 오른쪽에.
             then: `then(output, unembedding_VD)`. 주어지면 이 안에서 부르고 그 값을 돌려준다.
                 FSDP가 unembedding을 모아 둔 동안에 손실을 계산하기 위해서다.
-            **kwargs: Base에 그대로 넘긴다 (position_ids 등).
+            **kwargs: Base에 그대로 넘긴다 (왼쪽을 채웠을 때의 attention_mask 등).
 
         Returns:
             `MTPOutput`, 또는 `then`의 값.
@@ -125,7 +127,8 @@ class MTPMixin:
 
         hook = self.decoder_layers[-1].register_forward_pre_hook(capture, with_kwargs=True)
         try:
-            base = self.base_model(input_ids_BT, attention_mask=attention_mask_BT, use_cache=False, **kwargs)
+            with nullcontext() if "position_ids" in kwargs else _one_sequence_in_each_row():
+                base = self.base_model(input_ids_BT, use_cache=False, **kwargs)
         finally:
             hook.remove()
         args, layer_kwargs = captured["args"], captured["kwargs"]
@@ -136,6 +139,21 @@ class MTPMixin:
             hidden.append(self.final_norm(out if torch.is_tensor(out) else out[0]))
         output = MTPOutput(tuple(hidden), trunk_BTD)
         return output if then is None else then(output, self.unembedding_VD)
+
+
+@contextmanager
+def _one_sequence_in_each_row() -> Iterator[None]:
+    """Tell transformers what it would otherwise read off the positions, for which the host waits for the device."""
+    name = "find_packed_sequence_indices"
+    search = getattr(masking_utils, name, None)
+    if search is None:  # of another version of transformers: it waits, perhaps, and that is all
+        yield
+        return
+    try:
+        setattr(masking_utils, name, lambda position_ids: None)
+        yield
+    finally:
+        setattr(masking_utils, name, search)
 
 
 def _first_attribute(module: nn.Module, names: tuple[str, ...]) -> Any:

@@ -114,7 +114,6 @@ class PolicyValue(nn.Module):
         try:
             return trunk.mtp(
                 batch["input_ids_BT"],
-                batch["attention_mask_BT"],
                 then=lambda output, unembedding_VD: _states(batch, output, unembedding_VD),
             )
         finally:
@@ -175,7 +174,7 @@ class ValueNetwork(PolicyValue):
 
 def _states(batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> tuple[Tensor, Tensor]:
     hidden_BTD = output.hidden[0]
-    return hidden_BTD, target_nll(hidden_BTD, unembedding_VD, batch["labels_BT"])
+    return hidden_BTD, target_nll(hidden_BTD, unembedding_VD, batch["labels_BT"], targets=batch["targets"])
 
 
 def _check_bool(**values: Any) -> None:

@@ -137,6 +137,12 @@ def test_pieces_are_scored_once_a_micro_batch_and_a_whole_one_as_before():
     assert forwards(Baseline(make_model(), sgd), 2) == [True, True]
 
 
+def attention_mask(batch):
+    """Mark the real tokens, as transformers wants it."""
+    lengths_B1 = torch.tensor(batch["lengths"])[:, None]
+    return (torch.arange(batch["input_ids_BT"].shape[1]) < lengths_B1).long()
+
+
 def one_training_step(algo):
     """Loss and gradients of one micro-batch, outside any Trainer."""
     algo.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
@@ -215,7 +221,7 @@ def test_one_head_with_uniform_weights_is_the_hugging_face_loss():
     batch, loss, gradients = one_training_step(Baseline(model, sgd))
     plain = LlamaForCausalLM(model.config)
     plain.load_state_dict(model.state_dict())
-    theirs = plain(batch["input_ids_BT"], attention_mask=batch["attention_mask_BT"], labels=batch["labels_BT"]).loss
+    theirs = plain(batch["input_ids_BT"], attention_mask=attention_mask(batch), labels=batch["labels_BT"]).loss
     theirs.backward()
     torch.testing.assert_close(loss, theirs.detach(), rtol=1e-5, atol=1e-6)
     for ours, parameter in zip(gradients, plain.parameters(), strict=True):
@@ -238,7 +244,7 @@ def test_rho1_scores_are_the_gap_of_the_two_losses(score):
     batch, _, _ = one_training_step(algo)
 
     def ce(of):
-        logits_BTV = of(batch["input_ids_BT"], attention_mask=batch["attention_mask_BT"]).logits
+        logits_BTV = of(batch["input_ids_BT"], attention_mask=attention_mask(batch)).logits
         return torch.nn.functional.cross_entropy(
             logits_BTV[:, :-1].transpose(1, 2), batch["labels_BT"][:, 1:], reduction="none", ignore_index=-100
         )

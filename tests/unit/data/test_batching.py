@@ -11,6 +11,7 @@ from wmtp.data.prompts import BigcodeMbpp0Shot
 from wmtp.data.sources import Mbpp
 from wmtp.data.tokenization import TokenizedSample, TokenizedSamples, tokenize_problems
 from wmtp.errors import ConfigError
+from wmtp.maths.alignment import target_mask
 from wmtp.models.loading import load_tokenizer
 
 TOKENIZER = Path(__file__).parents[3] / "wmtp" / "assets" / "tokenizer"
@@ -84,14 +85,18 @@ def test_a_budget_smaller_than_a_sample_is_an_error_that_names_the_key():
 def test_labels_leave_out_prompt_and_padding():
     batch = collate([sample("a", 4, 2), sample("b", 2, 1)], step_targets=3, pad_token_id=0)
     assert batch["input_ids_BT"].tolist() == [[1, 2, 3, 4], [1, 2, 0, 0]]
-    assert batch["attention_mask_BT"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["lengths"] == [4, 2]
     assert batch["labels_BT"].tolist() == [[-100, -100, 3, 4], [-100, 2, -100, -100]]
+
+
+def test_a_batch_knows_its_number_of_targets():
+    batch = collate([sample("a", 4, 2), sample("b", 2, 0), sample("c", 3, 1)], step_targets=9, pad_token_id=0)
+    assert batch["targets"] == target_mask(batch["labels_BT"]).sum() == 2 + 1 + 2
 
 
 def test_a_rank_without_samples_still_gets_a_batch_without_targets():
     batch = collate([], step_targets=5, pad_token_id=0)
-    assert batch["attention_mask_BT"].sum() == 1
-    assert (batch["labels_BT"] == -100).all()
+    assert (batch["labels_BT"] == -100).all() and batch["targets"] == 0
 
 
 @given(stop=st.integers(0, 30))
@@ -214,8 +219,8 @@ def test_mbpp_batches_are_at_least_95_percent_real_tokens():
     loader = StepLoader(samples, token_budget=2048, pad_token_id=0)
     real = total = 0
     for batch in loader:
-        real += int(batch["attention_mask_BT"].sum())
-        total += batch["attention_mask_BT"].numel()
+        real += sum(batch["lengths"])
+        total += batch["input_ids_BT"].numel()
     assert real == sum(len(s.input_ids) for s in samples)
     assert real / total >= 0.95
 

@@ -211,7 +211,7 @@ def test_gradient_does_not_depend_on_padding():
         assert ours.equal(F.pad(theirs, (0, 0, 0, 5)))
 
 
-def test_weight_of_zero_costs_no_gradient_and_is_still_reported():
+def test_weight_of_zero_gives_no_gradient_and_is_still_reported():
     case = make_case()
     kept_BT = case.weight_BT > 0.5
     out = case.loss(weight_BT=kept_BT.float())
@@ -351,7 +351,7 @@ def test_evaluation_and_frozen_parts_cost_no_gradient_products():
     assert products(unembedding_VD=case.unembedding_VD.detach()) == 2 * 2
     assert products(hidden=frozen) == 2 * 2
     assert products(hidden=[case.hidden[0], frozen[1]], unembedding_VD=case.unembedding_VD.detach()) == 2 + 1
-    assert products(weight_BT=torch.zeros(2, 9)) == 2
+    assert products(head_weights=[1.0, 0.0]) == 3 + 1
     with torch.no_grad():
         assert products() == 2
 
@@ -379,6 +379,16 @@ def test_second_backward_says_that_the_gradients_are_gone():
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="already handed out"):
         loss.backward()
+
+
+@pytest.mark.parametrize("ignored", [0.0, 0.5, 1.0])
+def test_a_count_of_the_targets_spares_counting_and_changes_nothing(ignored):
+    case = make_case(ignored=ignored)
+    for told, counted in zip(case.loss(targets=case.step_targets), case.loss(), strict=True):
+        assert told.equal(counted)
+    for k, hidden_BTD in enumerate(case.hidden):
+        nll_BT = target_nll(hidden_BTD, case.unembedding_VD, case.labels_BT, k, targets=case.step_targets)
+        assert nll_BT.equal(target_nll(hidden_BTD, case.unembedding_VD, case.labels_BT, k))
 
 
 def test_mistakes_are_said_aloud():

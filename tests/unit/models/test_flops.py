@@ -45,7 +45,7 @@ def test_the_flops_of_a_step_are_those_that_torch_counts(make):
     labels[:, :PROMPT] = -100
     # torch overlooks the product that is added in place to the unembedding's gradient.
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops}) as counter:
-        output = model.mtp(ids, torch.ones_like(ids))
+        output = model.mtp(ids)
         weighted_mtp_loss(output.hidden, model.unembedding_VD, labels, None, B * (T - PROMPT)).loss.backward()
     flops = step_flops(model)
     predictions = sum(B * (T - max(PROMPT, 1 + k)) for k in range(model.heads))

@@ -42,8 +42,9 @@ def test_padding_changes_no_head(ids_BT):
     model = make()
     padded = torch.cat([ids_BT, torch.zeros(2, 4, dtype=torch.long)], dim=1)
     mask = (torch.arange(13) < 9).long().expand(2, 13)
-    for plain, with_padding in zip(model.mtp(ids_BT).hidden, model.mtp(padded, mask).hidden, strict=True):
-        torch.testing.assert_close(plain, with_padding[:, :9], rtol=1e-5, atol=1e-6)
+    for how in ({}, {"attention_mask": mask}):
+        for plain, with_padding in zip(model.mtp(ids_BT).hidden, model.mtp(padded, **how).hidden, strict=True):
+            torch.testing.assert_close(plain, with_padding[:, :9], rtol=1e-5, atol=1e-6)
 
 
 def test_one_head_is_next_token_prediction(ids_BT):
