@@ -25,6 +25,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler talks
+
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback

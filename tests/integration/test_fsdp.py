@@ -233,6 +233,22 @@ def test_recomputing_offloading_and_gathering_change_nothing_and_every_kind_goes
     assert relative(*ends, begin) < 4e-2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [["model/adapter=lora"], ["algo=rho1"]], ids=["lora", "rho1"])
+def test_adapters_and_weights_are_the_same_on_shards_and_go_on(keys, start, tmp_path):
+    runs = f"runs={tmp_path}"
+    half = f"+callbacks.stop={{_target_: {__name__}.StopAt, step: 2}}"
+    assert start(2, *ADAMW, *DDP, *keys, runs, "name=ddp") == [0, 0]
+    assert start(2, *ADAMW, *FSDP, *keys, half, runs, "name=shards") == [0, 0]
+    assert start(2, *ADAMW, *FSDP, *keys, runs, "name=shards", "ckpt=last") == [0, 0]
+    whole, sharded = (load(tmp_path / name) for name in ("ddp", "shards"))
+    assert sharded["global_step"] == 4
+    assert difference(sharded["state_dict"], whole["state_dict"]) <= 1e-6
+    exported, plain = (load_model(tmp_path / name / "model").state_dict() for name in ("shards", "ddp"))
+    assert not any("lora" in name for name in exported)
+    assert difference(dict(exported), dict(plain)) <= 1e-6
+
+
 class StopAt(Callback):
     """End training at a step of a longer schedule."""
 

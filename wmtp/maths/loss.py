@@ -192,9 +192,8 @@ class _ChunkLogits:
         self.unembedding_VD = unembedding_VD
         self.logits_CV = unembedding_VD.new_empty(rows, len(unembedding_VD))
         # Where the model's precision is float32 already, this is the same memory.
-        self.exp_CV = torch.empty_like(self.logits_CV, dtype=_reduction_dtype(unembedding_VD.dtype))
-        if self.exp_CV.dtype == self.logits_CV.dtype:
-            self.exp_CV = self.logits_CV
+        wide = _reduction_dtype(unembedding_VD.dtype)
+        self.exp_CV = self.logits_CV if wide == self.logits_CV.dtype else torch.empty_like(self.logits_CV, dtype=wide)
 
     def nll(self, hidden_CD: Tensor, target_C: Tensor) -> Tensor:
         """Compute -log p(target) of each row."""
