@@ -92,7 +92,7 @@ class TokenWeights(Callback):
             fixed = {
                 "problem_id": sample.task_id,
                 "prompt_length": sample.prompt_length,
-                "pieces": text_pieces(data.tokenizer, sample.input_ids),
+                "pieces": text_pieces(data.tokenizer, sample.input_ids.tolist()),
                 "noise": list(map(bool, sample.noise)),
             }
             rows.append({**earlier.get(sample.task_id, {}), **fixed, stage: weights})

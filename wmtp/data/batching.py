@@ -153,12 +153,12 @@ def collate(samples: Sequence[TokenizedSample], step_targets: int, pad_token_id:
         batch["reference_nll_BT"] = torch.zeros(shape, dtype=torch.float32)
     for row, sample in enumerate(samples):
         n = len(sample.input_ids)
-        ids = torch.tensor(sample.input_ids)
+        ids = torch.as_tensor(sample.input_ids)
         batch["input_ids_BT"][row, :n] = ids
         batch["labels_BT"][row, sample.prompt_length : n] = ids[sample.prompt_length :]
-        batch["noise_BT"][row, :n] = torch.tensor(sample.noise)
+        batch["noise_BT"][row, :n] = torch.as_tensor(sample.noise)
         if sample.reference_nll is not None:
-            batch["reference_nll_BT"][row, :n] = torch.tensor(sample.reference_nll, dtype=torch.float32)
+            batch["reference_nll_BT"][row, :n] = torch.as_tensor(sample.reference_nll, dtype=torch.float32)
     return {
         **batch,
         "lengths": [len(sample.input_ids) for sample in samples],

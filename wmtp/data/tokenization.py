@@ -24,6 +24,8 @@ from wmtp.data.problem import Problem
 class TokenizedSample:
     """Hold one training sequence: prompt, solution, end of text.
 
+    [동작] 갓 만든 표본은 tuple을, `TokenizedSamples`에서 꺼낸 표본은 그 텐서의 한 조각(복사하지 않은 것)을 담는다.
+
     Attributes:
         task_id: 문제의 이름.
         input_ids: 프롬프트 + 정답 + EOS의 토큰 번호.
@@ -33,10 +35,10 @@ class TokenizedSample:
     """
 
     task_id: str
-    input_ids: tuple[int, ...]
+    input_ids: Sequence[int] | Tensor
     prompt_length: int
-    noise: tuple[bool, ...]
-    reference_nll: tuple[float, ...] | None = None
+    noise: Sequence[bool] | Tensor
+    reference_nll: Sequence[float] | Tensor | None = None
 
     @property
     def targets(self) -> int:
@@ -55,8 +57,8 @@ class TokenizedSamples(Sequence[TokenizedSample]):
 
     Example:
         >>> samples = TokenizedSamples.pack([TokenizedSample("a", (5, 6, 7), 1, (False, False, True))])
-        >>> samples[0].input_ids, samples.lengths, samples.targets
-        ((5, 6, 7), [3], [2])
+        >>> samples[0].input_ids.tolist(), samples.lengths, samples.targets
+        ([5, 6, 7], [3], [2])
     """
 
     tensors: dict[str, Tensor]
@@ -117,10 +119,10 @@ class TokenizedSamples(Sequence[TokenizedSample]):
         here = slice(self.starts[i], self.starts[i + 1])
         return TokenizedSample(
             self.task_ids[i],
-            tuple(self.tensors["input_ids"][here].tolist()),
+            self.tensors["input_ids"][here],
             int(self.tensors["prompt_lengths"][i]),
-            tuple(self.tensors["noise"][here].tolist()),
-            None if self.reference_nll is None else tuple(self.reference_nll[i].tolist()),
+            self.tensors["noise"][here],
+            None if self.reference_nll is None else self.reference_nll[i],
         )
 
 

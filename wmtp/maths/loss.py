@@ -28,9 +28,13 @@ from wmtp.maths.alignment import IGNORE, shift_left, target_mask
 # naive logits 8037 / 38.8, 7016 / 21.4; chunks of 128 rows 115 / 18.4, 204 / 11.1; of 512 169 / 17.1, 275 / 6.2;
 # of 2048 365 / 16.6, 562 / 5.4. Past 512 memory doubles and time hardly moves.
 CHUNK_SIZE = 512
+# On a GPU every chunk's product must be added to the float32 gradient of the unembedding: 10 bytes for each of its
+# entries, against 6·C operations. At 989 TFLOP/s and 4.8 TB/s (H200) that is about 330/C of the products: two thirds
+# at 512 rows, a sixth at 2048. Reckoned, not measured.
+CHUNK_SIZE_ON_GPU = 2048
 # There is one way, because torch's chunked loss, checkpointed chunks and whole logits are slower or larger (the same
 # script; docs/benchmarks.md). A run says so once.
-METHOD = f"fused with its gradients, logits of {CHUNK_SIZE} tokens at a time"
+METHOD = f"fused with its gradients, logits of {CHUNK_SIZE} tokens at a time ({CHUNK_SIZE_ON_GPU} on a GPU)"
 
 
 class MTPLoss(NamedTuple):
@@ -55,7 +59,7 @@ def weighted_mtp_loss(
     step_targets: int,
     head_weights: Sequence[float] | None = None,
     targets: int | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
 ) -> MTPLoss:
     """Compute the weighted loss of all heads, with its gradients, chunk by chunk.
 
@@ -69,7 +73,7 @@ def weighted_mtp_loss(
         step_targets: M. 스텝 전체(모든 누적 배치와 랭크)에서 머리 0의 목표 수.
         head_weights: 머리별 α_k. 없으면 모두 1.
         targets: 이 배치에서 머리 0의 목표 수 (`target_mask(labels_BT).sum()`). 없으면 세느라 장치를 기다린다.
-        chunk_size: 한 번에 로짓을 만드는 행의 수.
+        chunk_size: 한 번에 로짓을 만드는 행의 수. None이면 장치에 맞는 수.
 
     Returns:
         MTPLoss. 손실과 합은 float32 (float64 입력이면 float64).
@@ -92,6 +96,7 @@ def weighted_mtp_loss(
     if rows.targets > step_targets:
         raise ValueError(f"step_targets = {step_targets}, but this batch alone has {rows.targets} target tokens.")
     scale = 1.0 / (heads * max(step_targets, 1))
+    chunk_size = chunk_size or _chunk_size(unembedding_VD)
     # Inside a Function grad mode is always off, and needs_input_grad ignores it: evaluation must say so here.
     with_gradients = torch.is_grad_enabled()
     return MTPLoss(*_ChunkedLoss.apply(rows, scale, chunk_size, with_gradients, unembedding_VD, *hidden))
@@ -104,7 +109,7 @@ def target_nll(
     labels_BT: Tensor,
     k: int = 0,
     targets: int | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
 ) -> Tensor:
     """Compute head k's cross-entropy of every target token, without gradient.
 
@@ -116,7 +121,7 @@ def target_nll(
         labels_BT: 학습할 토큰의 번호, 프롬프트와 패딩은 IGNORE.
         k: 머리 번호.
         targets: 머리 0의 목표 수. 없으면 세느라 장치를 기다린다.
-        chunk_size: 한 번에 로짓을 만드는 행의 수.
+        chunk_size: 한 번에 로짓을 만드는 행의 수. None이면 장치에 맞는 수.
 
     Returns:
         nll_BT, float32 (float64 입력이면 float64). *목표 토큰*의 자리에 놓인다; `target_mask(labels_BT, k)` 밖은 0.
@@ -129,6 +134,7 @@ def target_nll(
     unembedding_VD = unembedding_VD.to(_matmul_dtype(unembedding_VD))
     targets = int(target_mask(labels_BT).sum()) if targets is None else targets
     row_N, target_N, exists_N = _rows_with_targets(labels_BT, k, targets)
+    chunk_size = chunk_size or _chunk_size(unembedding_VD)
     nll_BT = torch.zeros(labels_BT.shape, dtype=wide, device=hidden_BTD.device)
     logits = _ChunkLogits(unembedding_VD, min(chunk_size, targets))
     for chunk in _chunks(targets, chunk_size):
@@ -279,6 +285,10 @@ class _ChunkedLoss(torch.autograd.Function):
                 gradient *= scale
         grad_VD, *grad_hidden = gradients
         return None, None, None, None, grad_VD if grad_VD is None else grad_VD.to(ctx.unembedding_dtype), *grad_hidden
+
+
+def _chunk_size(unembedding_VD: Tensor) -> int:
+    return CHUNK_SIZE_ON_GPU if unembedding_VD.device.type == "cuda" else CHUNK_SIZE
 
 
 def _chunks(rows: int, size: int) -> Iterator[slice]:
