@@ -29,7 +29,7 @@ from wmtp.maths.alignment import IGNORE, shift_left, target_mask
 # of 2048 365 / 16.6, 562 / 5.4. Past 512 memory doubles and time hardly moves.
 CHUNK_SIZE = 512
 # On a GPU every chunk's product must be added to the float32 gradient of the unembedding: 10 bytes for each of its
-# entries, against 6·C operations. At 989 TFLOP/s and 4.8 TB/s (H200) that is about 330/C of the products: two thirds
+# entries, against 6·C operations. At 989 TFLOP/s and 4.8 TB/s (H200) that is about 340/C of the products: two thirds
 # at 512 rows, a sixth at 2048. Reckoned, not measured.
 CHUNK_SIZE_ON_GPU = 2048
 # There is one way, because torch's chunked loss, checkpointed chunks and whole logits are slower or larger (the same
