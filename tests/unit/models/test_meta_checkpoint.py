@@ -181,6 +181,17 @@ def test_a_model_trained_and_saved_since_goes_back_as_well(converted, tmp_path):
     assert changed == ["extra_heads.1.feed_forward.w3.weight"]
 
 
+@pytest.mark.parametrize(("heads", "init"), [(1, "saved"), (2, "saved"), (4, "copy")])
+def test_a_model_with_other_heads_since_goes_back_as_what_it_is(converted, tmp_path, heads, init):
+    load_model(converted, heads, init).save_pretrained(tmp_path / "ours")
+    to_meta(tmp_path / "ours", tmp_path / "back")
+    shutil.copy(converted / "meta" / "tokenizer.model", tmp_path / "back")
+    ids_BT = torch.arange(3, 20)[None]
+    ours, again = load_model(tmp_path / "ours"), load_model(convert(tmp_path / "back", tmp_path / "cache"))
+    assert ours.heads == again.heads == heads
+    assert all(map(torch.equal, ours.mtp(ids_BT).hidden, again.mtp(ids_BT).hidden))
+
+
 def test_the_7b_layout_has_the_291_tensors_that_were_published():
     from wmtp.models.meta_checkpoint import _names
 
