@@ -91,8 +91,9 @@ class WeightedMTPMixin:
             "pieces": pieces,
         }
         if batch["problem_ids"]:  # an empty micro-batch has no loss to show
-            self.log("train/loss", self.last_step["loss_display"], prog_bar=True, batch_size=1)
-            self.log_dict({f"train/ce_head{k}": nll for k, nll in enumerate(nll_H)}, batch_size=1)
+            # Not with prog_bar: Lightning would read it after every micro-batch, and wait for the device.
+            shown = {f"train/ce_head{k}": nll for k, nll in enumerate(nll_H)}
+            self.log_dict({"train/loss": self.last_step["loss_display"], **shown}, batch_size=1)
         return self.last_step
 
     @torch.no_grad()
@@ -137,9 +138,10 @@ class WeightedMTPMixin:
             batch["input_ids_BT"],
             then=lambda output, unembedding_VD: self._loss(batch, output, unembedding_VD, None),
         )
-        for k, (nll, count) in enumerate(zip(loss.nll_sum_H, loss.target_count_H, strict=True)):
-            if count > 0:
-                self.log(f"val/ce_head{k}", nll / count, batch_size=int(count), on_epoch=True, sync_dist=True)
+        nll_H = loss.nll_sum_H / loss.target_count_H.clamp(min=1)
+        for k, (nll, count) in enumerate(zip(nll_H, loss.target_count_H.tolist(), strict=True)):
+            # An empty batch too, at no weight: ranks that had logged nothing would leave the others waiting for them.
+            self.log(f"val/ce_head{k}", nll, batch_size=count, on_epoch=True, sync_dist=True)
 
     def _loss(
         self, batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor, weight_BT: Tensor | None

@@ -256,6 +256,22 @@ def test_rho1_scores_are_the_gap_of_the_two_losses(score):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_an_empty_validation_batch_is_logged_too_and_counts_for_nothing():
+    # Lightning averages over the ranks by name: one that has only empty batches must name what the others do.
+    samples, logged = make_samples(4), []
+    full, empty = (collate(part, sum(sample.targets for sample in samples), 0) for part in (samples, []))
+    algo = Baseline(make_model(), sgd)
+    algo.log = lambda name, value, batch_size, **_: logged.append((name, bool(value.isfinite()), batch_size))
+    algo.validation_step(empty, 0)
+    assert logged == [(f"val/ce_head{k}", True, 0) for k in range(4)]
+
+    def validated(batches):
+        trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        return trainer.validate(Baseline(make_model(), sgd), Fixed(batches), verbose=False)
+
+    assert validated([empty, full, empty]) == validated([full])
+
+
 @pytest.mark.slow  # the default suite has two ranks in tests/integration/test_fsdp.py
 def test_two_gloo_ranks_take_the_steps_of_one_rank_that_accumulates_twice(tmp_path):
     samples = make_samples(24)

@@ -4,19 +4,22 @@
     그래서 GPU 없이도, transformers의 안까지, 기다리는 곳이 없음을 보일 수 있다.
 """
 
+import itertools
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning_fabric.utilities import move_data_to_device
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GPTNeoXConfig, MistralConfig, Qwen2Config
 
 from tests.tiny import SHAPE, tiny_model
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.combined import Combined
 from wmtp.algos.critic import Critic
+from wmtp.algos.optimizers import adamw
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks.finite_guard import FiniteGuard
 from wmtp.callbacks.loss_explosion import LossExplosion
@@ -110,6 +113,37 @@ def test_a_step_never_waits_for_the_device(algorithm, split, tmp_path):
             callback.on_train_batch_end(trainer, algo, None, batch, i)
     torch.nn.utils.clip_grad_norm_(algo.model.parameters(), 1.0)
     assert all(parameter.grad.is_meta for parameter in algo.model.parameters())
+
+
+class AskedValues(TorchDispatchMode):
+    """Count how often a value is read out of a tensor."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket is torch.ops.aten._local_scalar_dense
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_around_a_step_asks_for_a_value_between_logging_steps(tmp_path):
+    counts, endless = [], itertools.cycle(batches(device="cpu"))
+
+    class Watch(Callback):
+        def on_train_batch_start(self, *_):
+            counts.append(asked.count)
+
+    algo = Rho1(tiny_model(), tiny_model(heads=1), weighting=SoftWeighting(), optimizer=adamw)
+    watching = [Throughput(), WeightStatistics(), WeightHistogram(tmp_path), FiniteGuard(str(tmp_path)), Watch()]
+    trainer = Trainer(
+        accelerator="cpu", max_steps=4, max_epochs=-1, gradient_clip_val=1.0, accumulate_grad_batches=2,
+        log_every_n_steps=100, logger=False, callbacks=watching, enable_progress_bar=False,
+        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    with AskedValues() as asked:
+        trainer.fit(algo.train(), endless)
+        counts.append(asked.count)
+        torch.ones(()).item()
+    assert len(counts) == 9 and set(counts) == {0} and asked.count == 1
 
 
 def test_a_step_with_a_cached_reference_never_waits():
