@@ -33,7 +33,7 @@ from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
 
-from wmtp.errors import CheckpointError, DataNotFoundError
+from wmtp.errors import CheckpointError, DataNotFoundError, is_whole_number
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.models.same_tensors import check_same_tensors
 
@@ -72,7 +72,7 @@ def convert(folder: Path, cache: Path, key: str = "model.path") -> Path:
 
     Raises:
         DataNotFoundError: 세 파일 가운데 없는 것이 있을 때.
-        CheckpointError: MTP 모델이 아니거나, 손상되었거나, params.json과 맞지 않을 때.
+        CheckpointError: 손상되었거나, params.json과 맞지 않을 때.
     """
     params = read_params(folder, key)
     tokenizer_file = _find(folder, (TOKENIZER, f"../{TOKENIZER}"), key)
@@ -155,10 +155,13 @@ def to_pairs(weight_RD: Tensor, heads: int) -> Tensor:
 
 
 def read_params(folder: Path, key: str = "model.path") -> dict[str, Any]:
-    """Read params.json and refuse a model that does not predict several tokens.
+    """Read params.json; what a key may be left out for, or null, is what Meta's own code then takes.
+
+    [동작] n_future_tokens가 없으면 헤드 하나인 모델이다 (기준 모델 7B_1T_1, 참조모델). 설정이 헤드를 더 바라면
+        `load_model`이 거절한다.
 
     Raises:
-        CheckpointError: JSON이 아니거나, n_future_tokens가 없을 때.
+        CheckpointError: JSON이 아니거나, 없는 것이 있거나, 수가 모델이 될 수 없을 때.
     """
     try:
         params = json.loads((folder / PARAMS).read_text(encoding="utf-8"))
@@ -167,11 +170,11 @@ def read_params(folder: Path, key: str = "model.path") -> dict[str, Any]:
         raise CheckpointError(f"{key}: {folder / PARAMS} is not a JSON object ({error}); copy it again.") from error
     if missing:
         raise CheckpointError(f"{key}: {folder / PARAMS} lacks {', '.join(sorted(missing))}; copy it again.")
-    if "n_future_tokens" not in params:
-        raise CheckpointError(
-            f"{key} = {folder} is not a multi-token prediction model: its params.json has no n_future_tokens. Give "
-            "facebook/multi-token-prediction/7B_1T_4, or put heads on a plain model with model=hf."
-        )
+    sizes = {name: params.get(name, 1) for name in ("dim", "n_heads", "n_layers", "n_future_tokens")}
+    dim, n_heads, n_layers, heads = sizes.values()
+    if not all(map(is_whole_number, sizes.values())) or dim % n_heads or heads > n_layers:
+        said = ", ".join(f"{name} = {value!r}" for name, value in sizes.items())
+        raise CheckpointError(f"{key}: {folder / PARAMS} describes no model ({said}); copy it again.")
     return params
 
 
@@ -180,7 +183,7 @@ def make_config(params: dict[str, Any], weights: dict[str, Tensor], key: str = "
     shapes = [weights.get(f"{name}.weight") for name in ("tok_embeddings", "layers.0.feed_forward.w1")]
     if None in shapes:
         raise CheckpointError(f"{key}: {WEIGHTS} has no tok_embeddings.weight or no layers.0; it is not a whole model.")
-    heads = params["n_future_tokens"]
+    heads = params.get("n_future_tokens", 1)
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
         vocab_size=len(shapes[0]),
@@ -190,8 +193,8 @@ def make_config(params: dict[str, Any], weights: dict[str, Tensor], key: str = "
         num_attention_heads=params["n_heads"],
         num_key_value_heads=params.get("n_kv_heads") or params["n_heads"],
         rms_norm_eps=params["norm_eps"],
-        rope_parameters={"rope_type": "default", "rope_theta": params.get("rope_theta", 10000.0)},
-        max_position_embeddings=params.get("max_seq_len", CONTEXT),
+        rope_parameters={"rope_type": "default", "rope_theta": params.get("rope_theta") or 10000.0},
+        max_position_embeddings=params.get("max_seq_len") or CONTEXT,
         tie_word_embeddings=False,
         dtype=shapes[0].dtype,
         mtp_heads=heads,

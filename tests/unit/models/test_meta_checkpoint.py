@@ -23,7 +23,7 @@ from wmtp.models.meta_checkpoint import convert, to_meta
 
 PARAMS = dict(
     dim=32, n_layers=5, n_heads=4, n_kv_heads=2, n_future_tokens=3, multiple_of=8, ffn_dim_multiplier=1.0,
-    vocab_size=-1, norm_eps=1e-5, rope_theta=5000.0,
+    vocab_size=-1, norm_eps=0.05, rope_theta=5000.0,
 )  # fmt: skip
 WIDTH = 88  # 2/3 of 4 · dim, rounded up to a multiple of 8
 BYTES = [f"<0x{i:02X}>" for i in range(256)]
@@ -136,15 +136,47 @@ def published_logits(weights: dict[str, Tensor], params: dict, ids_BT: Tensor) -
     return torch.stack([norm(block(trunk_BTD, h), "norm") @ weights["output.weight"].T for h in heads], dim=2)
 
 
+def logits_and_expected(released: Path, converted: Path, params: dict, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+    weights = {name: w.double() for name, w in torch.load(released / "consolidated.pth", weights_only=True).items()}
+    model = load_model(converted).double().eval()
+    with torch.no_grad():
+        ours_BTHV = torch.stack([hidden @ model.unembedding_VD.T for hidden in model.mtp(ids_BT).hidden], dim=2)
+    return ours_BTHV, published_logits(weights, params, ids_BT)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (dict(n_kv_heads=None), dict(n_kv_heads=4)),
+        (dict(n_kv_heads=1), {}),
+        (dict(rope_theta=None, max_seq_len=None, ffn_dim_multiplier=None), dict(rope_theta=10000.0)),
+        (dict(vocab_size=32000, max_batch_size=32, another={"key": [1]}), {}),
+        (dict(n_future_tokens=1), {}),
+        (dict(n_future_tokens=5), {}),
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_params_are_read_as_meta_means_them(tmp_path, written, meant):
+    """Also where a key that is null is left out, as in Llama's first params.json."""
+    params = PARAMS | written | meant
+    folder = make_checkpoint(tmp_path / "release" / "toy", **params)
+    ids_BT = torch.randint(3, 250, (2, 9), generator=torch.Generator().manual_seed(42))
+    for said in (PARAMS | written, {name: value for name, value in (PARAMS | written).items() if value is not None}):
+        (folder / "params.json").write_text(json.dumps(said))
+        converted = convert(folder, tmp_path / "cache")
+        ours_BTHV, expected_BTHV = logits_and_expected(folder, converted, params, ids_BT)
+        torch.testing.assert_close(ours_BTHV, expected_BTHV, rtol=1e-4, atol=1e-4 * float(expected_BTHV.abs().max()))
+        to_meta(converted, tmp_path / "back")
+        assert json.loads((tmp_path / "back" / "params.json").read_text()) == said
+
+
 def test_logits_of_all_heads_are_those_of_the_published_architecture(released, converted):
     ids_BT = torch.randint(3, 250, (2, 17), generator=torch.Generator().manual_seed(42))
-    weights = {name: w.double() for name, w in torch.load(released / "consolidated.pth", weights_only=True).items()}
-    expected_BTHV = published_logits(weights, PARAMS, ids_BT)
+    ours_BTHV, expected_BTHV = logits_and_expected(released, converted, PARAMS, ids_BT)
     model = load_model(converted).double().eval()
     assert model.heads == 3
     assert model.config.num_hidden_layers == 3
     with torch.no_grad():
-        ours_BTHV = torch.stack([hidden @ model.unembedding_VD.T for hidden in model.mtp(ids_BT).hidden], dim=2)
         # transformers keeps rotary angles in float32
         torch.testing.assert_close(ours_BTHV, expected_BTHV, rtol=1e-4, atol=1e-4 * float(expected_BTHV.abs().max()))
         head_zero = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.float64).eval()
@@ -300,9 +332,14 @@ def break_and_expect(folder: Path, error: type[Exception], sentence: str) -> Non
 def test_a_folder_that_is_no_multi_token_model_is_refused_by_name(released, tmp_path):
     folder = shutil.copytree(released, tmp_path / "plain")
     shutil.copy(released.parent / "tokenizer.model", folder)
-    params = {name: value for name, value in PARAMS.items() if name != "n_future_tokens"}
+    weights = torch.load(folder / "consolidated.pth", weights_only=True)
+    plain = {name: weight for name, weight in weights.items() if not name.startswith("extra_heads")}
+    torch.save(plain, folder / "consolidated.pth")
+    params = {name: value for name, value in PARAMS.items() if name != "n_future_tokens"} | dict(n_layers=3)
     (folder / "params.json").write_text(json.dumps(params))
-    break_and_expect(folder, CheckpointError, "is not a multi-token prediction model: .* no n_future_tokens")
+    with pytest.raises(ConfigError, match=r"model.heads = 3, but .* was saved with 1; set model.heads_init=copy"):
+        ModelSource(str(folder), heads=3).load()
+    assert ModelSource(str(folder), heads=1).load().heads == 1
     with pytest.raises(ConfigError, match=r"model.heads = 4, but .* was saved with 3"):
         ModelSource(str(released), heads=4).load()
 
@@ -317,6 +354,15 @@ def test_what_is_missing_damaged_or_of_another_size_is_named(released, tmp_path)
     break_and_expect(
         folder, CheckpointError, r"not the model of its params.json: layers.3.attention.wk.weight is absent"
     )
+    for name, value in (
+        ("n_heads", 5),
+        ("n_future_tokens", 6),
+        ("n_future_tokens", "3"),
+        ("dim", 0),
+        ("n_layers", None),
+    ):
+        (folder / "params.json").write_text(json.dumps(PARAMS | {name: value}))
+        break_and_expect(folder, CheckpointError, f"describes no model .*{name} = {value!r}")
     (folder / "params.json").write_text("[]")
     break_and_expect(folder, CheckpointError, "is not a JSON object")
     (folder / "params.json").write_text(json.dumps(PARAMS))
