@@ -73,6 +73,7 @@ def weighted_mtp_loss(
         step_targets: M. 스텝 전체(모든 누적 배치와 랭크)에서 머리 0의 목표 수.
         head_weights: 머리별 α_k. 없으면 모두 1.
         targets: 이 배치에서 머리 0의 목표 수 (`target_mask(labels_BT).sum()`). 없으면 세느라 장치를 기다린다.
+            모자라면 빠지는 목표가 생기므로, 장치 위에서 확인하고 오류를 낸다.
         chunk_size: 한 번에 로짓을 만드는 행의 수. None이면 장치에 맞는 수.
 
     Returns:
@@ -185,8 +186,11 @@ class _Rows:
 def _rows_with_targets(labels_BT: Tensor, k: int, targets: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the first `targets` rows of head k, their targets (0 where there is none), and which have one."""
     target_N = shift_left(labels_BT, k + 1, IGNORE).flatten()
+    has_target_N = target_N != IGNORE
+    # Rows would be left out silently; on a GPU the error comes when the host next waits.
+    torch._assert_async(has_target_N.sum() <= targets, f"targets = {targets} is less than there are; count them again")
     # A stable sort instead of nonzero, for whose size the host would have to wait.
-    row_N = (target_N != IGNORE).to(torch.int8).argsort(descending=True, stable=True)[:targets]
+    row_N = has_target_N.to(torch.int8).argsort(descending=True, stable=True)[:targets]
     exists_N = target_N[row_N] != IGNORE
     return row_N, torch.where(exists_N, target_N[row_N], 0), exists_N
 
@@ -247,7 +251,8 @@ class _ChunkedLoss(torch.autograd.Function):
             hidden_ND = hidden[k].flatten(0, 1)
             for chunk in _chunks(rows.targets, chunk_size):
                 row_C, target_C, coefficient_C = head.row_N[chunk], head.target_N[chunk], head.coefficient_N[chunk]
-                hidden_CD = hidden_ND[row_C].to(matmul_VD.dtype)
+                # Rows without a target are zeros: what they hold may overflow, and 0 · NaN would spoil the others.
+                hidden_CD = hidden_ND[row_C].to(matmul_VD.dtype).where(head.exists_N[chunk, None], 0)
                 nll_C = logits.nll(hidden_CD, target_C)
                 nll_sum_H[k] += torch.where(head.exists_N[chunk], nll_C, 0.0).sum()
                 # A token of weight 0 may be infinitely surprising: 0 · ∞ would spoil the others.

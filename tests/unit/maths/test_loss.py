@@ -391,6 +391,26 @@ def test_a_count_of_the_targets_spares_counting_and_changes_nothing(ignored):
         assert nll_BT.equal(target_nll(hidden_BTD, case.unembedding_VD, case.labels_BT, k))
 
 
+@pytest.mark.parametrize("missing", [1, 7])
+def test_a_count_that_would_leave_targets_out_is_refused(missing):
+    case = make_case(ignored=0.5)
+    with pytest.raises(RuntimeError, match="is less than there are"):
+        case.loss(targets=case.step_targets - missing)
+    with pytest.raises(RuntimeError, match="is less than there are"):
+        target_nll(case.hidden[0], case.unembedding_VD, case.labels_BT, targets=case.step_targets - missing)
+
+
+def test_rows_without_a_target_spoil_nothing_whatever_they_hold():
+    # Head 2 has fewer targets than head 0, so its chunks are filled up with the first rows that have none.
+    case = make_case(B=1, T=8, H=3, dtype=torch.float16)
+    case.labels_BT[:] = torch.tensor([[IGNORE, 2, IGNORE, IGNORE, 3, 4, IGNORE, 5]])
+    loss, gradients = case.loss_and_gradients()
+    with torch.no_grad():
+        case.hidden[2][0, 0], case.hidden[2][0, 6:] = 60_000, torch.nan
+    spoilt, others = case.loss_and_gradients()
+    assert spoilt.equal(loss) and all(a.equal(b) for a, b in zip(others, gradients, strict=True))
+
+
 def test_mistakes_are_said_aloud():
     case = make_case()
     with pytest.raises(
