@@ -26,16 +26,17 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
 
-from wmtp.errors import CheckpointError, DataNotFoundError, is_whole_number
+from wmtp.errors import CheckpointError, DataNotFoundError, StorageError, is_whole_number
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.models.same_tensors import check_same_tensors
+from wmtp.storage import say
 
 WEIGHTS, PARAMS, TOKENIZER = "consolidated.pth", "params.json", "tokenizer.model"
 ORIGINALS = "meta"  # where a converted folder keeps the files that `to_meta` gives back
@@ -72,7 +73,8 @@ def convert(folder: Path, cache: Path, key: str = "model.path") -> Path:
 
     Raises:
         DataNotFoundError: 세 파일 가운데 없는 것이 있을 때.
-        CheckpointError: 손상되었거나, params.json과 맞지 않을 때.
+        CheckpointError: 손상되었거나, params.json이나 토크나이저와 맞지 않을 때.
+        StorageError: 캐시에 쓸 수 없을 때. 쓴 데까지는 남으므로 다시 하면 이어서 한다.
     """
     params = read_params(folder, key)
     tokenizer_file = _find(folder, (TOKENIZER, f"../{TOKENIZER}"), key)
@@ -80,22 +82,17 @@ def convert(folder: Path, cache: Path, key: str = "model.path") -> Path:
     target = cache / "converted" / f"{folder.resolve().name}-{_identity(folder / PARAMS, tokenizer_file, weights_file)}"
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):  # one process converts, the others wait for it
-        if target.is_dir():
-            return target
-        part = target.with_name(f".{target.name}.part")
-        tokenizer = read_tokenizer(tokenizer_file)
-        weights = _open(weights_file, key)
-        config = make_config(params, weights, key)
-        _check(weights, config, weights_file, key)
-        (part / ORIGINALS).mkdir(parents=True, exist_ok=True)
-        for original in (folder / PARAMS, tokenizer_file):
-            shutil.copyfile(original, part / ORIGINALS / original.name)
-        config.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        _write_shards(weights, config, part)
-        part.rename(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):  # one process converts, the others wait for it
+            if not target.is_dir():
+                _convert(folder, params, tokenizer_file, weights_file, target, key)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"storage.cache = {cache}: {folder} cannot be converted there ({error}). It takes "
+            f"{weights_file.stat().st_size / 2**30:.1f} GiB: free some, or set storage.cache (or WMTP_CACHE) to a "
+            "larger disk."
+        ) from error
     return target
 
 
@@ -236,8 +233,39 @@ def read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     # Meta's own code puts the start token before every text.
     tokenizer.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=[(bos, spec.bos_id)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token=unk, bos_token=bos, eos_token=eos, model_max_length=CONTEXT
+        tokenizer_object=tokenizer,
+        unk_token=unk,
+        bos_token=bos,
+        eos_token=eos,
+        model_max_length=CONTEXT,
+        split_special_tokens=True,  # "</s>" in a problem's text is text, and ends nothing
     )
+
+
+def _convert(
+    folder: Path, params: dict[str, Any], tokenizer_file: Path, weights_file: Path, target: Path, key: str
+) -> None:
+    """Check everything, then write it under another name and rename."""
+    part = target.with_name(f".{target.name}.part")
+    tokenizer = read_tokenizer(tokenizer_file)
+    weights = _open(weights_file, key)
+    config = make_config(params, weights, key)
+    _check(weights, config, weights_file, key)
+    if len(tokenizer) > config.vocab_size:
+        raise CheckpointError(
+            f"{key}: {tokenizer_file} has {len(tokenizer)} pieces, but {weights_file} knows {config.vocab_size}; "
+            f"put the model's own {TOKENIZER} into {folder}."
+        )
+    say(f"converting {folder} once, into {target}")
+    (part / ORIGINALS).mkdir(parents=True, exist_ok=True)
+    for original in (folder / PARAMS, tokenizer_file):
+        shutil.copyfile(original, part / ORIGINALS / original.name)
+    config.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    _write_shards(weights, config, part)
+    for file in part.rglob("*.*"):
+        _sync(file)
+    part.rename(target)
 
 
 def _write_shards(weights: dict[str, Tensor], config: LlamaConfig, part: Path) -> None:
@@ -255,11 +283,15 @@ def _write_shards(weights: dict[str, Tensor], config: LlamaConfig, part: Path) -
         tensors = {ours: to_halves(weights[names[ours]], _rotary_heads(names[ours], config)) for ours in shard}
         temporary = file.with_suffix(".part")
         save_file(tensors, temporary, metadata={"format": "pt"})
-        with temporary.open("rb") as opened:
-            os.fsync(opened.fileno())
+        _sync(temporary)
         temporary.rename(file)
     index = {"metadata": {"total_size": size}, "weight_map": where}
     (part / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
 
 
 def _names(config: LlamaConfig) -> dict[str, str]:

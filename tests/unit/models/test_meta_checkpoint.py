@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.convert_slow_tokenizer import import_protobuf
 
-from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError
+from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, StorageError
 from wmtp.models.generation import Request, Sampling, generate
 from wmtp.models.loading import ModelSource, find_model, find_reference, load_model, load_tokenizer
 from wmtp.models.meta_checkpoint import convert, to_meta
@@ -251,7 +252,9 @@ def sentencepiece_bpe(text: str, pieces: dict[str, tuple[int, float]]) -> list[i
     return [i for group in ids for i in group]
 
 
-@pytest.mark.parametrize("text", ["for x in x", "def f(x):\n    return x+1", "  de  f", "값 = é", " <0x41>"])
+@pytest.mark.parametrize(
+    "text", ["for x in x", "def f(x):\n    return x+1", "  de  f", "값 = é", " <0x41>", "<s>def</s>"]
+)
 def test_text_becomes_the_pieces_that_sentencepiece_makes(released, converted, text):
     pieces = pieces_of(released.parent / "tokenizer.model")
     tokenizer = load_tokenizer(converted)
@@ -315,6 +318,18 @@ def test_each_block_is_a_file_and_a_killed_conversion_goes_on_where_it_was(relea
     load_model(folder)
 
 
+def test_a_full_disk_is_said_and_what_was_written_is_kept(released, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # the tokenizer fits, the embeddings do not
+    try:
+        with pytest.raises(StorageError, match=r"storage.cache = .*7B_toy cannot be converted there \(.*\). It takes"):
+            convert(released, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "converted").glob(".*.part/tokenizer.json"))
+    load_model(convert(released, tmp_path))
+
+
 def test_other_weights_of_the_same_name_are_converted_anew(tmp_path):
     folder = make_checkpoint(tmp_path / "release" / "toy")
     first = convert(folder, tmp_path / "cache")
@@ -346,6 +361,7 @@ def test_a_folder_that_is_no_multi_token_model_is_refused_by_name(released, tmp_
 
 def test_what_is_missing_damaged_or_of_another_size_is_named(released, tmp_path):
     folder = shutil.copytree(released, tmp_path / "toy")
+    weights = torch.load(folder / "consolidated.pth", weights_only=True)
     break_and_expect(folder, DataNotFoundError, "no tokenizer.model or ../tokenizer.model")
     write_tokenizer(folder / "tokenizer.model", model_type=1)
     break_and_expect(folder, CheckpointError, "not a BPE model of SentencePiece")
@@ -363,6 +379,10 @@ def test_what_is_missing_damaged_or_of_another_size_is_named(released, tmp_path)
     ):
         (folder / "params.json").write_text(json.dumps(PARAMS | {name: value}))
         break_and_expect(folder, CheckpointError, f"describes no model .*{name} = {value!r}")
+    small = {name: w[:300] if "tok_emb" in name or "output" in name else w for name, w in weights.items()}
+    torch.save(small, folder / "consolidated.pth")
+    (folder / "params.json").write_text(json.dumps(PARAMS))
+    break_and_expect(folder, CheckpointError, r"tokenizer.model has \d+ pieces, but .*consolidated.pth knows 300")
     (folder / "params.json").write_text("[]")
     break_and_expect(folder, CheckpointError, "is not a JSON object")
     (folder / "params.json").write_text(json.dumps(PARAMS))
