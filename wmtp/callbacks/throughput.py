@@ -62,15 +62,15 @@ class Throughput(Callback):
         if not trainer._logger_connector.should_update_logs:
             return
         # Waits for the device: the time is true.
-        work_3 = torch.tensor([self._tokens, self._pairs, self._predictions], dtype=torch.float64)
-        work_3 = trainer.strategy.reduce(work_3.to(mask_BT.device), reduce_op="sum").tolist()
+        work_4 = torch.tensor([self._tokens, self._pairs, self._predictions, self._positions], dtype=torch.float64)
+        *work_3, positions = trainer.strategy.reduce(work_4.to(mask_BT.device), reduce_op="sum").tolist()
         seconds = time.monotonic() - self._start - self._paused
         flops = sum(each * count for each, count in zip(self._flops, work_3, strict=True)) / seconds
         speed = {
             "target_tokens_per_second": self._targets / seconds,
             "tokens_per_second": work_3[0] / seconds,
             "steps_per_second": self._steps / seconds,
-            "real_token_share": work_3[0] / (self._positions * trainer.world_size),
+            "real_token_share": work_3[0] / positions,
             "model_flops_per_second": flops,
         }
         if self._peak:
