@@ -147,6 +147,7 @@ def generate(
 
     Raises:
         ConfigError: 프롬프트가 비었거나 모델의 위치 수보다 길 때. 아무것도 계산하기 전에 알린다.
+            또는 배치가 장치의 메모리에 다 들어가지 않을 때.
     """
     requests = list(requests)
     prompts = _encode(model, tokenizer, requests)
@@ -270,6 +271,12 @@ class _Decoder:
                     self.admit()
                 for row in self.step():
                     yield row.index, self.completion(row)
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"sampling.batch_size = {self.sampling.batch_size}: {self.cache.rows} rows of {self.cache.slots} tokens "
+                f"do not fit into the memory of {self.device} beside the model; lower it. The samples stay the same, and "
+                "those that are done are kept."
+            ) from error
         finally:
             self.model.train(was_training)
             self.model.set_attn_implementation(attention)

@@ -13,6 +13,7 @@ from wmtp.models.draw import nucleus_probabilities
 from wmtp.models.generation import Pace, Request, Sampling, acceptance, generate
 from wmtp.models.loading import mtp_class
 from wmtp.models.mtp import MTPForCausalLM
+from wmtp.models.slot_cache import SlotCache
 
 ROOT = Path(__file__).parents[3]
 # Large weights make the distributions of a random model sharp.
@@ -159,6 +160,17 @@ def test_a_model_in_training_is_evaluated_and_handed_back_in_training(model, tok
     list(generate(model, tokenizer, requests(1), Sampling(max_new_tokens=1)))
     assert model.training
     model.eval()
+
+
+def test_a_batch_that_does_not_fit_is_named_and_not_the_batches_of_training(model, tokenizer, monkeypatch):
+    def update(*_args, **_kwargs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(SlotCache, "update", update)
+    with pytest.raises(
+        ConfigError, match=r"sampling.batch_size = 4: 4 rows of \d+ tokens do not fit"):
+    ):
+        list(generate(model, tokenizer, requests(), Sampling(batch_size=4)))
 
 
 def test_no_request_is_no_completion(model, tokenizer):
