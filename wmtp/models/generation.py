@@ -273,9 +273,9 @@ class _Decoder:
                     yield row.index, self.completion(row)
         except torch.OutOfMemoryError as error:
             raise ConfigError(
-                f"sampling.batch_size = {self.sampling.batch_size}: {self.cache.rows} rows of {self.cache.slots} tokens "
-                f"do not fit into the memory of {self.device} beside the model; lower it. The samples stay the same, and "
-                "those that are done are kept."
+                f"sampling.batch_size = {self.sampling.batch_size}: {self.cache.rows} rows of {self.cache.slots} "
+                f"tokens do not fit into the memory of {self.device} beside the model; lower it. The samples stay the "
+                "same, and those that are done are kept."
             ) from error
         finally:
             self.model.train(was_training)

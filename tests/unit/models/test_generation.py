@@ -167,9 +167,7 @@ def test_a_batch_that_does_not_fit_is_named_and_not_the_batches_of_training(mode
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(SlotCache, "update", update)
-    with pytest.raises(
-        ConfigError, match=r"sampling.batch_size = 4: 4 rows of \d+ tokens do not fit"):
-    ):
+    with pytest.raises(ConfigError, match=r"sampling.batch_size = 4: 4 rows of \d+ tokens do not fit"):
         list(generate(model, tokenizer, requests(), Sampling(batch_size=4)))
 
 
