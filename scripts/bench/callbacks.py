@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningDataModule, Trainer
-from step import make_batch, make_model
+from pytorch_lightning import Callback, LightningDataModule
+from step import make_batch, make_model, make_trainer
 
 from wmtp.algos.optimizers import adamw
 from wmtp.algos.rho1 import Rho1
@@ -77,11 +77,8 @@ def train(batch: dict, steps: int, every: int) -> tuple[dict[str, float], float]
         watching = [WeightStatistics(), WeightHistogram(folder), TokenRanking(folder), Throughput()]
         timed, clock = {type(callback).__name__: Timed(callback) for callback in watching}, Clock()
         algo = Rho1(make_model(), None, weighting=SoftWeighting(), optimizer=partial(adamw), warmup=0.0)
-        trainer = Trainer(
-            accelerator="cpu", max_steps=steps, max_epochs=-1, gradient_clip_val=1.0, logger=[MetricsCSV(folder)],
-            callbacks=[*watching, clock], log_every_n_steps=every, enable_progress_bar=False,
-            enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
-        )  # fmt: skip
+        loggers = [MetricsCSV(folder)]
+        trainer = make_trainer(steps, logger=loggers, callbacks=[*watching, clock], log_every_n_steps=every)
         trainer.fit(algo.train(), Data(batch))
     counted = steps - WARM_UP
     whole = (clock.ticks[-1] - clock.ticks[WARM_UP - 1]) / counted

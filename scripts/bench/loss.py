@@ -34,9 +34,7 @@ def main() -> None:
 
     tokens = BATCH * POSITIONS
     print(f"{HEADS} heads, {tokens} tokens, width {WIDTH}, vocabulary {VOCABULARY}, one thread or one GPU.")
-    print(
-        "MB: peak over hidden states, unembedding and their gradients. s: seconds of forward and backward (CPU time).\n"
-    )
+    print("MB: peak over hidden states, unembedding and their gradients. s: forward and backward (CPU time, or GPU).\n")
     print(f"{'dtype':9} {'variant':21} {'MB':>7} {'/ naive':>8} {'s':>7} {'/ naive':>8} {'loss':>10}")
     for dtype in args.dtypes:
         naive = None
@@ -50,7 +48,7 @@ def main() -> None:
             naive = row if variant == "naive" else naive
             memory, time = (f"{row[key] / naive[key]:.3f}" if naive else "" for key in ("megabytes", "seconds"))
             print(
-                f"{dtype:9} {variant:21} {row['megabytes']:7.0f} {memory:>8} {row['seconds']:7.1f} {time:>8} "
+                f"{dtype:9} {variant:21} {row['megabytes']:7.0f} {memory:>8} {row['seconds']:7.3f} {time:>8} "
                 f"{row['loss']:10.6f}",
                 flush=True,
             )
@@ -66,9 +64,9 @@ def measure(variant: str, dtype: str) -> dict[str, float]:
     torch.manual_seed(42)
     gpu = torch.cuda.is_available()
     torch.set_default_device("cuda" if gpu else "cpu")
-    run(
-        variant, *inputs(torch.__dict__[dtype], batch=1, positions=64, vocabulary=512)
-    )  # load kernels and their buffers
+    # Load kernels and their buffers; a GPU chooses its kernels by the size.
+    small = (1, 64, 512)
+    run(variant, *inputs(torch.__dict__[dtype], *((BATCH, POSITIONS, VOCABULARY) if gpu else small)))
     hidden, unembedding_VD, labels_BT, weight_BT = inputs(torch.__dict__[dtype], BATCH, POSITIONS, VOCABULARY)
     for leaf in (*hidden, unembedding_VD):
         leaf.grad = torch.ones_like(leaf)  # written to, so that the pages are really there

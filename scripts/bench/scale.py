@@ -64,21 +64,21 @@ class Size:
     length: int
     heads: int = 4
 
-    def model(self, heads: int | None = None, base: type = MTPForCausalLM) -> Any:
-        """Build the model, always with the same weights."""
+    def model(self, device: str, heads: int | None = None, base: type = MTPForCausalLM) -> Any:
+        """Build the model where it will be, always with the same weights; on "meta" the shapes alone."""
         torch.manual_seed(42)
-        return base(
-            LlamaConfig(
-                vocab_size=self.vocabulary,
-                hidden_size=self.width,
-                intermediate_size=-(-self.width * 8 // 3 // 64) * 64,
-                num_hidden_layers=self.layers,
-                num_attention_heads=max(self.width // 64, 1),
-                tie_word_embeddings=True,
-                mtp_heads=self.heads if heads is None else heads,
-                use_cache=False,
-            )
+        config = LlamaConfig(
+            vocab_size=self.vocabulary,
+            hidden_size=self.width,
+            intermediate_size=-(-self.width * 8 // 3 // 64) * 64,
+            num_hidden_layers=self.layers,
+            num_attention_heads=max(self.width // 64, 1),
+            tie_word_embeddings=True,
+            mtp_heads=self.heads if heads is None else heads,
+            use_cache=False,
         )
+        with torch.device(device):
+            return base(config)
 
     def batch(self) -> dict[str, Any]:
         """Draw one batch of random tokens, with a reference's losses."""
@@ -103,18 +103,13 @@ class Size:
     @property
     def flops(self) -> float:
         """Return the floating-point operations that a step of the model needs, as `speed/mfu` counts them."""
-        each = step_flops(self.model_on_meta())
+        each = step_flops(self.model("meta"))
         predictions = self.heads * self.batch()["targets"]
         return (
             each.per_token * self.tokens
             + each.per_pair * self.rows * self.length**2
             + each.per_prediction * predictions
         )
-
-    def model_on_meta(self) -> MTPForCausalLM:
-        """Build the shapes alone."""
-        with torch.device("meta"):
-            return self.model()
 
 
 @dataclass(frozen=True)
@@ -171,6 +166,9 @@ class Machine:
         self.device = device
         self.cpu = device == "cpu"
         self.precision = "32-true" if self.cpu else "bf16-mixed"
+        if not self.cpu:  # cuBLAS keeps its workspaces, one for each direction: no row shall pay for them
+            leaf = torch.ones(64, 64, device=device, requires_grad=True)
+            (leaf @ leaf).sum().backward()
 
     def clock(self) -> float:
         """Read the time: CPU seconds, or the wall clock once the GPU is done."""
@@ -220,7 +218,7 @@ Step = Callable[[], None]
 
 def stepper(machine: Machine, size: Size, algo_class: type = Baseline, heads: int | None = None, **how: Any) -> Step:
     """Build a model with its optimizer, and return what takes one optimizer step."""
-    model = size.model(heads).to(machine.device).train()
+    model = size.model(machine.device, heads).train()
     if how.get("lora"):
         Lora().put_on(model)
     if how.get("checkpointing"):
@@ -375,7 +373,7 @@ def ours(machine: Machine, size: Size, steps: int, **how: Any) -> list[float]:
         use_distributed_sampler=False,
         **how,
     )
-    trainer.fit(Baseline(size.model(), adamw, warmup=0.0).train(), itertools.repeat(size.batch()))
+    trainer.fit(Baseline(size.model(machine.device), adamw, warmup=0.0).train(), itertools.repeat(size.batch()))
     return ticks.seconds
 
 
@@ -402,7 +400,8 @@ def theirs(machine: Machine, size: Size, steps: int) -> list[float]:
             disable_tqdm=True,
             logging_strategy="no",
         )
-        model = size.model(base=LlamaForCausalLM)
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # one GPU, as ours
+        model = size.model(machine.device, base=LlamaForCausalLM)
         trainer = HuggingFace(model, arguments, train_dataset=rows * steps, callbacks=[ticks])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -436,7 +435,7 @@ def utilisation(machine: Machine, scale: Scale) -> None:
     from wmtp.strategy import ShardedStrategy
 
     best, size = peak_flops(torch.cuda.get_device_name()), scale.deep
-    bare = take_turns(machine, [partial(stepper, machine, size)], scale.steps)[0]
+    (bare,) = machine.apart(take_turns, machine, [partial(stepper, machine, size)], scale.steps)
     sharded = machine.apart(partial(ours, strategy=ShardedStrategy()), machine, size, WARM_UP + scale.steps)
     print(f"\n{title}")
     for row, taken in (("bare loop", bare), ("trainer=fsdp", sharded)):
@@ -464,7 +463,7 @@ def main() -> None:
     name = "CPU, one thread" if machine.cpu else torch.cuda.get_device_name()
     print(f"{name}; torch {torch.__version__}; {machine.precision}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()}")
     for label, size in (("wide", scale.wide), ("deep", scale.deep)):
-        millions = sum(p.numel() for p in size.model_on_meta().parameters()) / 1e6
+        millions = sum(p.numel() for p in size.model("meta").parameters()) / 1e6
         shape = f"{size.layers} layers of {size.width}, V = {size.vocabulary}, {size.heads} heads"
         print(f"{label}: {millions:.1f}M parameters, {shape}, {size.rows} x {size.length} tokens")
     print(f"  {'':52} {'peak MB':>8} {'×':>7} {'s a step':>9} {'×':>7}")

@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from functools import partial
+from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -80,6 +81,21 @@ class Clock(Callback):
         return (wall_end - wall) / steps, (cpu_end - cpu) / steps
 
 
+def make_trainer(steps: int, **how: Any) -> Trainer:
+    """Make a trainer on the CPU that does nothing beside its steps but what it is given."""
+    return Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=-1,
+        gradient_clip_val=1.0,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **how,
+    )
+
+
 def bare(batch: dict, steps: int) -> Clock:
     """Train in a plain loop."""
     model, clock = make_model().train(), Clock()
@@ -105,19 +121,8 @@ def through_lightning(batch: dict, steps: int, folder: str) -> Clock:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("train", [f"run_dir={folder}", "logger=csv"])
     watching = [build(cfg.callbacks[name]) for name in WATCHING]
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        max_epochs=-1,
-        gradient_clip_val=1.0,
-        logger=list(build(cfg.logger).values()),
-        callbacks=[*watching, clock],
-        log_every_n_steps=10,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    loggers = list(build(cfg.logger).values())
+    trainer = make_trainer(steps, logger=loggers, callbacks=[*watching, clock], log_every_n_steps=10)
     algo = Baseline(make_model(), partial(adamw), warmup=0.0)
     trainer.fit(algo.train(), itertools.repeat(batch))
     return clock
