@@ -324,6 +324,8 @@ def _weigh_scopes(weigh_rows, score_BT: Tensor, mask_BT: Tensor, scope: str, con
         # Drawn position by position, so that padding on the right changes no token's key.
         generator = torch.Generator().manual_seed(seed)
         key_BT = torch.rand(mask_BT.shape[::-1], generator=generator, dtype=torch.float64).T
+        # Out of memory that is not pinned the host would wait until the GPU gets to it.
+        key_BT = key_BT.pin_memory() if weight_SL.is_cuda else key_BT
         key_BT = key_BT.to(weight_SL.device, non_blocking=True)
         weight_SL = shuffle_weights(weight_SL, mask_SL, key_BT.reshape(rows))
     return weight_SL.reshape(mask_BT.shape)

@@ -173,7 +173,7 @@ def test_no_architecture_waits_for_the_device(config):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("algorithm", ("baseline", "rho1", "hard"))
+@pytest.mark.parametrize("algorithm", ("baseline", "rho1", "shuffled", "hard"))
 def test_a_step_never_waits_for_a_gpu(algorithm):
     algo = ALGORITHMS[algorithm]().to("cuda")
     algo.trainer = Trainer(accelerator="gpu", devices=1, logger=False, enable_checkpointing=False)
