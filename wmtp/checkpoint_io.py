@@ -14,7 +14,8 @@
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ import torch.distributed.checkpoint as dcp
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
-from wmtp.errors import CheckpointError
+from wmtp.errors import CheckpointError, chain
+from wmtp.launch import agree, is_first
 from wmtp.swap import META, is_sharded, remove, swap_in
 
 
@@ -60,45 +62,55 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-def save_shards(
-    checkpoint: dict[str, Any], path: Path, first: bool = True, barrier: Callable[[], None] = lambda: None
-) -> None:
+def save_shards(checkpoint: dict[str, Any], path: Path) -> None:
     """Save every rank's shards and, once all of them are on the disk, give the folder its name.
+
+    [동작] 모든 랭크가 함께 부르고, 어느 랭크에서 무엇이 잘못되든 모든 랭크가 함께 그 오류로 끝난다.
 
     Args:
         checkpoint: Lightning의 체크포인트. 텐서는 이 랭크의 것(DTensor).
         path: 폴더가 될 이름.
-        first: 0번 랭크인지.
-        barrier: 모든 랭크를 기다리는 함수.
+
+    Raises:
+        OSError: 어느 랭크에서든 디스크가 찼을 때. 임시 폴더는 지우고, 앞의 체크포인트는 그대로 둔다.
     """
     temporary = path.with_name(path.name + ".tmp")
-    if first:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove(temporary)
-        temporary.mkdir()
-    barrier()
+    optimizers = {f"optimizer_{n}": state for n, state in enumerate(checkpoint.get("optimizer_states", []))}
     plain = {**checkpoint, "optimizer_states": []}
-    _save_tensors(plain.pop("state_dict"), temporary / "model")
-    for n, optimizer in enumerate(checkpoint["optimizer_states"]):
-        state = optimizer["state"]
-        tensors = {
-            f"{number}.{name}": value
-            for number, values in state.items()
-            for name, value in values.items()
-            if isinstance(value, Tensor)
-        }
-        rest = {
-            number: {name: value for name, value in values.items() if not isinstance(value, Tensor)}
-            for number, values in state.items()
-        }
-        _save_tensors(tensors, temporary / f"optimizer_{n}")
-        plain["optimizer_states"].append({**optimizer, "state": rest})
-    barrier()
-    if first:
+    model = plain.pop("state_dict")
+
+    def begin() -> None:
+        remove(temporary)
+        for name in ("model", *optimizers):
+            (temporary / name).mkdir(parents=True)
+
+    def finish() -> None:
         sizes = {str(file.relative_to(temporary)): file.stat().st_size for file in temporary.rglob("*.safetensors")}
         _save(plain | {"shards": sizes}, temporary / META)
         swap_in(temporary, path)
-    barrier()
+
+    try:
+        agree(begin)
+        _save_tensors(model, temporary / "model")
+        for name, optimizer in optimizers.items():
+            state = optimizer["state"]
+            tensors = {
+                f"{number}.{key}": value
+                for number, values in state.items()
+                for key, value in values.items()
+                if isinstance(value, Tensor)
+            }
+            rest = {
+                number: {key: value for key, value in values.items() if not isinstance(value, Tensor)}
+                for number, values in state.items()
+            }
+            _save_tensors(tensors, temporary / name)
+            plain["optimizer_states"].append({**optimizer, "state": rest})
+        agree(finish)
+    except BaseException:
+        if is_first():
+            remove(temporary)
+        raise
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
@@ -140,24 +152,39 @@ def shard_shapes(folder: Path) -> dict[str, Tensor]:
 def load_shards(tensors: dict[str, Tensor], folder: Path) -> None:
     """Fill tensors, sharded or whole, in place; each rank reads only what it holds."""
     if tensors:
-        dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+        with _as_exception():
+            dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
 
 
 def read_shards(folder: Path) -> dict[str, Tensor]:
     """Put the shards of a folder together in this process."""
     tensors = {name: torch.empty_like(tensor, device="cpu") for name, tensor in shard_shapes(folder).items()}
-    dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
+    with _as_exception():
+        dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
     return tensors
 
 
 def _save(values: dict[str, Any], path: Path) -> None:
     with path.open("wb") as file:
-        torch.save(values, file)
+        try:
+            torch.save(values, file)
+        except RuntimeError as error:  # what torch finds wrong with the half file that a full disk left
+            raise next((one for one in chain(error) if isinstance(one, OSError)), error) from None
         file.flush()
         os.fsync(file.fileno())
 
 
 def _save_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
     if tensors:
-        dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        with _as_exception():
+            dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+@contextmanager
+def _as_exception() -> Iterator[None]:
+    """Raise what went wrong itself, on all ranks: what torch raises is no Exception, and nobody would handle it."""
+    try:
+        yield
+    except dcp.CheckpointException as error:
+        cause, _ = next(iter(error.failures.values()))
+        raise cause from error

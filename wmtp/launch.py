@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
@@ -18,7 +19,7 @@ def join(trainer: Any) -> None:
     """Join the processes of torchrun or srun; do nothing where Lightning starts them itself.
 
     Args:
-        trainer: 설정의 trainer. accelerator, devices, num_nodes를 본다.
+        trainer: 설정의 trainer. accelerator, devices, num_nodes, strategy.timeout을 본다.
 
     Raises:
         ConfigError: 설정의 랭크 수와 띄운 프로세스의 수가 다를 때.
@@ -27,6 +28,7 @@ def join(trainer: Any) -> None:
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
     from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     from wmtp.errors import ConfigError
 
@@ -35,16 +37,17 @@ def join(trainer: Any) -> None:
         return
     # With gloo beside it for what is on the CPU: objects, and the gradients of an offloaded model.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and trainer.accelerator != "cpu" else "gloo"
+    minutes = OmegaConf.select(trainer, "strategy.timeout", default=30)  # the group is made here once and for all
     try:
         fabric = Fabric(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
-            strategy=DDPStrategy(process_group_backend=backend),
+            strategy=DDPStrategy(process_group_backend=backend, timeout=timedelta(minutes=minutes)),
         )
         ddp = fabric.strategy
         ddp.cluster_environment.validate_settings(num_devices=ddp.num_processes, num_nodes=ddp.num_nodes)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise ConfigError(
             f"trainer.devices = {trainer.devices} and trainer.num_nodes = {trainer.num_nodes} must be the processes "
             f"of a machine and the number of machines, as torchrun or srun started them ({error})."

@@ -21,6 +21,8 @@ from torch.optim import Optimizer
 
 from wmtp.checkpoint_io import load_shards, read_meta, save_shards, shard_shapes
 from wmtp.errors import ConfigError
+from wmtp.launch import agree
+from wmtp.models.checkpoint import read_checkpoint
 from wmtp.models.sharding import shard, tied_names
 from wmtp.swap import is_sharded
 
@@ -101,11 +103,10 @@ class ShardedStrategy(ModelParallelStrategy):
         """Write beside, and rename when every rank's part is on the disk."""
         path = Path(self.broadcast(str(filepath)))
         if not self._save_distributed_checkpoint:
-            if self.is_global_zero:
-                self.checkpoint_io.save_checkpoint(checkpoint, path)
+            agree(lambda: self.checkpoint_io.save_checkpoint(checkpoint, path))
             return
         checkpoint["tied"] = tied_names(self.model)
-        save_shards(checkpoint, path, first=self.is_global_zero, barrier=self.barrier)
+        save_shards(checkpoint, path)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = True) -> dict[str, Any]:
         """Load this rank's shards out of either kind of checkpoint, and return what else is in it."""
@@ -127,7 +128,7 @@ class ShardedStrategy(ModelParallelStrategy):
                 merged = {i: {**plain.get(i, {}), **state.get(i, {})} for i in plain.keys() | state.keys()}
                 optimizer.load_state_dict({**saved, "state": merged})
             return checkpoint
-        checkpoint = self.checkpoint_io.load_checkpoint(path, weights_only=True)  # mapped: only what is used is read
+        checkpoint = read_checkpoint(path)  # mapped: only what is used is read
         with torch.no_grad():
             for name, tensor in model.items():
                 tensor.copy_(_like(tensor, checkpoint["state_dict"][name]))
@@ -161,8 +162,8 @@ def _like(sharded: Tensor, value: Any) -> Any:
     """Cut out of a whole tensor what belongs to this rank; leave what is not of the parameter's shape as it is."""
     if not isinstance(sharded, DTensor) or not isinstance(value, Tensor) or value.shape != sharded.shape:
         return value
-    value = value.to(sharded.to_local().device)
-    return distribute_tensor(value, sharded.device_mesh, sharded.placements, src_data_rank=None)
+    part = distribute_tensor(value, sharded.device_mesh, sharded.placements, src_data_rank=None)
+    return part.to(sharded.device)  # an offloaded one goes back from the device
 
 
 def _empty_state(optimizer: Optimizer, shapes: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:

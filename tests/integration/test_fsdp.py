@@ -1,8 +1,12 @@
 """A model spread over ranks learns what it would learn whole, and goes on from any kind of checkpoint."""
 
+import errno
+import json
 import multiprocessing
 import os
+import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -10,14 +14,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 from test_resume import COMMON, KillAt, losses
 from training import kill_session, train_here
 from transformers import AutoModelForCausalLM
 
 import wmtp
-from wmtp.checkpoint_io import AtomicCheckpointIO, read_meta
+from wmtp.checkpoint_io import AtomicCheckpointIO, read_meta, read_weights, save_shards
 from wmtp.errors import CheckpointError, ConfigError
+from wmtp.failure import kind_of
+from wmtp.launch import join
 from wmtp.models.checkpoint import SavedModel, read_checkpoint
 from wmtp.models.loading import ModelSource, load_model
 from wmtp.run_directory import newest_run
@@ -193,6 +201,60 @@ def test_a_swap_cut_short_anywhere_leaves_a_whole_checkpoint(tmp_path, monkeypat
                 assert content(path) == "new" and [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_a_full_disk_leaves_the_shards_before_it_and_nothing_else(tmp_path, monkeypatch):
+    path, real, left = tmp_path / "last.ckpt", os.fsync, []
+    save_shards({"state_dict": {"weight": torch.ones(3)}}, path)
+
+    def fsync(file: int) -> None:
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left.pop()
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for written in (0, 1):  # the disk is full at the shard, or at what is beside the shards
+        left[:] = [None] * written
+        with pytest.raises(OSError, match="No space left on device") as error:
+            save_shards({"state_dict": {"weight": torch.zeros(3)}}, path)
+        assert kind_of(error.value) == "disk_full"
+        assert [place.name for place in tmp_path.iterdir()] == ["last.ckpt"]
+        assert torch.equal(read_weights(path)["weight"], torch.ones(3))
+
+
+def test_of_a_gathered_checkpoint_a_rank_reads_only_what_it_needs(tmp_path):
+    model = torch.nn.Linear(4, 4)
+    weights = {name: torch.full_like(tensor, 2.0) for name, tensor in model.state_dict().items()}
+    more = {"wmtp": {}, "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(20_000_000)}}}]}
+    torch.save({"state_dict": weights, **more}, tmp_path / "last.ckpt")
+    strategy = ShardedStrategy()
+    strategy.model, before = model, own_megabytes()
+    checkpoint = strategy.load_checkpoint(tmp_path / "last.ckpt")
+    assert own_megabytes() - before < 20 and len(checkpoint["optimizer_states"]) == 1
+    assert difference(model.state_dict(), weights) == 0
+
+
+def own_megabytes() -> float:
+    """Return the memory of this process that is no mapped file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e3
+
+
+def test_under_torchrun_the_config_says_how_long_ranks_wait_and_a_wrong_number_is_one_sentence(monkeypatch):
+    waits = []
+    monkeypatch.setattr(Fabric, "launch", lambda fabric: waits.append(fabric.strategy._timeout.total_seconds()))
+    for name in ("RANK", "LOCAL_RANK", "GROUP_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name, value in (("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1"), ("TORCHELASTIC_RUN_ID", "test")):
+        monkeypatch.setenv(name, value)
+    trainer = {"accelerator": "cpu", "devices": 1, "num_nodes": 1}
+    for strategy in ("ddp", {"timeout": 7}):
+        join(OmegaConf.create({**trainer, "strategy": strategy}))
+    assert waits == [30 * 60, 7 * 60]
+    for devices in (0, 2, [0, 1]):
+        with pytest.raises(ConfigError, match=r"trainer.devices = .* must be the processes of a machine"):
+            join(OmegaConf.create({**trainer, "strategy": "ddp", "devices": devices}))
+
+
 def relative(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> float:
     """Compare two ends of training with the way from its start."""
     far = sum(float((other[name] - start[name]).square().sum()) for name in other)
@@ -258,6 +320,31 @@ class StopAt(Callback):
     def on_train_batch_end(self, trainer, *_) -> None:
         if trainer.global_step == self.step:
             trainer.should_stop = True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_disk_that_is_full_for_one_rank_ends_all_of_them_with_that_word(sharded, start, tmp_path):
+    rank = int(sharded)  # the first one writes what is gathered
+    full = f"+callbacks.full={{_target_: {__name__}.FullDisk, rank: {rank}, step: 3}}"
+    kind = f"trainer.strategy.sharded_checkpoints={str(sharded).lower()}"
+    assert 0 not in start(2, *ADAMW, *FSDP, kind, full, f"runs={tmp_path}", "name=run")
+    for name in ("failure.json", "failure-rank1.json"):
+        assert json.loads((tmp_path / "run" / name).read_text())["kind"] == "disk_full"
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert start(2, *ADAMW, *FSDP, kind, f"runs={tmp_path}", "name=run", "ckpt=last") == [0, 0]
+
+
+class FullDisk(Callback):
+    """Let no file of one rank grow large from a step on."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
 
 @pytest.mark.slow
