@@ -40,8 +40,9 @@ class GracefulStop(Callback):
         self._previous: dict[signal.Signals, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep Lightning from listening for SIGTERM itself."""
+        """Keep Lightning from listening for SIGTERM itself, and all ranks from waiting for it every micro-batch."""
         trainer._signal_connector.register_signal_handlers = lambda: None
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen while training."""

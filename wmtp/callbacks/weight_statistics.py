@@ -55,7 +55,7 @@ def weight_statistics(
 
     def quantile(q: float) -> Tensor:
         place = q * (count - 1).clamp(min=0)
-        below, above = ascending_N[place.floor().long()], ascending_N[place.ceil().long()]
+        below, above = (ascending_N.take(near.long()) for near in (place.floor(), place.ceil()))  # [near] would wait
         return torch.where(count > 0, torch.lerp(below, above, place.frac()), torch.nan)
 
     statistics = {
