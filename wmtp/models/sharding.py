@@ -56,11 +56,6 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy, c
     here = torch.device(mesh.device_type, torch.cuda.current_device() if mesh.device_type == "cuda" else None)
     model.to_empty(device="cpu" if cpu_offload else here)
     _tie(model, tied)
-    for name, buffer in model.named_buffers():  # small, needed on the device, and partly in no state dict
-        module = model.get_submodule(name.rpartition(".")[0])
-        whole = buffers[name].to(here) if first else torch.empty_like(buffer, device=here)
-        dist.broadcast(whole, src=0)
-        module._buffers[name.rpartition(".")[2]] = whole
     weights = {name: values[name] for name, _ in model.named_parameters(remove_duplicate=False) if first}
     set_model_state_dict(
         model,
@@ -69,6 +64,12 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy, c
             full_state_dict=True, broadcast_from_rank0=True, cpu_offload=cpu_offload, strict=False
         ),
     )
+    # After the weights, which torch hands out only while all that it sees is on one device, offloaded or not.
+    for name, buffer in model.named_buffers():  # small, needed on the device, and partly in no state dict
+        module = model.get_submodule(name.rpartition(".")[0])
+        whole = buffers[name].to(here) if first else torch.empty_like(buffer, device=here)
+        dist.broadcast(whole, src=0)
+        module._buffers[name.rpartition(".")[2]] = whole
     object.__setattr__(model, "skeleton", skeleton)  # no submodule: it is not trained, moved or saved
 
 
