@@ -2,6 +2,7 @@
 
     python -m wmtp.eval ckpt=runs/<name>
     python -m wmtp.eval ckpt=runs/<name> benchmark=humaneval benchmark.path=DIR
+    python -m wmtp.eval ckpt=model:Qwen/Qwen2.5-Coder-0.5B benchmark=mbpp out=DIR
     python -m wmtp.eval samples=FILE benchmark=mbpp benchmark.path=DIR
     torchrun --nproc-per-node 8 -m wmtp.eval ckpt=runs/<name>
 
@@ -20,6 +21,8 @@ from wmtp.cli import build, check_all_set, front_door, quiet_libraries, sweep_po
 from wmtp.errors import ConfigError
 from wmtp.run_directory import resolve_checkpoint, run_of
 from wmtp.storage import in_use, is_s3, use
+
+ELSEWHERE = "model:"  # then whatever `model.path` takes
 
 
 @dataclass
@@ -102,7 +105,7 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
     from wmtp.models.checkpoint import SavedModel
 
     quiet_libraries()
-    if is_s3(cfg.ckpt) and not cfg.out:
+    if (is_s3(cfg.ckpt) or str(cfg.ckpt).startswith(ELSEWHERE)) and not cfg.out:
         raise ConfigError(f"out has no value, and results cannot go beside {cfg.ckpt}; set out=DIR.")
     saved = SavedModel(_find(cfg))
     suite = _suite(cfg, saved.config)
@@ -125,6 +128,10 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
 def _find(cfg: DictConfig) -> Path:
     """Turn what a user calls a model into a .ckpt file or an exported folder."""
     name = str(cfg.ckpt)
+    if name.startswith(ELSEWHERE):
+        from wmtp.models.loading import find_model
+
+        return find_model(name.removeprefix(ELSEWHERE), "ckpt")
     run_id = re.fullmatch(r"mlflow:(.+)|([0-9a-f]{32})", name)
     if run_id:
         from wmtp.tracking import default_uri, run_directory_of

@@ -11,6 +11,7 @@ import pytest
 
 from tests.real_data import DATA, real_data
 from wmtp.cli import explain
+from wmtp.errors import ConfigError
 from wmtp.eval import evaluate_checkpoint
 from wmtp.train import train
 
@@ -35,6 +36,14 @@ def test_a_model_folder_gives_results_and_a_report_in_out_itself(config, tmp_pat
     assert "expected, for example" in report and "assert solve(" in report
     for text in (report, (out / "report.md").read_text()):
         assert "Most frequent failures" in text and "judging" in text and "Every problem" in text
+
+
+def test_a_model_that_was_never_trained_here_is_evaluated_by_its_name(config, tmp_path):
+    named = ["ckpt=model:asset:tiny-base", *TINY[1:], "benchmark=synthetic", "benchmark.limit=2", "sampling=greedy"]
+    with pytest.raises(ConfigError, match="out has no value, and results cannot go beside model:asset:tiny-base"):
+        evaluate_checkpoint(config(*named, root="eval"))
+    metrics = evaluate_checkpoint(config(*named, f"out={tmp_path / 'out'}", root="eval"))
+    assert 0 <= metrics["synthetic/pass@1"] <= 1 and (tmp_path / "out" / "metrics.json").is_file()
 
 
 @real_data
