@@ -15,12 +15,12 @@
 #   B sequences, T positions, H heads, D width, V vocabulary
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, PreTrainedModel, masking_utils
+from transformers import LlamaForCausalLM, PreTrainedModel, masking_utils, modeling_flash_attention_utils
 
 from wmtp.errors import ConfigError
 from wmtp.models.adapter import Lora, merge
@@ -129,31 +129,36 @@ class MTPMixin:
         try:
             with nullcontext() if "position_ids" in kwargs else _one_sequence_in_each_row():
                 base = self.base_model(input_ids_BT, use_cache=False, **kwargs)
+                args, layer_kwargs = captured["args"], captured["kwargs"]
+                hidden = [base.last_hidden_state]
+                for head in self.extra_heads:
+                    out = head(*args, **layer_kwargs)
+                    hidden.append(self.final_norm(out if torch.is_tensor(out) else out[0]))
         finally:
             hook.remove()
-        args, layer_kwargs = captured["args"], captured["kwargs"]
         trunk_BTD = args[0] if args else layer_kwargs["hidden_states"]
-        hidden = [base.last_hidden_state]
-        for head in self.extra_heads:
-            out = head(*args, **layer_kwargs)
-            hidden.append(self.final_norm(out if torch.is_tensor(out) else out[0]))
         output = MTPOutput(tuple(hidden), trunk_BTD)
         return output if then is None else then(output, self.unembedding_VD)
 
 
+# What transformers reads off tokens and positions (where, name), and the answer for rows of one sequence, padded on the
+# right: a mask for packed sequences, flash attention's own look at a single row, GPT-2's warning that padding is seen.
+READINGS = (
+    (masking_utils, "find_packed_sequence_indices", lambda position_ids: None),
+    (modeling_flash_attention_utils, "_is_packed_sequence", lambda position_ids, batch_size: False),
+    (PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda self, input_ids, attention_mask: None),
+)
+
+
 @contextmanager
 def _one_sequence_in_each_row() -> Iterator[None]:
-    """Tell transformers what it would otherwise read off the positions, for which the host waits for the device."""
-    name = "find_packed_sequence_indices"
-    search = getattr(masking_utils, name, None)
-    if search is None:  # of another version of transformers: it waits, perhaps, and that is all
+    """Tell transformers what it would otherwise read from the device, for which the host waits."""
+    with ExitStack() as stack:
+        for where, name, answer in READINGS:
+            if hasattr(where, name):  # another version of transformers may wait, and that is all
+                stack.callback(setattr, where, name, getattr(where, name))
+                setattr(where, name, answer)
         yield
-        return
-    try:
-        setattr(masking_utils, name, lambda position_ids: None)
-        yield
-    finally:
-        setattr(masking_utils, name, search)
 
 
 def _first_attribute(module: nn.Module, names: tuple[str, ...]) -> Any:

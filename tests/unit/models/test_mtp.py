@@ -1,9 +1,17 @@
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    modeling_flash_attention_utils,
+)
 
 from tests.tiny import tiny_model
-from wmtp.models.mtp import MTPForCausalLM
+from wmtp.models.mtp import MTPForCausalLM, put_heads_on
 
 
 def make(heads: int = 4, **changes) -> MTPForCausalLM:
@@ -69,6 +77,34 @@ def test_copied_heads_start_as_head_zero(ids_BT):
     model.copy_last_layer_to_heads()
     hidden = model.mtp(ids_BT).hidden
     assert all(torch.equal(hidden[0], other) for other in hidden[1:])
+
+
+@pytest.fixture
+def flash_attention_without_kernels(monkeypatch):
+    """Flash attention as transformers calls it, where only shapes matter."""
+
+    def attend(query, key, value, **_):
+        return torch.empty_like(query) + key.sum() + value.sum()
+
+    kernels = (attend,) * 5, (lambda **_: {},) * 2
+    monkeypatch.setattr(modeling_flash_attention_utils, "lazy_import_flash_attention", lambda *_, **__: kernels)
+    monkeypatch.setattr(PreTrainedModel, "_check_and_adjust_attn_implementation", lambda self, name, *_, **__: name)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_flash_attention_does_not_wait_for_the_device(flash_attention_without_kernels, rows):
+    model = make().to("meta", torch.bfloat16)
+    model.set_attn_implementation("flash_attention_2")
+    for hidden_BTD in model.mtp(torch.zeros(rows, 9, dtype=torch.long, device="meta")).hidden:
+        hidden_BTD.sum().backward(retain_graph=True)
+
+
+def test_a_look_for_padding_does_not_wait_for_the_device():
+    config = GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, pad_token_id=0, mtp_heads=2)
+    model = put_heads_on(GPT2LMHeadModel)(config).to("meta")
+    model.mtp(torch.zeros(2, 9, dtype=torch.long, device="meta"))
+    with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):  # all is as before
+        model(torch.zeros(2, 9, dtype=torch.long, device="meta"))
 
 
 def test_then_runs_inside_the_forward(ids_BT):
