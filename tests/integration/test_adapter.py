@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from wmtp.algos.optimizers import adamw, muon
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.eval import evaluate_checkpoint
-from wmtp.models.adapter import Lora
+from wmtp.models.adapter import Lora, merge
 from wmtp.models.checkpoint import SavedModel
 from wmtp.models.loading import ModelSource
 from wmtp.train import train
@@ -59,10 +59,20 @@ def test_the_optimizer_gets_only_what_is_trained(optimizer):
     [
         (dict(r=0), "model.adapter.r = 0 must be a whole number, at least 1"),
         (dict(alpha=0), "model.adapter.alpha = 0 must be a number > 0"),
+        (dict(alpha=float("inf")), "model.adapter.alpha = inf must be a number > 0"),
         (dict(dropout=1.0), r"model.adapter.dropout = 1.0 must be in \[0, 1\)"),
         (dict(target_modules=["wq"]), r"\['wq'\] are not in the trunk of llama, which has \['down_proj', .*'v_proj'\]"),
+        (dict(target_modules=["q_proj", "v_porj"]), r"= \['v_porj'\] are not in the trunk of llama"),
+        (dict(target_modules="q_proj"), r"= 'q_proj' must be a list of names, such as \[q_proj, v_proj\]"),
     ],
 )
 def test_an_adapter_that_cannot_work_is_one_sentence(settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
         ModelSource("asset:tiny-base", adapter=Lora(**settings)).load()
+
+
+@pytest.mark.gpu
+def test_merging_takes_no_room_on_the_device():
+    model = ModelSource("asset:tiny-base", adapter=Lora()).load().cuda()
+    merged = merge(model, model.state_dict())
+    assert merged["model.layers.0.mlp.up_proj.weight"].device.type == "cpu"

@@ -9,6 +9,7 @@
 [디버깅] 학습되는 것이 무엇인지는 `[n for n, p in model.named_parameters() if p.requires_grad]`로 본다.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,9 +42,14 @@ class Lora:
     target_modules: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.target_modules, str):
+            raise ConfigError(
+                f"model.adapter.target_modules = {self.target_modules!r} must be a list of names, such as "
+                "[q_proj, v_proj]; null is every linear layer of the trunk."
+            )
         if not is_whole_number(self.r):
             raise ConfigError(f"model.adapter.r = {self.r!r} must be a whole number, at least 1; try 16.")
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not self.alpha > 0:
+        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not 0 < self.alpha < math.inf:
             raise ConfigError(f"model.adapter.alpha = {self.alpha!r} must be a number > 0; try twice model.adapter.r.")
         if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise ConfigError(f"model.adapter.dropout = {self.dropout!r} must be in [0, 1); try 0.")
@@ -54,17 +60,16 @@ class Lora:
         Raises:
             ConfigError: 몸통에 그런 이름의 선형층이 없을 때.
         """
-        linear = [
-            f"{place}.{name}" if place else name
-            for place, name in _linear_layers(model)
-            if self.target_modules is None or name in self.target_modules
-        ]
-        if not linear:
-            there = sorted({name for _, name in _linear_layers(model)}) or "no linear layer"
+        layers = _linear_layers(model)
+        there = {name for _, name in layers}
+        wanted = there if self.target_modules is None else set(self.target_modules)
+        if not wanted or wanted - there:
+            absent = sorted(wanted - there) or self.target_modules
             raise ConfigError(
-                f"model.adapter.target_modules = {self.target_modules} are not in the trunk of "
-                f"{model.config.model_type}, which has {there}; choose among these, or null for all of them."
+                f"model.adapter.target_modules = {absent} are not in the trunk of {model.config.model_type}, which has "
+                f"{sorted(there) or 'no linear layer'}; choose among these, or null for all of them."
             )
+        linear = [f"{place}.{name}" if place else name for place, name in layers if name in wanted]
         settings = LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,
@@ -87,6 +92,8 @@ def _linear_layers(model: "MTPMixin") -> list[tuple[str, str]]:
 
 def merge(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of the plain model whose matrices are W + (alpha/r)·B·A, under their own names.
+
+    [동작] 합친 행렬은 CPU에 둔다. 학습이 끝난 장치에 모델 하나가 더 들어갈 자리는 없을 수 있다.
 
     Args:
         model: LoRA가 붙은 모델. 바꾸지 않는다.
@@ -111,7 +118,7 @@ def merge(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 layer = adapted[owner]
                 up, down = (state[f"{owner}.lora_{side}.default.weight"].float() for side in "BA")
                 change = layer.scaling["default"] * (up @ down)
-                tensor = (tensor.float() + (change.T if layer.fan_in_fan_out else change)).to(tensor.dtype)
+                tensor = (tensor.float() + (change.T if layer.fan_in_fan_out else change)).to("cpu", tensor.dtype)
         elif place.partition(".lora_")[0] in adapted:
             continue
         merged[name] = tensor
