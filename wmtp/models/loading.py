@@ -117,7 +117,10 @@ class ModelSource:
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer beside the model."""
-        return load_tokenizer(find_model(self.path))
+        folder = find_model(self.path)
+        tokenizer = load_tokenizer(folder)
+        _check_rows(tokenizer, folder, "model.path", self.path)
+        return tokenizer
 
     def load(self, empty: bool = False) -> MTPMixin:
         """Load the model with its heads, in float32, and put the adapter on it.
@@ -126,6 +129,11 @@ class ModelSource:
             empty: 가중치를 읽지 않고 모양만 만들지 (meta 장치). 값을 다른 랭크에게서 받을 때 쓴다.
         """
         folder = find_model(self.path)
+        if quantized := getattr(_read_config(folder, "model.path"), "quantization_config", None):
+            raise ConfigError(
+                f"model.path = {self.path} holds quantised weights ({quantized.get('quant_method')}), which cannot be "
+                "trained; give the model that they were made from."
+            )
         with torch.device("meta") if empty else nullcontext():
             if empty:
                 model = empty_model(folder, self.heads, self.attn_implementation)
@@ -143,9 +151,14 @@ class ModelSource:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load a fast tokenizer that has an end-of-text token and, failing its own, pads with it."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise DataNotFoundError(f"{folder} holds no tokenizer that transformers can load ({error}).") from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"the tokenizer in {folder} has no end-of-text token, and a program must end with one; set eos_token in "
+            "its tokenizer_config.json."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -166,9 +179,9 @@ def load_model(
 
     Raises:
         ConfigError: 헤드를 달 수 없는 구조이거나, 어텐션 구현을 여기서 쓸 수 없을 때.
-        CheckpointError: 가중치가 없거나, 잘렸거나, 빠진 텐서가 있을 때.
+        CheckpointError: 가중치가 없거나, 잘렸거나, 빠졌거나 모양이 다른 텐서가 있을 때.
     """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = _read_config(folder, key)
     saved = getattr(config, "mtp_heads", 1)
     config.mtp_heads = saved if heads is None else heads
     if heads_init == "saved" and config.mtp_heads > saved:
@@ -191,14 +204,16 @@ def load_model(
             dtype=WEIGHTS[weights],
             attn_implementation=attn_implementation,
             **_quantization(weights),
+            ignore_mismatched_sizes=True,  # they are in the report, with their names
             output_loading_info=True,
         )
     except (ImportError, ValueError) as error:
-        if attn_implementation is None:
-            raise
+        if attn_implementation is None or "attention" not in str(error).lower():
+            raise ConfigError(f"{key} = {folder} cannot be loaded here: {error}") from error
+        other = "" if attn_implementation == "sdpa" else "model.attn_implementation=sdpa, or "
         raise ConfigError(
             f"model.attn_implementation = {attn_implementation} cannot be used for {config.model_type} here ({error}); "
-            "set model.attn_implementation=sdpa, or null to let transformers choose."
+            f"set {other}model.attn_implementation=null to let transformers choose."
         ) from error
     # On a CPU bitsandbytes packs rows of whole blocks only.
     odd = [m.in_features for m in model.modules() if type(m).__name__ == "Linear4bit" and m.in_features % 64]
@@ -206,6 +221,12 @@ def load_model(
         raise ConfigError(
             f"algo.reference.weights = int4 needs layers whose inputs are multiples of 64 on a CPU, and {folder} has "
             f"one of {odd[0]}; set algo.reference.weights=int8."
+        )
+    if report["mismatched_keys"]:
+        name, saved_shape, shape = min(report["mismatched_keys"])
+        raise CheckpointError(
+            f"{key} = {folder}: {name} is {tuple(saved_shape)} in the weights and {tuple(shape)} by config.json "
+            f"({len(report['mismatched_keys'])} tensors differ); copy or save the model again."
         )
     new_heads = () if heads_init == "saved" else ("extra_heads.",)
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(new_heads))
@@ -238,7 +259,7 @@ def _quantization(weights: str) -> dict[str, Any]:
 
 def empty_model(folder: Path, heads: int, attn_implementation: str | None = None) -> MTPMixin:
     """Build the shapes of a model as `load_model` would, without reading a weight."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = _read_config(folder, "model.path")
     config.mtp_heads = heads
     attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     model = mtp_class(config)._from_config(config, dtype=torch.float32, **attention)
@@ -253,11 +274,14 @@ def check_logits(model: MTPMixin) -> None:
     Raises:
         ConfigError: 로짓에 무언가를 더 하는 구조일 때 (편향, 배율, soft cap). 손실이 틀린 모델을 학습하게 된다.
     """
-    was_training = model.training
+    was_training, attention = model.training, model.config._attn_implementation
     model.eval()
+    # The weights are still on the CPU, where flash attention has no kernel.
+    model.set_attn_implementation(attention if attention in ("sdpa", "eager") else "eager")
     ids_BT = torch.arange(3, device=model.device)[None]
     (hidden_BTD, *_), _ = model.mtp(ids_BT)
     ours_BTV, theirs_BTV = hidden_BTD @ model.unembedding_VD.T, model(ids_BT).logits
+    model.set_attn_implementation(attention)
     model.train(was_training)
     rounding = max(1e-4, 4 * torch.finfo(theirs_BTV.dtype).eps)
     if not torch.allclose(ours_BTV, theirs_BTV, rtol=10 * rounding, atol=rounding * float(theirs_BTV.abs().max())):
@@ -300,12 +324,18 @@ def check_frozen_weights(weights: str) -> None:
         )
 
 
-def find_reference(path: str, model_path: str) -> Path:
+def find_reference(path: str | None, model_path: str) -> Path:
     """Find a reference model's folder, and prove that it reads the same tokens as the model.
 
     Raises:
+        ConfigError: 참조모델을 주지 않았거나, 표본에 든 특수 토큰이 그 임베딩에 없을 때.
         TokenizerMismatchError: 두 토크나이저의 내용이 다를 때. 가중치를 읽기 전에 확인한다.
     """
+    if path is None:
+        raise ConfigError(
+            "model.reference = null names no model to compare with; set model.reference to a model with the same "
+            "tokenizer, or algo=baseline to do without."
+        )
     reference, model = find_model(path, "model.reference"), find_model(model_path)
     ours, theirs = load_tokenizer(model), load_tokenizer(reference)
     if _reading(ours) != _reading(theirs):
@@ -314,7 +344,40 @@ def find_reference(path: str, model_path: str) -> Path:
             f"({len(theirs)} against {len(ours)} entries); rho1 compares losses token by token, "
             "so give a reference with the same tokenizer."
         )
+    _check_rows(ours, reference, "model.reference", path)
     return reference
+
+
+def _check_rows(tokenizer: PreTrainedTokenizerBase, folder: Path, key: str, path: str) -> None:
+    """Refuse a model without an embedding for a special token that samples hold: padding, or the end of text.
+
+    [동작] 토크나이저에만 토큰을 더하고 모델은 늘리지 않은 경우다. GPU에서는 알아보기 어려운 오류로 죽는다.
+    """
+    rows = getattr(_read_config(folder, key), "vocab_size", None)
+    for name in ("eos_token", "pad_token", "bos_token"):
+        number = getattr(tokenizer, f"{name}_id")
+        if None not in (rows, number) and number >= rows:
+            raise ConfigError(
+                f"{key} = {path} has embeddings for {rows} tokens, and the {name} of model.path, "
+                f"{getattr(tokenizer, name)!r}, is number {number}; set {name} in model.path's tokenizer_config.json "
+                "to one that it has (padding may be the eos_token), or resize the model's embeddings."
+            )
+
+
+def _read_config(folder: Path, key: str) -> Any:
+    """Read config.json, and run no code that lies beside it.
+
+    Raises:
+        ConfigError: transformers가 모르는 구조일 때.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"{key} = {folder} is of no architecture that this version of transformers has ({reason}); choose one that "
+            "AutoModelForCausalLM loads without code of its own."
+        ) from error
 
 
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -339,16 +402,22 @@ def _reading(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
 
 
 def check_weights(folder: Path, key: str = "ckpt") -> None:
-    """Open every safetensors file's header, so that a truncated file is said before anything slow.
+    """Open every safetensors file's header, so that a missing or truncated file is said before anything slow.
 
     Raises:
         CheckpointError: 파일이 없거나 잘렸을 때.
     """
     files = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    listed = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else set()
     if not files:
         raise CheckpointError(
             f"{key} = {folder} holds no *.safetensors; pickled weights are not loaded, because they can run code. "
             "Convert them with transformers' save_pretrained."
+        )
+    if absent := sorted(listed - {file.name for file in files}):
+        raise CheckpointError(
+            f"{key} = {folder} lacks {absent[0]} ({len(absent)} of {len(listed)} files); copy or save the model again."
         )
     for file in files:
         try:

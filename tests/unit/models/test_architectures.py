@@ -1,6 +1,9 @@
 """Any decoder-only model of transformers gets heads, trains, exports and decodes; what cannot is refused."""
 
+import copy
+import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from transformers import (
     MistralConfig,
     Phi3Config,
     PhiConfig,
+    PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
@@ -34,7 +38,7 @@ from wmtp.errors import CheckpointError, ConfigError
 from wmtp.maths.loss import weighted_mtp_loss
 from wmtp.models.adapter import Lora
 from wmtp.models.generation import Request, Sampling, generate
-from wmtp.models.loading import ModelSource, load_model, mtp_class
+from wmtp.models.loading import ModelSource, check_logits, find_reference, load_model, load_tokenizer, mtp_class
 
 # Large weights make the distributions of a random model sharp.
 SPECIAL = dict(vocab_size=512, bos_token_id=0, eos_token_id=0, pad_token_id=0, initializer_range=0.15)
@@ -88,6 +92,49 @@ def test_before_training_head_zero_is_the_original_model(original, ids_BT, heads
         assert torch.equal(hidden[0] @ model.unembedding_VD.T, expected_BTV)
     copies = [torch.equal(hidden[0], other) for other in hidden[1:]]
     assert copies == [heads_init == "copy"] * 2
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda config: config.model_type)
+def short_window(request, attention):
+    """A model with three heads, no dropout, and a window shorter than the sequences where it has one."""
+    config = copy.deepcopy(request.param)
+    config.mtp_heads = 3
+    for name in ("attn_pdrop", "resid_pdrop", "embd_pdrop", "attention_dropout", "residual_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    if getattr(config, "sliding_window", None):
+        config.sliding_window = 5
+    if config.model_type == "gemma2":  # it has no sdpa in transformers
+        attention = "eager"
+    torch.manual_seed(42)
+    return mtp_class(config)._from_config(config, attn_implementation=attention)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_padding_on_the_right_needs_no_mask_nor_does_its_gradient(short_window):
+    """Rows of 24, 17 and 9 tokens: as with a mask, as alone, and as recomputed in the backward pass."""
+    model, lengths = short_window, (24, 17, 9)
+    mask_BT = torch.arange(24) < torch.tensor(lengths)[:, None]
+    ids_BT = torch.randint(1, 512, (3, 24), generator=torch.Generator().manual_seed(42)) * mask_BT
+
+    def states_and_gradients(**how):
+        model.zero_grad()
+        hidden = model.train().mtp(ids_BT, **how).hidden
+        logits = [h[mask_BT] @ model.unembedding_VD.T for h in hidden]
+        sum((k + 1) * logits_NV.logsumexp(-1).sum() for k, logits_NV in enumerate(logits)).backward()
+        return [h[mask_BT] for h in hidden], [p.grad for p in model.parameters()]
+
+    without = states_and_gradients()
+    masked = states_and_gradients(attention_mask=mask_BT.long())
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recomputed = states_and_gradients()
+    for other in (masked, recomputed):
+        for ours, theirs in zip(without, other, strict=True):
+            for a, b in zip(ours, theirs, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    alone = [model.mtp(ids_BT[i : i + 1, :n]).hidden for i, n in enumerate(lengths)]
+    for k in range(3):
+        torch.testing.assert_close(without[0][k], torch.cat([h[k][0] for h in alone]), rtol=1e-4, atol=1e-4)
 
 
 def test_one_training_step_moves_every_head_and_the_export_loads_everywhere(original, ids_BT, tmp_path):
@@ -178,6 +225,78 @@ def test_a_checkpoint_that_lacks_a_tensor_is_not_filled_with_random_numbers(tmp_
         load_model(tmp_path, heads=3, heads_init="copy")
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        (
+            dict(intermediate_size=128),
+            CheckpointError,
+            r"layers.0.mlp.down_proj.weight is \(32, 64\) in .*\(32, 128\) by",
+        ),
+        (
+            dict(model_type="brandnew"),
+            ConfigError,
+            "of no architecture that this version of transformers has .*brandnew",
+        ),
+        (
+            dict(model_type="brandnew", auto_map={"AutoConfig": "configuration_x.X"}),
+            ConfigError,
+            "contains custom code .*; choose one that AutoModelForCausalLM loads without code of its own",
+        ),
+        (dict(quantization_config={"quant_method": "gptq", "bits": 4}), ConfigError, r"quantised weights \(gptq\)"),
+    ],
+    ids=["shapes", "unknown", "own-code", "quantised"],
+)
+def test_a_folder_that_cannot_be_trained_is_one_sentence(tmp_path, change, error, sentence):
+    folder = Path(save_config(LlamaConfig(**GROUPED), tmp_path))
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | change))
+    with pytest.raises(error, match=f"model.path = .*{sentence}"):
+        ModelSource(str(folder), heads=2, heads_init="copy").load()
+
+
+def test_weights_in_several_files_are_loaded_only_if_all_are_there(tmp_path, ids_BT):
+    plain = AutoModelForCausalLM.from_config(LlamaConfig(**GROUPED), dtype=torch.bfloat16).eval()
+    plain.save_pretrained(tmp_path, max_shard_size="40KB")
+    model = load_model(tmp_path, heads=8, heads_init="copy")
+    assert model.dtype == torch.float32 and len(model.mtp(ids_BT).hidden) == 8
+    assert torch.equal(model(ids_BT).logits, plain.float()(ids_BT).logits)
+    first = min(tmp_path.glob("*.safetensors"))
+    first.unlink()
+    with pytest.raises(CheckpointError, match=rf"lacks {first.name} \(1 of \d files\); copy or save"):
+        load_model(tmp_path, heads=8, heads_init="copy")
+
+
+@pytest.mark.parametrize("token", ["eos_token", "pad_token"])
+def test_a_special_token_without_an_embedding_is_said_before_training(tmp_path, tokenizer, token):
+    """[PAD] or <|im_end|> added to the tokenizer: the model must have been resized, and so must the reference."""
+    wide, plain = (
+        Path(save_config(LlamaConfig(**GROUPED | dict(vocab_size=n)), tmp_path / str(n))) for n in (520, 512)
+    )
+    more = copy.deepcopy(tokenizer)
+    more.add_special_tokens({token: "[NEW]"})
+    for folder, saved in ((wide, more), (plain, tokenizer)):
+        saved.save_pretrained(folder)
+    ModelSource(str(wide)).load_tokenizer()
+    sentence = rf"= .*512 has embeddings for 512 tokens, and the {token} of model.path, '\[NEW\]', is number 512"
+    with pytest.raises(ConfigError, match=f"model.reference {sentence}"):
+        find_reference(str(plain), str(wide))
+    more.save_pretrained(plain)
+    with pytest.raises(ConfigError, match=f"model.path {sentence}"):
+        ModelSource(str(plain)).load_tokenizer()
+
+
+def test_a_tokenizer_pads_with_its_end_and_must_have_one(tmp_path, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).pad_token_id == tokenizer.eos_token_id
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"has no end-of-text token, .* set eos_token in its tokenizer_config.json"):
+        load_tokenizer(tmp_path)
+
+
 def test_attention_is_chosen_by_config_and_changes_no_token(tmp_path, ids_BT, tokenizer):
     source = partial(ModelSource, save_config(LlamaConfig(**GROUPED), tmp_path), heads=3, heads_init="copy")
     models = {name: source(attn_implementation=name).load().eval() for name in ("sdpa", "eager")}
@@ -192,6 +311,32 @@ def test_attention_is_chosen_by_config_and_changes_no_token(tmp_path, ids_BT, to
     model.set_attn_implementation("flex_attention")
     assert [c.tokens for _, c in generate(model, tokenizer, [Request("a", "x")], sampling)] == expected
     assert model.config._attn_implementation == "flex_attention"
+
+
+def test_an_architecture_without_the_asked_attention_is_told_the_way_out(tmp_path):
+    config = Gemma2Config(**GROUPED, head_dim=8, final_logit_softcapping=None)
+    source = partial(ModelSource, save_config(config, tmp_path), heads=2, heads_init="copy")
+    with pytest.raises(ConfigError, match=r"= sdpa cannot be used for gemma2 .*; set model.attn_implementation=null"):
+        source(attn_implementation="sdpa").load()
+    assert source().load().config._attn_implementation == "eager"
+
+
+def test_what_has_nothing_to_do_with_attention_is_not_blamed_on_it(tmp_path, monkeypatch):
+    def lacking(*_, **__):
+        raise ImportError("Loading a GPTQ quantized model requires optimum")
+
+    folder = save_config(LlamaConfig(**GROUPED), tmp_path)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", lacking)
+    with pytest.raises(ConfigError, match=r"model.path = .* cannot be loaded here: Loading a GPTQ"):
+        ModelSource(folder, 2, "copy", attn_implementation="sdpa").load()
+
+
+def test_logits_are_checked_on_a_cpu_without_the_attention_of_a_gpu(tmp_path, monkeypatch):
+    model = load_model(Path(save_config(LlamaConfig(**GROUPED), tmp_path)), heads=2, heads_init="copy")
+    monkeypatch.setattr(PreTrainedModel, "_check_and_adjust_attn_implementation", lambda self, name, **_: name)
+    model.set_attn_implementation("flash_attention_2")  # no kernel of it is here
+    check_logits(model)
+    assert model.config._attn_implementation == "flash_attention_2"
 
 
 @pytest.mark.parametrize("name", ["flash_attention_2", "flex_attention"])
