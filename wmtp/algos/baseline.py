@@ -62,7 +62,18 @@ class Baseline(WeightedMTPMixin, LightningModule):
             self.trainer.strategy.shard(self)
 
     def check(self, trainer: Any, data: Any) -> None:
-        """Refuse what cannot be trained, before anything slow; there is nothing to refuse here."""
+        """Refuse what cannot be trained, before anything slow.
+
+        Raises:
+            ConfigError: 위치를 배운 모델(GPT-2)의 위치 수보다 긴 표본이 있을 때.
+        """
+        longest = max(max(samples.lengths, default=0) for samples in data.samples.values())
+        positions = getattr(self.model.config, "n_positions", None)
+        if positions is not None and longest > positions:
+            raise ConfigError(
+                f"data.max_length = {data.max_length} lets in a sample of {longest} tokens, and this "
+                f"{self.model.config.model_type} has {positions} positions; set data.max_length={positions}."
+            )
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Warm up linearly, then follow a cosine down to zero."""

@@ -55,6 +55,7 @@ class Rho1(Baseline):
 
     def check(self, trainer: Any, data: Any) -> None:
         """Refuse to start where the reference's losses have to be in the cache and are not."""
+        super().check(trainer, data)
         if hasattr(self._reference[0], "check"):
             self._reference[0].check(trainer, data)
 

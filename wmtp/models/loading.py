@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, TokenizerMismatchError, is_whole_number
 from wmtp.models.adapter import Lora
-from wmtp.models.meta_checkpoint import convert, is_meta
+from wmtp.models.meta_checkpoint import convert, is_meta, read_params
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
 from wmtp.storage import in_use
 
@@ -46,15 +46,28 @@ ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 LOGIT_CHANGES = ("final_logit_softcapping", "logits_soft_cap", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 
-def find_model(path: str, key: str = "model.path") -> Path:
+def find_model(path: str, key: str = "model.path", heads: int | None = None) -> Path:
     """Find a model's folder: `asset:name` for one that ships with wmtp, else wherever `wmtp.storage` finds it.
 
-    [동작] Meta의 형식이면 한 번 바꾸어 캐시에 둔 폴더를 돌려준다 (`meta_checkpoint.convert`).
+    [동작] Meta의 형식이면 한 번 바꾸어 캐시에 둔 폴더를 돌려준다 (`meta_checkpoint.convert`). 몇 분이 걸리므로
+        있어야 하는 헤드(heads)가 없으면 그 전에 오류를 낸다.
     """
     scheme, _, name = str(path).partition("asset:")
     place = str(resources.files("wmtp") / "assets" / name) if not scheme and name else str(path)
     folder = in_use().find_model(place, key)
-    return convert(folder, in_use().cache, key) if is_meta(folder) else folder
+    if not is_meta(folder):
+        return folder
+    if heads is not None:
+        _check_heads(heads, read_params(folder, key).get("n_future_tokens", 1), folder)
+    return convert(folder, in_use().cache, key)
+
+
+def _check_heads(wanted: int, saved: int, folder: Path) -> None:
+    if wanted > saved:
+        raise ConfigError(
+            f"model.heads = {wanted}, but {folder} was saved with {saved}; set model.heads_init=copy "
+            "to start new heads as copies of the last layer."
+        )
 
 
 def mtp_class(config: Any) -> type[MTPMixin]:
@@ -115,9 +128,13 @@ class ModelSource:
         """Name the model in a word, for run directories."""
         return Path(self.path.replace("asset:", "")).name
 
+    def find(self) -> Path:
+        """Find the model's folder."""
+        return find_model(self.path, heads=self.heads if self.heads_init == "saved" else None)
+
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer beside the model."""
-        folder = find_model(self.path)
+        folder = self.find()
         tokenizer = load_tokenizer(folder)
         _check_rows(tokenizer, folder, "model.path", self.path)
         return tokenizer
@@ -128,7 +145,7 @@ class ModelSource:
         Args:
             empty: 가중치를 읽지 않고 모양만 만들지 (meta 장치). 값을 다른 랭크에게서 받을 때 쓴다.
         """
-        folder = find_model(self.path)
+        folder = self.find()
         if quantized := getattr(_read_config(folder, "model.path"), "quantization_config", None):
             raise ConfigError(
                 f"model.path = {self.path} holds quantised weights ({quantized.get('quant_method')}), which cannot be "
@@ -184,11 +201,8 @@ def load_model(
     config = _read_config(folder, key)
     saved = getattr(config, "mtp_heads", 1)
     config.mtp_heads = saved if heads is None else heads
-    if heads_init == "saved" and config.mtp_heads > saved:
-        raise ConfigError(
-            f"model.heads = {config.mtp_heads}, but {folder} was saved with {saved}; set model.heads_init=copy "
-            "to start new heads as copies of the last layer."
-        )
+    if heads_init == "saved":
+        _check_heads(config.mtp_heads, saved, folder)
     check_weights(folder, key)
     torch.manual_seed(seed)
     if attn_implementation == "flex_attention" and not torch.accelerator.is_available():
