@@ -84,10 +84,11 @@ def test_a_reference_with_another_tokenizer_is_refused(answer, tmp_path):
     assert said.startswith(f"TokenizerMismatchError: model.reference = {other} reads other tokens")
 
 
-def test_a_sample_longer_than_the_positions_that_a_model_has_learned_is_refused(answer, tmp_path):
+def test_a_sample_longer_than_the_positions_that_a_model_has_learned_is_refused(answer, tmp_path, capsys):
     folder = tmp_path / "gpt2"
     shutil.copytree(ASSETS / "tiny-base", folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     GPT2LMHeadModel(GPT2Config(vocab_size=512, n_embd=8, n_layer=2, n_head=2, n_positions=32)).save_pretrained(folder)
+    capsys.readouterr()
     said = answer("model=hf", f"model.path={folder}", "model.heads=1", "algo=baseline", "eval.before=false")
     assert re.match(r"ConfigError: data\.max_length = \d+ lets in a sample .* set data\.max_length=32\.", said)
 
