@@ -15,6 +15,7 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,6 +45,10 @@ WEIGHTS = {
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 # What an architecture may do to its logits after the output matrix; the value that does nothing is None or 1.
 LOGIT_CHANGES = ("final_logit_softcapping", "logits_soft_cap", "logit_scale", "logits_scaling", "lm_head_multiplier")
+
+
+# The frozen models in use, by folder and precision.
+_frozen: WeakValueDictionary[tuple[Path, str], MTPMixin] = WeakValueDictionary()
 
 
 def find_model(path: str, key: str = "model.path", heads: int | None = None) -> Path:
@@ -233,8 +238,8 @@ def load_model(
     odd = [m.in_features for m in model.modules() if type(m).__name__ == "Linear4bit" and m.in_features % 64]
     if odd and model.device.type == "cpu":
         raise ConfigError(
-            f"algo.reference.weights = int4 needs layers whose inputs are multiples of 64 on a CPU, and {folder} has "
-            f"one of {odd[0]}; set algo.reference.weights=int8."
+            f"weights = int4 needs layers whose inputs are multiples of 64 on a CPU, and {key} = {folder} has "
+            f"one of {odd[0]}; set weights=int8."
         )
     if report["mismatched_keys"]:
         name, saved_shape, shape = min(report["mismatched_keys"])
@@ -318,23 +323,30 @@ def load_reference(path: str, model_path: str, weights: str = "float32") -> MTPM
     return load_frozen(find_reference(path, model_path), weights)
 
 
-def load_frozen(folder: Path, weights: str = "float32") -> MTPMixin:
-    """Load a model that only scores: one head, no gradient, and as few bits as asked."""
-    return load_model(folder, heads=1, key="model.reference", weights=weights).requires_grad_(False).eval()
+def load_frozen(folder: Path, weights: str = "float32", key: str = "model.reference") -> MTPMixin:
+    """Load a model that only scores: one head, no gradient, and as few bits as asked.
+
+    [동작] 변하지 않으므로 여럿이 함께 쓴다: combined의 참조모델과 critic의 몸통은 메모리에 하나뿐이다.
+    """
+    model = _frozen.get((folder.resolve(), weights))
+    if model is None:
+        model = load_model(folder, heads=1, key=key, weights=weights).requires_grad_(False).eval()
+        _frozen[folder.resolve(), weights] = model
+    return model
 
 
-def check_frozen_weights(weights: str) -> None:
+def check_frozen_weights(weights: str, key: str = "algo.reference.weights") -> None:
     """Refuse a precision that is not one, or that this machine cannot hold weights in.
 
     Raises:
         ConfigError: 모르는 이름이거나, bitsandbytes가 없을 때.
     """
     if weights not in WEIGHTS:
-        raise ConfigError(f"algo.reference.weights = {weights!r} must be one of {', '.join(WEIGHTS)}; try bfloat16.")
+        raise ConfigError(f"{key} = {weights!r} must be one of {', '.join(WEIGHTS)}; try bfloat16.")
     if weights in ("int8", "int4") and find_spec("bitsandbytes") is None:
         raise ConfigError(
-            f"algo.reference.weights = {weights} needs bitsandbytes, which is not installed; "
-            "pip install 'wmtp[quantized]', or set algo.reference.weights=bfloat16."
+            f"{key} = {weights} needs bitsandbytes, which is not installed; "
+            f"pip install 'wmtp[quantized]', or set {key}=bfloat16."
         )
 
 

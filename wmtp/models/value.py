@@ -20,7 +20,7 @@ from wmtp.data.fingerprint import digest_of_model
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.loss import target_nll
-from wmtp.models.loading import find_model, find_reference, load_model
+from wmtp.models.loading import check_frozen_weights, find_model, find_reference, load_frozen
 from wmtp.models.mtp import MTPMixin, MTPOutput
 
 
@@ -141,22 +141,31 @@ class ValueNetwork(PolicyValue):
     Args:
         path: 제 모델의 폴더. 기본값은 참조모델 (model.reference).
         model_path: 학습할 모델의 폴더. 토크나이저가 같아야 한다.
+        weights: 제 모델을 메모리에 담는 정밀도 (`wmtp.models.loading.WEIGHTS`).
     """
 
     name = "network"
 
     def __init__(
-        self, path: str | None, model_path: str, cumulative: bool = True, surprise: bool = True, seed: int = 42
+        self,
+        path: str | None,
+        model_path: str,
+        cumulative: bool = True,
+        surprise: bool = True,
+        seed: int = 42,
+        weights: str = "float32",
     ) -> None:
         if path is None:
             raise ConfigError(
                 "algo.value.path = null names no model for the critic to read; set model.reference to a model with "
                 "the same tokenizer, or algo/value=head to read the model in training."
             )
+        check_frozen_weights(weights, "algo.value.weights")
         folder = find_reference(path, model_path)
         super().__init__(str(folder), cumulative, surprise, seed)
+        self.settings |= {} if weights == "float32" else {"weights": weights}
         # In a tuple, so that the frozen weights are not among the parameters.
-        self._network = (load_model(self.folder, heads=1, key="algo.value.path").requires_grad_(False).eval(),)
+        self._network = (load_frozen(self.folder, weights, "algo.value.path"),)
 
     def prepare(self, model: MTPMixin) -> None:
         """Make the head for the width of its own model."""

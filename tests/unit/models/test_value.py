@@ -7,7 +7,7 @@ from wmtp.data.batching import collate
 from wmtp.data.tokenization import TokenizedSample
 from wmtp.errors import ConfigError, TokenizerMismatchError
 from wmtp.maths.alignment import target_mask
-from wmtp.models.loading import find_model, load_model
+from wmtp.models.loading import find_model, load_model, load_reference
 from wmtp.models.value import PolicyValue, ValueHead, ValueNetwork
 from wmtp.models.value_fitting import value_loss
 
@@ -57,6 +57,19 @@ def test_reading_along_gives_the_values_that_were_fitted(value, model):
     batch = a_batch(12, 9)
     read = model.mtp(batch["input_ids_BT"], then=lambda output, u: value.read(batch, output, u))
     torch.testing.assert_close(read, values_of(value, batch, model), rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_network_may_be_held_in_half_the_memory_and_is_shared_with_the_reference(model):
+    whole, half = (taught(ValueNetwork(REFERENCE, BASE, weights=weights), model) for weights in ("float32", "bfloat16"))
+    assert whole._network[0] is load_reference(REFERENCE, BASE)
+    assert {p.dtype for p in half._network[0].parameters()} == {torch.bfloat16}
+    assert whole.identity != half.identity
+    batch = a_batch(12, 9)
+    near = (values_of(whole, batch, model) - values_of(half, batch, model)).abs().max()
+    assert 0 < near < 0.05
+    with pytest.raises(ConfigError, match=r"algo\.value\.weights = 'int2' must be one of float32, bfloat16"):
+        ValueNetwork(REFERENCE, BASE, weights="int2")
 
 
 def test_only_the_head_learns(value, model):
