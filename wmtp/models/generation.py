@@ -191,7 +191,7 @@ def _encode(model: Any, tokenizer: Any, requests: list[Request]) -> list[list[in
 
 def position_limit(model: Any) -> int:
     """Return how many positions the model can attend over exactly as it was trained."""
-    names = ("max_position_embeddings", "n_positions", "sliding_window")
+    names = ("max_position_embeddings", "n_positions")
     found = [value for name in names if (value := getattr(model.config, name, None))]
     return min(found, default=1 << 30)
 
@@ -418,16 +418,27 @@ class _Decoder:
         length = max(start) + block_NT.shape[1]
         position_NT = self.tensor(start)[:, None] + self.tensor(range(block_NT.shape[1]))
         self.cache.aim(first, position_NT, length)
-        unseen_N1TS = torch.arange(length, device=block_NT.device) > position_NT[:, None, :, None]
-        dtype = self.model.dtype
         return module(
             input_ids=block_NT,
-            attention_mask=unseen_N1TS.to(dtype) * torch.finfo(dtype).min,
+            attention_mask=self.masks(position_NT, length),
             # Drafts past the last position are never accepted, but must not fall off a table of positions.
             position_ids=position_NT.clamp(max=self.limit - 1),
             past_key_values=self.cache,
             use_cache=True,
         )
+
+    def masks(self, position_NT: Tensor, length: int) -> Tensor | dict[str, Tensor]:
+        """Let a position see the slots up to its own; in layers with a window (Mistral, Gemma) only the last ones."""
+        config, dtype = self.model.config, self.model.dtype
+        slot_S, position_N1T1 = torch.arange(length, device=self.device), position_NT[:, None, :, None]
+        window = getattr(config, "sliding_window", None)
+        unseen = {"full_attention": slot_S > position_N1T1}
+        if window:
+            unseen["sliding_attention"] = unseen["full_attention"] | (slot_S <= position_N1T1 - window)
+        masks = {kind: unseen_N1TS.to(dtype) * torch.finfo(dtype).min for kind, unseen_N1TS in unseen.items()}
+        # A model of several kinds of layers takes a mask for each kind, another one the mask of its only kind.
+        several = window and getattr(config, "layer_types", None)
+        return masks if several else masks["sliding_attention" if window else "full_attention"]
 
     @contextmanager
     def last_layer_call(self) -> Iterator[dict[str, Any]]:

@@ -137,6 +137,18 @@ def test_padding_on_the_right_needs_no_mask_nor_does_its_gradient(short_window):
         torch.testing.assert_close(without[0][k], torch.cat([h[k][0] for h in alone]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("decoding", ["ordinary", "speculative"])
+@pytest.mark.parametrize("attention", ["sdpa"])
+def test_a_prompt_longer_than_the_window_is_read_as_transformers_reads_it(short_window, tokenizer, decoding):
+    model = short_window.eval()
+    asked = [Request("a", "def add(x):\n    return x + 1\n\ndef"), Request("b", "x + y")]
+    sampling = Sampling(temperature=0.0, max_new_tokens=16, decoding=decoding)
+    for i, ours in generate(model, tokenizer, asked, sampling):
+        ids = tokenizer(asked[i].prompt, return_tensors="pt").input_ids
+        theirs = model.generate(ids, max_new_tokens=16, do_sample=False, eos_token_id=0, pad_token_id=0)
+        assert ours.text == tokenizer.decode(theirs[0, ids.shape[1] :], skip_special_tokens=True)
+
+
 def test_one_training_step_moves_every_head_and_the_export_loads_everywhere(original, ids_BT, tmp_path):
     plain, folder = original
     model = load_model(folder, heads=3, heads_init="copy")
