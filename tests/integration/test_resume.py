@@ -86,6 +86,7 @@ def check_killed(train, runs: Path, accumulate: int, hook: str, times: int) -> N
     assert_same(runs / name, whole)
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_an_accumulated_step_goes_on_bit_for_bit(train, tmp_path):
     check_killed(train, tmp_path / "runs", accumulate=2, hook="on_before_backward", times=11)
 

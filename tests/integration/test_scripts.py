@@ -116,6 +116,7 @@ def test_torch_comes_first_and_the_second_run_reuses_everything(machine):
     assert len(machine.calls.read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_set_up_that_was_killed_is_waited_for_and_repaired(machine):
     killed = machine.start(SCRIPTS / "setup", FAKE_PIP="touch $WMTP_VENV/half-written; sleep 2")
     deadline = time.monotonic() + 20
