@@ -145,5 +145,5 @@ def test_commands_work_from_any_folder_and_through_links(machine, tmp_path):
     code, out, _ = machine.run(link, "algo=baseline", cwd=tmp_path)
     assert (code, out) == (0, f"ran -m wmtp.train algo=baseline in {tmp_path} with OMP_NUM_THREADS=none\n")
     code, out, err = machine.run(SCRIPTS / "test", "-k", "loss", cwd=tmp_path)
-    assert (code, out) == (0, f"ran -m pytest -n 2 -k loss in {SCRIPTS.parent} with OMP_NUM_THREADS=1\n")
+    assert (code, out) == (0, f"ran -m pytest -n 3 -k loss in {SCRIPTS.parent} with OMP_NUM_THREADS=1\n")
     assert "WMTP_TEST_DATA is not set" in err
