@@ -104,7 +104,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, MissingConfigException):
             return f"ConfigError: {_unknown_option(cause)}"
         if isinstance(cause, MissingMandatoryValue):
-            key = cause.full_key or "a key"
+            named = re.search(r"Missing mandatory value: (\S+)", str(cause))  # where another key refers to it
+            key = named[1] if named else cause.full_key or "a key"
             return f"ConfigError: {key} has no value and no default; set it: {key}=…"
         if isinstance(cause, ConfigCompositionException):
             return f"ConfigError: {_unknown_key(str(cause))}"

@@ -22,7 +22,7 @@ def join(trainer: Any) -> None:
         trainer: 설정의 trainer. accelerator, devices, num_nodes, strategy.timeout을 본다.
 
     Raises:
-        ConfigError: 설정의 랭크 수와 띄운 프로세스의 수가 다를 때.
+        ConfigError: 설정의 랭크 수와 띄운 프로세스의 수가 다르거나, 있어야 할 GPU가 없을 때.
     """
     import torch
     from lightning_fabric import Fabric
@@ -32,6 +32,11 @@ def join(trainer: Any) -> None:
 
     from wmtp.errors import ConfigError
 
+    if trainer.accelerator in ("gpu", "cuda") and not torch.accelerator.is_available():
+        raise ConfigError(
+            f"trainer.accelerator = {trainer.accelerator}, but torch {torch.__version__} sees no GPU here; set "
+            "trainer=cpu, or install a torch that is built for the GPU and its driver."
+        )
     outside = TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
     if not outside or torch.distributed.is_initialized():
         return

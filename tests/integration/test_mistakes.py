@@ -49,6 +49,8 @@ def answer(tmp_path, capsys, monkeypatch):
         ("algo.score=relative", r"ConfigError: algo\.score = 'relative' must be excess or absolute"),
         ("data.noise=2", r"ConfigError: data\.noise = 2"),
         ("data.token_budget=10", r"ConfigError: data\.max_length|ConfigError: data\.token_budget"),
+        ("model=hf", r"ConfigError: model\.path has no value and no default; set it: model\.path=…"),
+        ("trainer=gpu", r"ConfigError: trainer\.accelerator = gpu, but torch .* sees no GPU here; set trainer=cpu"),
         ("model.path=/nowhere", r"DataNotFoundError: model\.path = /nowhere: no config\.json"),
         ("model.heads=8", r"ConfigError: model\.heads = 8.*heads_init=copy"),
         ("optimizer.lr=-1", r"ConfigError: optimizer\.lr = -1 must be a number > 0"),
