@@ -13,8 +13,8 @@ import statistics
 import tempfile
 
 from hydra import compose, initialize_config_dir
-from pytorch_lightning import Trainer
 from pytorch_lightning.profilers import SimpleProfiler
+from step import make_trainer
 
 from wmtp.cli import build, config_dir, quiet, quiet_libraries
 from wmtp.storage import use
@@ -38,19 +38,15 @@ def main() -> None:
     algo = build(cfg.algo, model=model_source.load(), optimizer=build(cfg.optimizer))
     profiler = SimpleProfiler()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
+        trainer = make_trainer(
+            arguments.steps,
             accelerator=cfg.trainer.accelerator,
             devices=1,
             precision=cfg.trainer.precision,
-            max_steps=arguments.steps,
-            max_epochs=-1,
+            gradient_clip_val=None,
             limit_val_batches=0,
             logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             default_root_dir=folder,
-            use_distributed_sampler=False,
             profiler=profiler,
         )
         trainer.fit(algo, data)

@@ -82,18 +82,17 @@ class Clock(Callback):
 
 
 def make_trainer(steps: int, **how: Any) -> Trainer:
-    """Make a trainer on the CPU that does nothing beside its steps but what it is given."""
-    return Trainer(
+    """Make a trainer, on the CPU unless told otherwise, that does nothing beside its steps but what it is given."""
+    usual = dict(
         accelerator="cpu",
-        max_steps=steps,
         max_epochs=-1,
         gradient_clip_val=1.0,
         enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        **how,
     )
+    return Trainer(max_steps=steps, **(usual | how))
 
 
 def bare(batch: dict, steps: int) -> Clock:

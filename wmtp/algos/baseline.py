@@ -67,9 +67,11 @@ class Baseline(WeightedMTPMixin, LightningModule):
         Raises:
             ConfigError: 위치를 배운 모델(GPT-2)의 위치 수보다 긴 표본이 있을 때.
         """
-        longest = max(max(samples.lengths, default=0) for samples in data.samples.values())
         positions = getattr(self.model.config, "n_positions", None)
-        if positions is not None and longest > positions:
+        if positions is None:
+            return
+        longest = max(max(samples.lengths, default=0) for samples in data.samples.values())
+        if longest > positions:
             raise ConfigError(
                 f"data.max_length = {data.max_length} lets in a sample of {longest} tokens, and this "
                 f"{self.model.config.model_type} has {positions} positions; set data.max_length={positions}."

@@ -67,8 +67,7 @@ class Rho1(Baseline):
 
     def token_scores(self, batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> Tensor:
         """Score target tokens by the gap between the model's loss and the reference's."""
-        base_BT = target_nll(output.hidden[0], unembedding_VD, batch["labels_BT"], targets=batch["targets"])
-        gap_BT = base_BT - self.reference_nll(batch)
+        gap_BT = _next_token_nll(batch, output, unembedding_VD) - self.reference_nll(batch)
         return gap_BT if self.score == "excess" else gap_BT.abs()
 
     def reference_nll(self, batch: dict[str, Any]) -> Tensor:
@@ -77,7 +76,9 @@ class Rho1(Baseline):
             return batch["reference_nll_BT"]
         return self.reference.mtp(
             batch["input_ids_BT"],
-            then=lambda output, unembedding_VD: target_nll(
-                output.hidden[0], unembedding_VD, batch["labels_BT"], targets=batch["targets"]
-            ),
+            then=lambda output, unembedding_VD: _next_token_nll(batch, output, unembedding_VD),
         )
+
+
+def _next_token_nll(batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> Tensor:
+    return target_nll(output.hidden[0], unembedding_VD, batch["labels_BT"], targets=batch["targets"])

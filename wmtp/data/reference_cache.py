@@ -223,8 +223,8 @@ def score_samples(
     """Compute the next-token loss of every target token of the samples first … end - 1, end to end, 0 elsewhere."""
     origin = samples.starts[first]
     losses = torch.zeros(samples.starts[end] - origin, dtype=torch.float32)
-    lengths, targets = samples.lengths[first:end], samples.targets[first:end]
-    for step in plan_epoch(lengths, targets, token_budget=token_budget):
+    lengths = samples.lengths[first:end]
+    for step in plan_epoch(lengths, samples.targets[first:end], token_budget=token_budget):
         for rows in step.micro_batches:
             batch = collate([samples[first + i] for i in rows], step.targets, pad_token_id)
             labels_BT, targets = batch["labels_BT"].to(model.device), batch["targets"]

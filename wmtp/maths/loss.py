@@ -191,7 +191,7 @@ def _rows_with_targets(labels_BT: Tensor, k: int, targets: int) -> tuple[Tensor,
     torch._assert_async(has_target_N.sum() <= targets, f"targets = {targets} is less than there are; count them again")
     # A stable sort instead of nonzero, for whose size the host would have to wait.
     row_N = has_target_N.to(torch.int8).argsort(descending=True, stable=True)[:targets]
-    exists_N = target_N[row_N] != IGNORE
+    exists_N = has_target_N[row_N]
     return row_N, torch.where(exists_N, target_N[row_N], 0), exists_N
 
 
