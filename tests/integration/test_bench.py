@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="rows are measured in forked processes")
 
 
 def test_every_row_of_the_scale_table_can_be_measured(monkeypatch, capsys):
