@@ -17,8 +17,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from wmtp.cli import build, check_all_set, front_door, quiet_libraries, sweep_point
-from wmtp.errors import ConfigError
+from wmtp.cli import build, check_all_set, config_dir, front_door, quiet_libraries, sweep_point
+from wmtp.errors import CheckpointError, ConfigError
 from wmtp.run_directory import resolve_checkpoint, run_of
 from wmtp.storage import in_use, is_s3, use
 
@@ -165,7 +165,43 @@ def _suite(cfg: DictConfig, run_config: dict[str, Any] | None) -> list[Any]:
         raise ConfigError(
             "benchmark has no value and this is not a run that names one; set benchmark=synthetic, mbpp, …"
         )
-    return build(OmegaConf.create(run_config["benchmark"]["suite"]))
+    return build(benchmark_of_run(run_config.get("benchmark")).suite)
+
+
+def benchmark_of_run(recorded: Any) -> DictConfig:
+    """Compose from conf/benchmark what a run says of its benchmark: its name, and plain values for that file's keys.
+
+    [연구 맥락] 체크포인트는 남이 준 파일이다. 거기 적힌 `_target_`은 하나도 부르지 않는다: 이름으로 우리 설정을 찾고,
+        그 설정의 키에 평범한 값만 넣는다. 그렇게 조합한 것이 적힌 것과 다르면 조용히 다른 것을 재는 대신 거부한다.
+
+    Args:
+        recorded: 실행의 설정에 적힌 `benchmark`.
+
+    Raises:
+        CheckpointError: 모르는 이름, 평범하지 않은 값, 손으로 고친 벤치마크.
+    """
+    again = "; say which one to run: benchmark=mbpp, humaneval, … (conf/benchmark/)."
+    options = {file.stem: file for file in sorted((config_dir() / "benchmark").glob("*.yaml"))}
+    name = recorded.get("name") if isinstance(recorded, dict) else None
+    if not isinstance(name, str) or name not in options:
+        raise CheckpointError(f"ckpt: its benchmark is {name!r}, which is none of {', '.join(options)}{again}")
+    ours = OmegaConf.load(options[name])
+    values = {key: value for key, value in recorded.items() if key in ours and key != "suite"}
+    if not _is_plain(values):
+        raise CheckpointError(f"ckpt: what it says of its benchmark {name} holds more than plain values{again}")
+    composed = OmegaConf.create({"benchmark": OmegaConf.merge(ours, values)}).benchmark
+    if OmegaConf.to_container(composed.suite, resolve=True) != recorded.get("suite"):
+        raise CheckpointError(f"ckpt: its benchmark is {name}, but not as conf/benchmark/{name}.yaml has it{again}")
+    return composed
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether a value from a file can only be a value: nothing to instantiate, nothing to resolve."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and key[:1] != "_" and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and "${" not in value)
 
 
 def _folder(cfg: DictConfig, subject: Subject, benchmark: Any) -> Path:

@@ -39,7 +39,14 @@ from wmtp.reporting import write_report
 from wmtp.swap import is_checkpoint, swap_in
 
 JOINT = ("non_finite", "loss_explosion")  # the callbacks raise these on all ranks at once
-RATE = "callbacks.learning_rate"
+RATE = "callbacks.learning_rate.scale"
+# The keys that recovery changes. attempts.json may have come with somebody else's run: no other key is taken from it.
+CHANGES = (
+    RATE,
+    "data.token_budget",
+    "data.split",
+    *(f"trainer.{key}" for key in ("precision", "accumulate_grad_batches", "val_check_interval")),
+)
 
 Attempt = dict[str, Any]
 
@@ -144,13 +151,13 @@ class Recovery:
         for name, change in LADDER.items():
             if name not in tried and (changes := change(cfg)):
                 return name, changes
-        return "lower rate", lower_rate(cfg)
+        return ("lower rate", changes) if (changes := lower_rate(cfg)) else None
 
 
 def lower_rate(cfg: DictConfig) -> dict[str, Any]:
-    """Halve every learning rate."""
-    scale = OmegaConf.select(cfg, f"{RATE}.scale", default=1.0)
-    return {f"{RATE}._target_": "wmtp.callbacks.learning_rate_scale.LearningRateScale", f"{RATE}.scale": scale / 2}
+    """Halve every learning rate, where the callback that does it is there."""
+    scale = OmegaConf.select(cfg, RATE)
+    return {} if scale is None else {RATE: scale / 2}
 
 
 def smaller_batch(cfg: DictConfig) -> dict[str, Any]:
@@ -223,9 +230,28 @@ def watched(trainer: Trainer) -> Iterator[None]:
 
 
 def read_attempts(run: Path) -> list[Attempt]:
-    """Read what was tried in a run so far."""
+    """Read what was tried in a run so far.
+
+    Raises:
+        CheckpointError: 파일이 깨졌거나, recovery가 고치지 않는 키나 평범하지 않은 값이 있을 때.
+    """
     file = run / "attempts.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    if not file.exists():
+        return []
+    try:
+        attempts = json.loads(file.read_text(encoding="utf-8"))
+        changes = [change for attempt in attempts for change in attempt["changes"].items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{file} is damaged ({error}); remove it to go on with the settings that you give."
+        ) from error
+    for key, value in changes:
+        if key not in CHANGES or not isinstance(value, int | float | str) or "${" in str(value):
+            raise CheckpointError(
+                f"{file} changes {key} to {value!r}, which wmtp never does; it was not written by wmtp, or not by this "
+                "version: remove it to go on with the settings that you give."
+            )
+    return attempts
 
 
 def with_changes(cfg: DictConfig, attempts: list[Attempt]) -> DictConfig:
@@ -299,7 +325,7 @@ def write_attempt(
                 "number": len(attempts) + 1,
                 "remedy": name,
                 "changes": changes,
-                "action": f"{name}: " + ", ".join(f"{k} = {v}" for k, v in changes.items() if "_target_" not in k),
+                "action": f"{name}: " + ", ".join(f"{k} = {v}" for k, v in changes.items()),
                 "went_back_to": good[0].name if good else None,
                 "resumed_step": good[1] if good else 0,
                 "replay": replay,

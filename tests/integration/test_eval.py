@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.integration.training import train_here
 from tests.real_data import DATA, real_data
 from wmtp.cli import explain
-from wmtp.errors import ConfigError
-from wmtp.eval import evaluate_checkpoint
+from wmtp.errors import CheckpointError, ConfigError
+from wmtp.eval import benchmark_of_run, evaluate_checkpoint
 from wmtp.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -100,3 +102,48 @@ def test_torchrun_leaves_the_files_of_one_process(config, tmp_path):
     subprocess.run(command, check=True, cwd=ROOT, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     for name in FINAL_FILES:
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Train one step, for tests that only read what a run leaves."""
+    runs = tmp_path_factory.mktemp("runs")
+    train_here("trainer.max_steps=1", "data.train_size=60", "logger=csv", "eval.before=false", "eval.after=false",
+               "eval.limit=2", f"runs={runs}", "name=run")  # fmt: skip
+    return runs / "run" / "checkpoints" / "last.ckpt"
+
+
+HOSTILE = {"_target_": "builtins.exec", "_args_": ["open(MARK, 'w')"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda found: found.update(suite=[HOSTILE]), "not as conf/benchmark/synthetic.yaml has it"),
+        (lambda found: found["suite"][0].update(source=HOSTILE), "not as conf/benchmark/synthetic.yaml has it"),
+        (lambda found: found.update(split=HOSTILE), "holds more than plain values"),
+        (lambda found: found.update(limit=[{"_target_": "builtins.exec"}]), "holds more than plain values"),
+        (lambda found: found.update(split="${oc.env:HOME}"), "holds more than plain values"),
+        (lambda found: found.update(name="../train"), "its benchmark is '../train', which is none of"),
+        (lambda found: found.update(name=HOSTILE), "which is none of"),
+        (lambda found: found.pop("name"), "its benchmark is None, which is none of"),
+        (lambda found: found["suite"][0].update(name="../../elsewhere"), "not as conf/benchmark/synthetic.yaml"),
+    ],
+)
+def test_nothing_in_a_checkpoint_chooses_code_to_run(config, tmp_path, trained, change, said):
+    checkpoint, mark = torch.load(trained, weights_only=True), tmp_path / "mark"
+    recorded = checkpoint["wmtp"]["config"]["benchmark"]
+    HOSTILE["_args_"] = [f"open({str(mark)!r}, 'w')"]
+    change(recorded)
+    torch.save(checkpoint, tmp_path / "strange.ckpt")
+    overrides = [f"ckpt={tmp_path / 'strange.ckpt'}", *TINY[1:], f"out={tmp_path / 'out'}"]
+    with pytest.raises(CheckpointError, match=re.escape(said)) as refused:
+        evaluate_checkpoint(config(*overrides, root="eval"))
+    assert "benchmark=" in str(refused.value)
+    assert not mark.exists() and not (tmp_path / "out").exists()
+
+
+def test_the_benchmark_of_a_run_is_composed_with_the_values_that_the_run_gave(trained):
+    recorded = torch.load(trained, weights_only=True)["wmtp"]["config"]["benchmark"]
+    composed = benchmark_of_run(recorded)
+    assert composed.limit == composed.suite[0].limit == 2

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 
 import pytest
@@ -20,7 +21,7 @@ from wmtp.cli import explain
 from wmtp.data.module import MTPDataModule
 from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
-from wmtp.errors import ConfigError, LossExplosionError, NonFiniteError
+from wmtp.errors import CheckpointError, ConfigError, LossExplosionError, NonFiniteError
 from wmtp.failure import describe
 from wmtp.maths.weighting import SoftWeighting
 from wmtp.recovery import Recovery, good_checkpoint, read_attempts, replace_by_link, with_changes, write_attempt
@@ -183,7 +184,8 @@ def test_the_newest_checkpoint_that_is_whole_and_finite_is_good_and_bad_ones_are
 def test_what_was_changed_is_kept_once_and_applied_again(tmp_path):
     cfg = OmegaConf.create(
         {
-            "callbacks": {}, "data": {"token_budget": 512, "max_length": 256, "split": 1},
+            "callbacks": {"learning_rate": {"scale": 1.0}},
+            "data": {"token_budget": 512, "max_length": 256, "split": 1},
             "trainer": {"accumulate_grad_batches": 3, "precision": "bf16-mixed"},
         }
     )  # fmt: skip
@@ -205,6 +207,23 @@ def test_what_was_changed_is_kept_once_and_applied_again(tmp_path):
     assert Recovery(max_attempts=9).remedy("crash", changed, before) is None
     with pytest.raises(ConfigError, match=r"recovery\.max_attempts = -1 must be a whole number"):
         Recovery(max_attempts=-1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"changes": {"callbacks.x._target_": "os.system"}}]', "changes callbacks.x._target_ to 'os.system'"),
+        ('[{"changes": {"trainer.precision": {"_target_": "os.system"}}}]', "changes trainer.precision to {"),
+        ('[{"changes": {"trainer.precision": "${oc.env:HOME}"}}]', "changes trainer.precision to "),
+        ('[{"changes": {"data.split": 2', "is damaged"),
+        ('{"changes": 1}', "is damaged"),
+        ("[[]]", "is damaged"),
+    ],
+)
+def test_nothing_but_what_recovery_changes_is_taken_from_a_file(tmp_path, text, said):
+    (tmp_path / "attempts.json").write_text(text)
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        read_attempts(tmp_path)
 
 
 def test_the_log_has_what_was_printed_without_secrets_and_progress_bars(tmp_path, capsys, monkeypatch):
