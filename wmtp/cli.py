@@ -117,7 +117,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def _explain_memory(error: BaseException) -> str | None:
-    from wmtp.failure import WORDS, kind_of
+    from wmtp.run.failure import WORDS, kind_of
 
     if kind_of(error) != "out_of_memory":
         return None

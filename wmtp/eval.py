@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wmtp.cli import build, check_all_set, config_dir, front_door, quiet_libraries, sweep_point
 from wmtp.errors import CheckpointError, ConfigError
-from wmtp.run_directory import resolve_checkpoint, run_of
+from wmtp.run.directory import resolve_checkpoint, run_of
 from wmtp.storage import in_use, is_s3, use
 
 ELSEWHERE = "model:"  # then whatever `model.path` takes
@@ -91,7 +91,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
                 report = write_evaluation_report(out, benchmark.problems)
                 print(_summary(benchmark.name, found, report))
                 if subject.run:
-                    from wmtp.tracking import log_evaluation
+                    from wmtp.run.tracking import log_evaluation
 
                     log_evaluation(subject.run, f"{subject.label}-{benchmark.name}", found, out)
                 metrics |= found
@@ -102,7 +102,7 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
     """Load the model that `ckpt` names."""
     import torch
 
-    from wmtp.models.checkpoint import SavedModel
+    from wmtp.checkpoints.saved_model import SavedModel
 
     quiet_libraries()
     if (is_s3(cfg.ckpt) or str(cfg.ckpt).startswith(ELSEWHERE)) and not cfg.out:
@@ -134,7 +134,7 @@ def _find(cfg: DictConfig) -> Path:
         return find_model(name.removeprefix(ELSEWHERE), "ckpt")
     run_id = re.fullmatch(r"mlflow:(.+)|([0-9a-f]{32})", name)
     if run_id:
-        from wmtp.tracking import default_uri, run_directory_of
+        from wmtp.run.tracking import default_uri, run_directory_of
 
         folder = run_directory_of(run_id[1] or run_id[2], default_uri(Path(cfg.runs)))
     else:

@@ -26,8 +26,8 @@ def precompute(cfg: DictConfig) -> None:
     check_all_set(cfg)
     from lightning_fabric import Fabric
 
+    from wmtp.algos.reference import ReferenceCache
     from wmtp.data.leakage import guard
-    from wmtp.data.reference_cache import ReferenceCache
 
     quiet_libraries()
     use(build(cfg.storage))

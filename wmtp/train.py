@@ -5,7 +5,7 @@
     python -m wmtp.train ckpt=last                         이어서 학습 (ckpt=auto: 끝나지 않은 것이 있으면)
 
 [동작] 조합 → 검사 → 학습 전 평가 → 학습 → 학습 후 평가 → 보고서. 여기에는 순서만 있고 계산은 없다.
-    실패하면 무엇을 고쳐 다시 할지는 `wmtp.recovery`가 정하고, `attempt`를 다시 부른다.
+    실패하면 무엇을 고쳐 다시 할지는 `wmtp.run.recovery`가 정하고, `attempt`를 다시 부른다.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from wmtp.checkpoints.kinds import is_checkpoint
 from wmtp.cli import (
     build,
     check_all_set,
@@ -28,10 +29,9 @@ from wmtp.cli import (
     refuse_sweep_over_devices,
     sweep_point,
 )
-from wmtp.launch import holds_weights, join
-from wmtp.run_directory import fresh_run, resolve_checkpoint, run_of, same_run, unfinished_run
+from wmtp.ranks.meeting import holds_weights, join
+from wmtp.run.directory import fresh_run, resolve_checkpoint, run_of, same_run, unfinished_run
 from wmtp.storage import in_use, is_s3, use
-from wmtp.swap import is_checkpoint
 
 
 class Parts(NamedTuple):
@@ -64,8 +64,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         return _dry_run(cfg)
 
     from wmtp.callbacks.graceful_stop import exit_when_preempted
-    from wmtp.memory_profile import profile_memory
-    from wmtp.run_log import keep_log
+    from wmtp.run.log import keep_log
+    from wmtp.run.memory_profile import profile_memory
 
     quiet_libraries()
     join(cfg.trainer)
@@ -135,16 +135,16 @@ def find_start(cfg: DictConfig, name: str) -> tuple[Path | None, Path | None]:
 
 def check_fits(checkpoint: Path, algo: Any) -> None:
     """Refuse a checkpoint that is damaged or of another model."""
-    from wmtp.models.checkpoint import check_same_model, read_checkpoint
+    from wmtp.checkpoints.saved_model import check_same_model, read_checkpoint
 
     check_same_model(read_checkpoint(checkpoint)["state_dict"], algo, checkpoint)
 
 
 def attempt(cfg: DictConfig, parts: Parts, checkpoint: Path | None, run: Path, loggers: list[Any]) -> dict[str, float]:
     """Train once, from a checkpoint or from the beginning, with the evaluations around it."""
-    from wmtp.models.export import export
-    from wmtp.recovery import supported_precision, watched
+    from wmtp.ranks.whole_model import export
     from wmtp.reporting.screen import overview, summary
+    from wmtp.run.recovery import supported_precision, watched
 
     data, algo = parts.data, parts.algo
     cfg.trainer.precision = supported_precision(cfg.trainer.precision)
@@ -185,7 +185,7 @@ def attempt(cfg: DictConfig, parts: Parts, checkpoint: Path | None, run: Path, l
 def write_down(cfg: DictConfig, parts: Parts, run: Path, trainer: Any) -> None:
     """Write the resolved config, the licences and what is left out into the run directory and its records."""
     from wmtp.data.leakage import record
-    from wmtp.tracking import mask_secrets
+    from wmtp.secrets import mask_secrets
 
     used = {**in_use().used}
     for source in (parts.data.source, *(benchmark.source for benchmark in parts.benchmarks)):
@@ -208,7 +208,7 @@ def leave_if_stopped(cfg: DictConfig, callbacks: list[Any], trainer: Any, run: P
         again = command_again(f"ckpt={run}")
         print(f"Stopped at step {trainer.global_step}, and saved. Go on with:\n  {again}", file=sys.stderr)
     if any(getattr(callback, "preempted", False) for callback in callbacks):
-        from wmtp.recovery import exit_together
+        from wmtp.run.recovery import exit_together
 
         exit_together(trainer, cfg.recovery.requeue_exit_code)
     raise KeyboardInterrupt
@@ -230,7 +230,7 @@ def write_up(run: Path, loggers: list[Any]) -> tuple[Path, list[Any]]:
 
 def run_programs(cfg: DictConfig, when: str, parts: Parts, trainer: Any) -> dict[str, float]:
     """Generate, run and count, on the first rank with the whole model, while the others wait; log the numbers."""
-    from wmtp.models.export import whole_model
+    from wmtp.ranks.whole_model import whole_model
 
     with whole_model(trainer, parts.algo) as model:
         if model is None:

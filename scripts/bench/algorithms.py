@@ -16,8 +16,8 @@ from pathlib import Path
 
 ALGORITHMS = ("baseline", "rho1", "critic", "combined")
 MEASURED = {  # what critic and combined bring along by themselves
-    "_target_": "wmtp.callbacks.localisation.Localisation",
-    "rewards._target_": "wmtp.rewards.Tests",
+    "_target_": "wmtp.critic.localisation.Localisation",
+    "rewards._target_": "wmtp.critic.rewards.Tests",
 }
 COLUMNS = ("sequence_auc", "first_token_auc", "on_first", "within_two", "in_span")
 

@@ -21,10 +21,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from wmtp.cli import build, config_dir, quiet_libraries
-from wmtp.data.rewarded import RewardedSamples
+from wmtp.critic.fitting import TrunkStates, ValueFitting, measure
+from wmtp.critic.rewarded import RewardedSamples
+from wmtp.critic.value import ValueNetwork
 from wmtp.maths.loss import target_nll
-from wmtp.models.value import ValueNetwork
-from wmtp.models.value_fitting import TrunkStates, ValueFitting, measure
 from wmtp.storage import use
 
 

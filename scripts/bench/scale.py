@@ -432,7 +432,7 @@ def utilisation(machine: Machine, scale: Scale) -> None:
     if machine.cpu:
         print(f"\n{title}\n  not measured: no GPU")
         return
-    from wmtp.strategy import ShardedStrategy
+    from wmtp.checkpoints.strategy import ShardedStrategy
 
     best, size = peak_flops(torch.cuda.get_device_name()), scale.deep
     (bare,) = machine.apart(take_turns, machine, [partial(stepper, machine, size)], scale.steps)

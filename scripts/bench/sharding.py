@@ -78,7 +78,7 @@ def begin(rank: int, ranks: int, port: int, folder: Path, empty: bool, results: 
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     from wmtp.models.loading import ModelSource
-    from wmtp.models.sharding import shard
+    from wmtp.ranks.sharding import shard
 
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

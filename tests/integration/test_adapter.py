@@ -7,10 +7,10 @@ from training import last_checkpoint
 from transformers import AutoModelForCausalLM
 
 from wmtp.algos.optimizers import adamw, muon
+from wmtp.checkpoints.saved_model import SavedModel
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.eval import evaluate_checkpoint
 from wmtp.models.adapter import Lora, merge
-from wmtp.models.checkpoint import SavedModel
 from wmtp.models.loading import ModelSource
 from wmtp.train import train
 

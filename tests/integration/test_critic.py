@@ -16,8 +16,8 @@ from test_train import logged
 from training import last_checkpoint, start
 
 from tests.real_data import DATA, real_data
-from wmtp.checkpoint_io import AtomicCheckpointIO
-from wmtp.models.value_files import read_head
+from wmtp.cache.value_heads import read_head
+from wmtp.checkpoints.io import AtomicCheckpointIO
 from wmtp.train import train
 
 FEW = [

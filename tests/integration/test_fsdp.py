@@ -22,15 +22,16 @@ from training import kill_session, train_here
 from transformers import AutoModelForCausalLM
 
 import wmtp
-from wmtp.checkpoint_io import AtomicCheckpointIO, read_meta, read_weights, save_shards
+from wmtp.checkpoints.io import AtomicCheckpointIO, read_meta, read_weights, save_shards
+from wmtp.checkpoints.kinds import is_checkpoint, is_sharded
+from wmtp.checkpoints.saved_model import SavedModel, read_checkpoint
+from wmtp.checkpoints.strategy import ShardedStrategy
 from wmtp.errors import CheckpointError, ConfigError
-from wmtp.failure import kind_of
-from wmtp.launch import join
-from wmtp.models.checkpoint import SavedModel, read_checkpoint
 from wmtp.models.loading import ModelSource, load_model
-from wmtp.run_directory import newest_run
-from wmtp.strategy import ShardedStrategy
-from wmtp.swap import is_checkpoint, is_sharded, swap_in
+from wmtp.ranks.meeting import join
+from wmtp.run.directory import newest_run
+from wmtp.run.failure import kind_of
+from wmtp.storage.files import swap_in
 
 ASSETS = Path(wmtp.__file__).parent / "assets"
 # AdamW turns the rounding of a gradient near 0 into a share of the rate; the moments tell more than the weights.
@@ -58,7 +59,7 @@ def start():
     """Start the ranks of a run by forking a server that has imported everything; return their exit codes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["wmtp.train", "wmtp.strategy", "wmtp.recovery", "wmtp.algos.baseline", "wmtp.data.module", "wmtp.reporting"]
+        ["wmtp.train", "wmtp.checkpoints.strategy", "wmtp.run.recovery", "wmtp.algos.baseline", "wmtp.data.module"]
     )
 
     def run(world: int, *overrides: str) -> list[int]:

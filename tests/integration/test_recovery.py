@@ -196,7 +196,7 @@ def start(runs: Path, *overrides: str, **more: str) -> subprocess.CompletedProce
 def launch():
     """Train in a process of its own, forked from one that has imported everything; return its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["wmtp.train", "wmtp.algos.rho1", "wmtp.data.module", "wmtp.recovery", "faults"])
+    context.set_forkserver_preload(["wmtp.train", "wmtp.algos.rho1", "wmtp.data.module", "wmtp.run.recovery", "faults"])
 
     def run(runs: Path, *overrides: str) -> int:
         process = context.Process(target=training.train_here, args=(*TINY, f"runs={runs}", *overrides))

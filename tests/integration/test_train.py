@@ -13,7 +13,7 @@ from training import last_checkpoint
 from transformers import AutoModelForCausalLM
 
 from tests.real_data import DATA, real_data
-from wmtp.checkpoint_io import AtomicCheckpointIO
+from wmtp.checkpoints.io import AtomicCheckpointIO
 from wmtp.cli import front_door
 from wmtp.eval import evaluate_checkpoint
 from wmtp.train import train
@@ -135,7 +135,7 @@ def test_a_save_that_fails_leaves_the_checkpoint_before_it_whole(tmp_path):
     io.save_checkpoint({"step": torch.tensor(1)}, checkpoint)
     script = (
         "import resource, sys, torch\n"
-        "from wmtp.checkpoint_io import AtomicCheckpointIO\n"
+        "from wmtp.checkpoints.io import AtomicCheckpointIO\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "AtomicCheckpointIO().save_checkpoint({'step': torch.zeros(100_000)}, sys.argv[1])\n"
     )

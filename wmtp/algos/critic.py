@@ -16,11 +16,11 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from wmtp.algos.baseline import Baseline
+from wmtp.critic.value import PolicyValue
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.credit import value_deltas
 from wmtp.models.mtp import MTPMixin, MTPOutput
-from wmtp.models.value import PolicyValue
 
 
 class Critic(Baseline):
@@ -28,8 +28,8 @@ class Critic(Baseline):
 
     Args:
         model: 학습할 모델.
-        value: 가치 (`wmtp.models.value`).
-        rewards: 프로그램에 보상을 주는 것 (`wmtp.rewards`).
+        value: 가치 (`wmtp.critic.value`).
+        rewards: 프로그램에 보상을 주는 것 (`wmtp.critic.rewards`).
         pretraining: rewards를 받아 1단계 콜백을 돌려주는 함수 (`CriticPretraining`).
         localisation: rewards를 받아 자리를 재는 콜백을 돌려주는 함수 (`Localisation`).
         value_score: "delta" δ_t, 또는 "value" V(s_t) (값이 떨어진 뒤의 토큰도 가볍게).

@@ -26,7 +26,7 @@ class Rho1(Baseline):
     Args:
         model: 학습할 모델.
         reference: 같은 토크나이저의 얼린 모델 (head 0만 쓴다), 또는 그 손실을 미리 계산해 데이터에 붙여 주는 것
-            (`wmtp.data.reference_cache`).
+            (`wmtp.algos.reference`).
         score: "excess" 또는 "absolute".
         **baseline: `Baseline`의 인자들. weighting을 포함한다.
     """

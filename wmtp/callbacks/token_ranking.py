@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from wmtp.swap import write_atomically
+from wmtp.storage.files import write_atomically
 
 
 def add_by_token(total_2V: Tensor, input_ids_BT: Tensor, weight_BT: Tensor, mask_BT: Tensor) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wmtp.data.batching import collate
 from wmtp.maths.alignment import target_mask
-from wmtp.swap import write_atomically
+from wmtp.storage.files import write_atomically
 
 
 def text_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:

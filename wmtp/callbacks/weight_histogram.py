@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from wmtp.swap import write_atomically
+from wmtp.storage.files import write_atomically
 
 
 def count_in_bins(count_2K: Tensor, weight_BT: Tensor, mask_BT: Tensor, noise_BT: Tensor | None, upper: float) -> None:

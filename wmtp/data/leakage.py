@@ -27,7 +27,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from wmtp.data.fingerprint import digest_of
+from wmtp.cache.fingerprint import digest_of
 from wmtp.data.mixture import refuse_evaluation_only
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError, DataLeakError

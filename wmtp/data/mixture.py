@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from random import Random
 
-from wmtp.data.fingerprint import digest_of
+from wmtp.cache.fingerprint import digest_of
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError
 

@@ -1,7 +1,7 @@
 """Give Lightning the batches of one data source.
 
 [동작] 문제를 읽고 토큰으로 바꾼 뒤(setup), 스텝 계획을 따라 배치를 내준다. 학습은 train, 검증은 validation 분할만 쓴다.
-    토큰은 캐시(token_cache.py)에 남는다. 두 번째 시작부터는 문제를 읽거나 만들지도 않는다.
+    토큰은 캐시(wmtp.cache.entries)에 남는다. 두 번째 시작부터는 문제를 읽거나 만들지도 않는다.
 """
 
 from fractions import Fraction
@@ -13,11 +13,11 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from wmtp.cache.entries import entry_file, read_or_build
+from wmtp.cache.fingerprint import code_of, identify
 from wmtp.data import tokenization
 from wmtp.data.batching import StepLoader
-from wmtp.data.fingerprint import code_of, identify
 from wmtp.data.problem import Problem
-from wmtp.data.token_cache import entry_file, read_or_build
 from wmtp.data.tokenization import TokenizedSamples, pack_names, tokenize_problems, unpack_names
 from wmtp.errors import ConfigError, is_whole_number
 from wmtp.models.loading import tokenizer_content

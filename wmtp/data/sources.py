@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wmtp.data.fingerprint import digest_of, digest_of_file, identify
+from wmtp.cache.fingerprint import digest_of, digest_of_file, identify
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError, DataFormatError
 from wmtp.storage import in_use

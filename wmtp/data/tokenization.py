@@ -31,7 +31,7 @@ class TokenizedSample:
         input_ids: 프롬프트 + 정답 + EOS의 토큰 번호.
         prompt_length: 앞의 몇 토큰이 프롬프트인지. 이 토큰들은 학습 대상이 아니다.
         noise: 토큰마다, 일부러 망가뜨린 글자를 담고 있으면 True.
-        reference_nll: 토큰마다 참조모델의 CE (`wmtp.data.reference_cache`). 미리 계산해 두지 않았으면 None.
+        reference_nll: 토큰마다 참조모델의 CE (`wmtp.algos.reference`). 미리 계산해 두지 않았으면 None.
     """
 
     task_id: str

@@ -41,10 +41,10 @@ from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError
 from wmtp.evaluation.benchmarks import Benchmark
 from wmtp.evaluation.journal import Journal, Key
 from wmtp.evaluation.metrics import PassAtK, require_samples
-from wmtp.evaluation.progress import progress_bar
 from wmtp.evaluation.ranks import Ranks
 from wmtp.evaluation.sandbox import Limits, Program, Sandbox, Verdict, limits_from_references
-from wmtp.swap import write_atomically
+from wmtp.progress import progress_bar
+from wmtp.storage.files import write_atomically
 
 if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take seconds to load
     from wmtp.models.generation import Sampling

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.errors import DataFormatError
-from wmtp.swap import write_atomically
+from wmtp.storage.files import write_atomically
 
 Key = tuple[str, int]  # task_id, sample
 

@@ -92,7 +92,7 @@ def read_run(run_dir: Path) -> RunResults:
     Returns:
         있는 만큼 채운 RunResults. 없는 것은 `missing`에 적힌다.
     """
-    from wmtp.tracking import mask_secrets
+    from wmtp.secrets import mask_secrets
 
     run = RunResults(run_dir.resolve().name)
     config = _read(run_dir / "config.yaml", yaml.safe_load, run.missing, "the resolved configuration")

@@ -18,7 +18,7 @@ from wmtp.maths.pass_at_k import paired_bootstrap
 from wmtp.reporting import heat_map, plots
 from wmtp.reporting.heat_map import visible
 from wmtp.reporting.reading import STAGES, Evaluation, RunResults, read_run
-from wmtp.swap import write_atomically
+from wmtp.storage.files import write_atomically
 
 # Verdicts in the order in which they are shown.
 VERDICTS = ("passed", "wrong", "error", "timeout", "memory", "output", "crashed", "harness_error")

@@ -27,6 +27,7 @@ from wmtp.callbacks.throughput import Throughput
 from wmtp.callbacks.token_ranking import TokenRanking
 from wmtp.callbacks.weight_histogram import WeightHistogram
 from wmtp.callbacks.weight_statistics import WeightStatistics
+from wmtp.critic.value import PolicyValue, ValueHead
 from wmtp.data.batching import StepLoader
 from wmtp.data.module import MTPDataModule
 from wmtp.data.prompts import Synthetic0Shot
@@ -34,7 +35,6 @@ from wmtp.data.synthetic import Synthetic
 from wmtp.data.tokenization import TokenizedSample, TokenizedSamples
 from wmtp.maths.weighting import HardSelection, SoftWeighting
 from wmtp.models.mtp import put_heads_on
-from wmtp.models.value import PolicyValue, ValueHead
 
 LENGTHS = (9, 30, 12, 5, 21)
 

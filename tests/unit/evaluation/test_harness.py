@@ -24,10 +24,10 @@ from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError, HarnessError
 from wmtp.evaluation.benchmarks import Benchmark
 from wmtp.evaluation.harness import assist, evaluate, read_samples
-from wmtp.evaluation.progress import progress_bar
 from wmtp.evaluation.ranks import Ranks
 from wmtp.evaluation.sandbox import Limits, Sandbox
 from wmtp.models.generation import Sampling
+from wmtp.progress import progress_bar
 
 FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json")
 WRONG = (

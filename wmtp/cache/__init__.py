@@ -1,0 +1,1 @@
+"""Keep what is slow to make, named by the content of what it was made from."""

@@ -1,0 +1,89 @@
+"""Reward programs with how likely the model finds them: a fallback."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from wmtp.critic.rewards.base import RewardedProgram, Rewards, Row, by_problem
+from wmtp.data.losses import score_samples
+from wmtp.data.module import MTPDataModule
+from wmtp.data.problem import Problem
+from wmtp.data.tokenization import TokenizedSamples, tokenize_problem
+from wmtp.errors import ConfigError
+
+
+class NegCE(Rewards):
+    """Reward a program with minus the model's mean CE over its tokens: what is left where nothing else can be had.
+
+    [동작] 모델이 잘 예측하는 프로그램일 뿐, 맞은 프로그램이라는 뜻은 아니다. 그래서 쓸 때마다 한 줄로 알린다.
+    """
+
+    name = "neg_ce"
+
+    def judge(
+        self, data: MTPDataModule, split: str, limit: int | None = None, model: Any = None
+    ) -> list[RewardedProgram]:
+        """Return the programs with their rewards, after saying what these are worth."""
+        if not data.trainer or data.trainer.is_global_zero:
+            print(
+                "rewards: neg_ce is a fallback: it rewards what the model finds likely and says nothing about "
+                "correctness. Where there are tests, algo/rewards=tests does."
+            )
+        return super().judge(data, split, limit, model)
+
+    def key(self, data: MTPDataModule, split: str, model: Any) -> dict[str, Any]:
+        return super().key(data, split, model) | {
+            "tokens": data.key(split),
+            "model": _weights(model),
+            "precision": str(data.trainer.precision) if data.trainer else "32-true",
+        }
+
+    @contextmanager
+    def judging(self, data: MTPDataModule, model: Any) -> Iterator[Callable[[Sequence[Problem]], list[list[Row]]]]:
+        autocast = data.trainer.precision_plugin.forward_context if data.trainer else nullcontext
+        shots, was_training = data.shots(), model.training
+        pad = data.tokenizer.pad_token_id
+
+        def rows_of(problems: Sequence[Problem]) -> list[list[Row]]:
+            programs = self.unproven(problems, data.source)
+            samples = [
+                tokenize_problem(
+                    replace(problems[i], solutions=(program,), noise_spans=()), data.prompt, data.tokenizer, shots
+                )
+                for i, program, _ in programs
+            ]
+            fitting = [n for n, sample in enumerate(samples) if len(sample.input_ids) <= data.length]
+            packed = TokenizedSamples.pack(samples[n] for n in fitting)
+            with autocast():
+                nll = score_samples(model, packed, 0, len(packed), data.token_budget, pad)
+            rewards: list[float | None] = [None] * len(programs)
+            for k, n in enumerate(fitting):
+                rewards[n] = -float(nll[packed.starts[k] : packed.starts[k + 1]].sum()) / packed.targets[k]
+            return by_problem(len(problems), programs, rewards)
+
+        model.eval()
+        try:
+            yield rows_of
+        finally:
+            model.train(was_training)
+
+
+def _weights(model: Any) -> str:
+    """Name a model by its weights.
+
+    Raises:
+        ConfigError: 가중치가 랭크들에 나뉘어 있을 때. 조각을 나누어 채점하면 서로 기다리게 된다.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if hasattr(tensor, "full_tensor"):
+            raise ConfigError(
+                "algo/rewards = neg_ce cannot score with a sharded model; take algo/rewards=tests or trainer=ddp."
+            )
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

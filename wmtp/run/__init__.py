@@ -1,0 +1,1 @@
+"""Hold a run: its directory, log and records, and what to do when it fails."""

@@ -1,0 +1,62 @@
+"""Put a finished file or folder in the place of another, so that one of the two is always whole.
+
+[동작] 파일은 한 번에 바뀐다. 폴더는 그럴 수 없으므로, 앞의 것을 .old로 비켜 두고 새것에 이름을 준 뒤 지운다.
+    그 사이에 꺼졌다면 다음에 찾을 때 되돌린다. 표준 라이브러리만 쓴다: 앞문이 torch보다 먼저 부른다.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that no kill, crash or full disk can leave half of it.
+
+    [동작] 임시 이름에 쓰고, 디스크에 내린 뒤(fsync), 이름을 바꾼다.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def swap_in(temporary: Path, path: Path) -> None:
+    """Give a finished file or folder its name, in place of what has it now."""
+    recover(path)
+    if temporary.is_file() and not path.is_dir():
+        temporary.replace(path)
+    else:
+        aside = _aside(path)
+        remove(aside)
+        if path.exists():
+            path.rename(aside)
+        temporary.rename(path)
+        remove(aside)
+    opened = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(opened)  # let the rename reach the disk
+    finally:
+        os.close(opened)
+
+
+def recover(path: Path) -> None:
+    """Put back what was moved aside, if a kill came before its successor had the name."""
+    if not path.exists() and _aside(path).exists():
+        _aside(path).rename(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(path.name + ".old")
