@@ -23,15 +23,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler talks
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning import Trainer as Lightning
 from torch.autograd.profiler_util import MEMORY_EVENT_NAME
+from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers import Trainer as HuggingFace
@@ -41,7 +43,8 @@ from wmtp.algos.optimizers import adamw
 from wmtp.algos.rho1 import Rho1
 from wmtp.cli import quiet, quiet_libraries
 from wmtp.data.batching import collate
-from wmtp.data.tokenization import TokenizedSample
+from wmtp.data.module import MTPDataModule
+from wmtp.data.tokenization import TokenizedSample, TokenizedSamples
 from wmtp.maths.alignment import IGNORE, shift_left
 from wmtp.maths.loss import MTPLoss, weighted_mtp_loss
 from wmtp.maths.weighting import SoftWeighting
@@ -63,6 +66,7 @@ class Size:
     rows: int
     length: int
     heads: int = 4
+    head_width: int = 64
 
     def model(self, device: str, heads: int | None = None, base: type = MTPForCausalLM) -> Any:
         """Build the model where it will be, always with the same weights; on "meta" the shapes alone."""
@@ -72,7 +76,7 @@ class Size:
             hidden_size=self.width,
             intermediate_size=-(-self.width * 8 // 3 // 64) * 64,
             num_hidden_layers=self.layers,
-            num_attention_heads=max(self.width // 64, 1),
+            num_attention_heads=max(self.width // self.head_width, 1),
             tie_word_embeddings=True,
             mtp_heads=self.heads if heads is None else heads,
             use_cache=False,
@@ -80,10 +84,10 @@ class Size:
         with torch.device(device):
             return base(config)
 
-    def batch(self) -> dict[str, Any]:
+    def samples(self) -> list[TokenizedSample]:
         """Draw one batch of random tokens, with a reference's losses."""
         random = torch.Generator().manual_seed(42)
-        samples = [
+        return [
             TokenizedSample(
                 str(row),
                 tuple(torch.randint(2, self.vocabulary, (self.length,), generator=random).tolist()),
@@ -93,18 +97,27 @@ class Size:
             )
             for row in range(self.rows)
         ]
+
+    def batch(self) -> dict[str, Any]:
+        """Lay the samples out as the loader does."""
+        samples = self.samples()
         return collate(samples, sum(sample.targets for sample in samples), 0)
+
+    def data(self, batches: int) -> MTPDataModule:
+        """Give the same samples as many times over, the way a run gets them: planned, collated, pinned."""
+        data = MTPDataModule(None, None, SimpleNamespace(pad_token_id=0), self.tokens, self.length)
+        data.samples = {"train": TokenizedSamples.pack(self.samples() * batches)}
+        return data
 
     @property
     def tokens(self) -> int:
         """Return the tokens of a step."""
         return self.rows * self.length
 
-    @property
-    def flops(self) -> float:
+    def flops(self, model: Any = None) -> float:
         """Return the floating-point operations that a step of the model needs, as `speed/mfu` counts them."""
-        each = step_flops(self.model("meta"))
-        predictions = self.heads * self.batch()["targets"]
+        each = step_flops(model or self.model("meta"))
+        predictions = self.heads * sum(sample.targets for sample in self.samples())
         return (
             each.per_token * self.tokens
             + each.per_pair * self.rows * self.length**2
@@ -216,34 +229,58 @@ class Machine:
 Step = Callable[[], None]
 
 
-def stepper(machine: Machine, size: Size, algo_class: type = Baseline, heads: int | None = None, **how: Any) -> Step:
-    """Build a model with its optimizer, and return what takes one optimizer step."""
+def build_model(
+    machine: Machine,
+    size: Size,
+    heads: int | None = None,
+    lora: bool = False,
+    checkpointing: bool = False,
+    compiled: bool = False,
+) -> Any:
+    """Build a model to train."""
     model = size.model(machine.device, heads).train()
-    if how.get("lora"):
+    if lora:
         Lora().put_on(model)
-    if how.get("checkpointing"):
+    if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if how.get("compiled"):
-        for layer in (*model.decoder_layers, *model.extra_heads):
-            layer.compile()
-    reference = {"reference": Scored(), "weighting": SoftWeighting()} if algo_class is Rho1 else {}
+    if compiled:
+        compile_blocks(model)
+    return model
+
+
+def compile_blocks(model: Any) -> None:
+    """Let torch compile every block, the extra heads too; they are alike, so it does so once."""
+    for layer in (*model.decoder_layers, *model.extra_heads):
+        layer.compile()
+
+
+def step_of(machine: Machine, size: Size, model: Any, optimizer: Optimizer, algo_class: type = Baseline) -> Step:
+    """Return what takes one optimizer step of a model, in autocast where its weights are float32."""
+    reference = {"reference": Scored(), "weighting": SoftWeighting()} if issubclass(algo_class, Rho1) else {}
     algo = algo_class(model=model, optimizer=adamw, **reference)
     algo.trainer = Lightning(accelerator="cpu", logger=False, enable_checkpointing=False)  # only asked for its counts
     algo.log = algo.log_dict = lambda *_, **__: None
-    optimizer = adamw(model)
     batch = {k: v.to(machine.device) if torch.is_tensor(v) else v for k, v in size.batch().items()}
-    if algo_class is not Rho1:
+    if not reference:
         del batch["reference_nll_BT"]
+    autocast = not machine.cpu and model.dtype == torch.float32
 
     def step() -> None:
-        with torch.autocast(machine.device, torch.bfloat16, enabled=not machine.cpu):
+        with torch.autocast(machine.device, torch.bfloat16, enabled=autocast):
             loss = algo.training_step(batch, 0)["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        algo.last_step.clear()  # as `Baseline.optimizer_step`: the next forward pass needs the room
 
     return step
+
+
+def stepper(machine: Machine, size: Size, algo_class: type = Baseline, heads: int | None = None, **how: Any) -> Step:
+    """Build a model with its optimizer, and return what takes one optimizer step."""
+    model = build_model(machine, size, heads, **how)
+    return step_of(machine, size, model, adamw(model), algo_class)
 
 
 def peak_of_steps(machine: Machine, make: Callable[[], Step]) -> float:
@@ -358,23 +395,29 @@ class HuggingFaceTicks(Ticks, TrainerCallback):
 def ours(machine: Machine, size: Size, steps: int, **how: Any) -> list[float]:
     """Train through Lightning and our module."""
     ticks = LightningTicks(machine)
-    trainer = Lightning(
+    fit(machine, size, steps, callbacks=[ticks], **how)
+    return ticks.seconds
+
+
+def fit(machine: Machine, size: Size, steps: int, algo: LightningModule | None = None, **how: Any) -> LightningModule:
+    """Train a module through Lightning as a run does, uniform weights unless told otherwise; return it."""
+    usual = dict(
         accelerator="cpu" if machine.cpu else "gpu",
         devices=1,
         precision=machine.precision,
         max_steps=steps,
         max_epochs=-1,
         gradient_clip_val=1.0,
-        callbacks=[ticks],
         logger=False,
         enable_progress_bar=False,
         enable_checkpointing=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        **how,
+        limit_val_batches=0,
     )
-    trainer.fit(Baseline(size.model(machine.device), adamw, warmup=0.0).train(), itertools.repeat(size.batch()))
-    return ticks.seconds
+    algo = algo or Baseline(size.model(machine.device), adamw, warmup=0.0)
+    Lightning(**(usual | how)).fit(algo.train(), size.data(steps))
+    return algo
 
 
 def theirs(machine: Machine, size: Size, steps: int) -> list[float]:
@@ -440,8 +483,8 @@ def utilisation(machine: Machine, scale: Scale) -> None:
     print(f"\n{title}")
     for row, taken in (("bare loop", bare), ("trainer=fsdp", sharded)):
         seconds = statistics.median(taken)
-        share = f"{size.flops / seconds / best:.1%}" if best else "peak unknown"
-        print(f"  {row:52} {size.tokens / seconds:10.0f} tokens/s {size.flops / seconds / 1e12:8.1f} TFLOP/s {share}")
+        share = f"{size.flops() / seconds / best:.1%}" if best else "peak unknown"
+        print(f"  {row:52} {size.tokens / seconds:10.0f} tokens/s {size.flops() / seconds / 1e12:8.1f} TFLOP/s {share}")
 
 
 def main() -> None:
