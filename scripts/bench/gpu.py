@@ -11,6 +11,7 @@
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -43,7 +44,8 @@ FAST = {
     "mixed_compiled": 75,
     "heads": 60,
     "loss_chunks": 45,
-    "bf16_weights": 75,
+    "bf16_weights": 30,
+    "bf16_compiled": 75,
     "host_waits": 30,
     "decoding": 60,
     "lighter": 45,
@@ -187,8 +189,8 @@ def serve(channel: Connection, toy: bool) -> None:
     signal.signal(signal.SIGALRM, ring)
     bench = gpu_rows.Bench(toy)
     channel.send(("ready", bench.title))
-    while True:
-        name, seconds = channel.recv()
+    while request := channel.recv():
+        name, seconds = request
         reason = None
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
@@ -215,7 +217,7 @@ class Measurer:
         """Start the process, and wait until it has imported everything."""
         context = multiprocessing.get_context("spawn")
         self.channel, there = context.Pipe()
-        self.process = context.Process(target=serve, args=(there, self.toy), daemon=True)
+        self.process = context.Process(target=serve, args=(there, self.toy), daemon=False)
         self.process.start()
         there.close()
         _, self.table.title = self.receive(time.monotonic() + START)
@@ -251,8 +253,11 @@ class Measurer:
             self.table.add(name, Line(name, "failed", note=f"{what[:240]} (after {took:.0f} s)"))
 
     def end(self) -> None:
-        """End the process."""
+        """End the process, by force if it is not waiting for a request."""
         if self.process is not None:
+            with contextlib.suppress(OSError):
+                self.channel.send(None)
+            self.process.join(5)
             self.process.kill()
             self.process.join()
             self.process = None

@@ -10,21 +10,26 @@
 
 import gc
 import importlib.util
+import itertools
 import math
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from pytorch_lightning import Callback
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
 from scripts.bench.gpu import Line
-from scripts.bench.scale import Machine, Size, build_model, compile_blocks, explicit_loss, fit, step_of, theirs
+from scripts.bench.scale import Machine, Size, build_model, explicit_loss, fit, step_of, theirs
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.optimizers import adamw
 from wmtp.algos.rho1 import Rho1
@@ -50,7 +55,8 @@ class Bench:
     def __init__(self, toy: bool) -> None:
         quiet()
         quiet_libraries()
-        self.toy = toy
+        self.toy, self.environment = toy, dict(os.environ)
+        self.seconds_per_token: float | None = None  # of the big model in bf16-mixed, once measured
         self.machine = Machine("cpu" if toy else "cuda")
         self.cpu = self.machine.cpu
         self.device = self.machine.device
@@ -71,7 +77,12 @@ class Bench:
 
     def clean_up(self) -> None:
         """Give back what a row has left, and fail if the device has failed."""
-        torch.compiler.reset()
+        if dist.is_initialized():  # of a sharded run; others would take themselves for its ranks
+            dist.destroy_process_group()
+        os.environ.clear()
+        os.environ.update(self.environment)
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.reset()
         gc.collect()
         if not self.cpu:
             torch.cuda.synchronize()
@@ -144,13 +155,19 @@ class Ticks(Callback):
         if not self.cpu:
             torch.cuda.synchronize()
         between = (lambda a, b: b - a) if self.cpu else (lambda a, b: a.elapsed_time(b) / 1e3)
-        return [between(a, b) for a, b in zip(ticks, ticks[1:], strict=False)]
+        return [between(a, b) for a, b in itertools.pairwise(ticks)]
 
 
 def error(found: torch.Tensor, exact: torch.Tensor) -> float:
     """Return the relative error of a tensor, by norms, in float64."""
     exact = exact.double().cpu()
     return float((found.detach().double().cpu() - exact).norm() / exact.norm().clamp(min=1e-300))
+
+
+def failed(name: str, reason: Exception) -> Line:
+    """Make a line of what could not be measured."""
+    said = str(reason).strip().splitlines() or [""]
+    return Line(name, "failed", note=f"{type(reason).__name__}: {said[0]}"[:240])
 
 
 def judged(name: str, errors: dict[str, float], bounds: dict[str, float], note: str = "") -> Line:
@@ -213,12 +230,14 @@ def loss_against_float64(bench: Bench) -> Iterator[Line]:
     def exact(*leaves: torch.Tensor) -> torch.Tensor:
         return exact_loss(leaves[1:], leaves[0], labels_BT, weight_BT)
 
-    def gradients(loss: Callable[..., torch.Tensor], dtype: torch.dtype, autocast: bool) -> list[torch.Tensor]:
-        leaves = [leaf.detach().to(dtype).requires_grad_() for leaf in (unembedding_VD, *hidden)]
+    def gradients(
+        loss: Callable[..., torch.Tensor], given: Sequence[torch.Tensor], autocast: bool = False
+    ) -> list[torch.Tensor]:
+        leaves = [leaf.detach().clone().requires_grad_() for leaf in given]
         with torch.autocast(bench.device, torch.bfloat16, enabled=autocast):
             value = loss(*leaves)
         value.backward()
-        return [value, leaves[0].grad, torch.stack([leaf.grad for leaf in leaves[1:]])]
+        return [value.detach(), leaves[0].grad, torch.stack([leaf.grad for leaf in leaves[1:]])]
 
     names = ("loss", "d unembedding", "d hidden")
     for name, dtype, autocast, eps in (
@@ -227,13 +246,10 @@ def loss_against_float64(bench: Bench) -> Iterator[Line]:
         ("float32 in bf16 autocast", torch.float32, True, 1e-2),
         ("bfloat16", torch.bfloat16, False, 1e-2),
     ):
-        # Against the very numbers that it got: their own rounding is no error of the loss.
-        given = [leaf.to(dtype).double() for leaf in (unembedding_VD, *hidden)]
-        unembedding_VD_then, hidden_then = unembedding_VD, hidden
-        unembedding_VD, hidden = given[0], given[1:]
-        truth = gradients(exact, torch.float64, False)
-        unembedding_VD, hidden = unembedding_VD_then, hidden_then
-        found = gradients(fused, dtype, autocast)
+        given = [leaf.to(dtype) for leaf in (unembedding_VD, *hidden)]
+        # Of the very numbers that it got: their own rounding is no error of the loss.
+        truth = gradients(exact, [leaf.double() for leaf in given])
+        found = gradients(fused, given, autocast)
         errors = {key: error(value, right) for key, value, right in zip(names, found, truth, strict=True)}
         yield judged(f"loss in {name} against float64", errors, dict(zip(names, (eps, 2 * eps, 2 * eps), strict=True)))
 
@@ -294,19 +310,19 @@ def precisions(bench: Bench) -> Iterator[Line]:
     note = "" if watch.scale is None else f"; the scaler ends at {watch.scale:.0f}"
     # A step that overflows is skipped and the scale halved: the losses come later, so the last is held, not each.
     first, fell = abs(losses[0] / bench.float32_losses[0] - 1), losses[-1] < losses[0]
-    line = judged(
-        "training in 16-mixed", {"first loss": first}, {"first loss": 1e-2}, f"{losses[0]:.3f} → {losses[-1]:.3f}{note}"
-    )
+    note = f"{losses[0]:.3f} → {losses[-1]:.3f}{note}"
+    line = judged("training in 16-mixed against float32", {"first loss": first}, {"first loss": 1e-2}, note)
     yield line if fell and (watch.scale is None or watch.scale > 1) else replace(line, verdict="WRONG")
 
 
 def sharded(bench: Bench) -> Iterator[Line]:
     """Train through FSDP2 on one rank."""
     for name, bound, precision, more in (
-        ("trainer=fsdp, 32-true, one rank", 1e-4, "32-true", {}),
+        ("trainer=fsdp, 32-true, one rank", 1e-3, "32-true", {}),
         ("trainer=fsdp, bf16-mixed, one rank", 2e-2, "bf16-mixed", {}),
         ("trainer=fsdp, bf16-mixed, offloaded", 2e-2, "bf16-mixed", {"cpu_offload": True}),
     ):
+        bench.clean_up()  # each makes the group of ranks that it needs
         strategy = ShardedStrategy(precision=precision, **more)
         backend = "gloo" if bench.cpu else "nccl"
         losses = losses_of(bench, precision=precision, strategy=strategy)
@@ -320,7 +336,7 @@ def attentions(bench: Bench) -> Iterator[Line]:
 
     def run(model: Any, backend: SDPBackend | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         model.zero_grad()
-        with sdpa_kernel([backend] if backend else list(SDPBackend.__members__.values())[1:]):
+        with sdpa_kernel(backend) if backend else nullcontext():
             hidden = torch.stack(model.mtp(ids_BT).hidden)
             (hidden.float() * probe.reshape(hidden.shape[-1])).sum().backward()
         return hidden.detach(), model.decoder_layers[0].self_attn.q_proj.weight.grad.clone()
@@ -351,9 +367,7 @@ def attentions(bench: Bench) -> Iterator[Line]:
             one.set_attn_implementation(implementation)
             errors = [error(a, b) for a, b in zip(run(one, backend), right, strict=True)]
         except (ImportError, RuntimeError, ValueError) as reason:
-            yield Line(
-                f"attention: {name}", "failed", note=f"{type(reason).__name__}: {str(reason).splitlines()[0]}"[:200]
-            )
+            yield failed(f"attention: {name}", reason)
             continue
         # Half as far again from the truth as the written-out one in the same precision.
         bounds = (1e-4, 1e-3) if dtype == torch.float32 else [1.5 * each for each in floor]
@@ -380,51 +394,51 @@ def mixed(bench: Bench) -> Iterator[Line]:
     def work(size: Size) -> list[Line]:
         model = build_model(bench.machine, size)
         (uniform, peak), (weighted, other), (again, _) = timed(bench, size, model, (Baseline, Rho1, Baseline))
-        name = f"bf16-mixed, {size.rows} x {size.length}"
-        both = statistics.median([*uniform, *again])
+        each = statistics.median([*uniform, *again])
+        bench.seconds_per_token = each / size.tokens
+        name, note = f"bf16-mixed, {size.rows} x {size.length}", "× against uniform, measured before and after it"
+        ratio = statistics.median(weighted) / each
         return [
-            bench.line(f"{name}, uniform", size, [both], gigabytes=peak, ratio=1.0),
-            bench.line(
-                f"{name}, rho1 weights", size, weighted, gigabytes=other, ratio=statistics.median(weighted) / both,
-                note="against uniform, measured before and after",
-            ),
-        ]  # fmt: skip
+            bench.line(f"{name}, uniform", size, [each], gigabytes=peak, ratio=1.0),
+            bench.line(f"{name}, rho1 weights", size, weighted, gigabytes=other, ratio=ratio, note=note),
+        ]
 
     yield from bench.fitting(work, bench.big)
 
 
-def eager_and_compiled(bench: Bench, name: str, dtype: torch.dtype, eager: bool) -> Iterator[Line]:
-    """Measure a step of the big model as it is, and with its blocks compiled."""
+def other_step(bench: Bench, name: str, dtype: torch.dtype, compiled: bool = False) -> Iterator[Line]:
+    """Measure a step of the big model, against the one in bf16-mixed as it is."""
+    if compiled and bench.cpu:
+        yield Line(name, note="not measured: no GPU")
+        return
 
-    def work(size: Size) -> list[Line]:
-        model = build_model(bench.machine, size).to(dtype)
-        lines, before = [], None
-        for compiled in (False, True) if eager else (True,):
-            if compiled:
-                compile_blocks(model)
-            started = time.monotonic()
-            ((seconds, peak),) = timed(bench, size, model)
-            took = time.monotonic() - started
-            each = statistics.median(seconds)
-            before = before or each
-            what = f"{name}, {size.rows} x {size.length}, {'blocks compiled' if compiled else 'uniform'}"
-            note = f"with compiling {took:.0f} s in all" if compiled else ""
-            lines.append(
-                bench.line(what, size, seconds, gigabytes=peak, ratio=each / before if eager else None, note=note)
-            )
-        return lines
+    def work(size: Size) -> Line:
+        model = build_model(bench.machine, size, compiled=compiled).to(dtype)
+        started = time.monotonic()
+        ((seconds, peak),) = timed(bench, size, model)
+        note = f"{time.monotonic() - started:.0f} s with compiling" if compiled else ""
+        peer = bench.seconds_per_token
+        return bench.line(
+            f"{name}, {size.rows} x {size.length}", size, seconds, gigabytes=peak,
+            ratio=statistics.median(seconds) / size.tokens / peer if peer else None, note=note,
+        )  # fmt: skip
 
-    yield from bench.fitting(work, bench.big)
+    yield bench.fitting(work, bench.big)
 
 
 def mixed_compiled(bench: Bench) -> Iterator[Line]:
     """Measure the compiled step over float32 weights."""
-    yield from eager_and_compiled(bench, "bf16-mixed", torch.float32, eager=False)
+    yield from other_step(bench, "bf16-mixed, blocks compiled", torch.float32, compiled=True)
 
 
 def bf16_weights(bench: Bench) -> Iterator[Line]:
-    """Measure the step over bf16 weights, as it is and compiled."""
-    yield from eager_and_compiled(bench, "bf16-true", torch.bfloat16, eager=True)
+    """Measure the step over bf16 weights."""
+    yield from other_step(bench, "bf16-true", torch.bfloat16)
+
+
+def bf16_compiled(bench: Bench) -> Iterator[Line]:
+    """Measure the compiled step over bf16 weights."""
+    yield from other_step(bench, "bf16-true, blocks compiled", torch.bfloat16, compiled=True)
 
 
 def heads(bench: Bench) -> Iterator[Line]:
@@ -450,93 +464,95 @@ def heads(bench: Bench) -> Iterator[Line]:
         bench.clean_up()
 
 
-class Whole:
-    """Compute the loss by liger's fused kernel, a head at a time."""
+class LossAlone:
+    """Hold the hidden states, the output matrix and the labels of a large step, and ways to its loss."""
 
-    def __init__(self) -> None:
+    def __init__(self, bench: Bench, vocabulary: int) -> None:
+        torch.manual_seed(42)
+        size = bench.big
+        self.bench, self.vocabulary, self.heads, self.width = bench, vocabulary, size.heads, size.width
+        self.hidden = [
+            torch.randn(size.rows, size.length, size.width, device=bench.device, dtype=torch.bfloat16).requires_grad_()
+            for _ in range(size.heads)
+        ]
+        unembedding_VD = torch.randn(vocabulary, size.width, device=bench.device) / size.width**0.5
+        self.unembedding_VD = unembedding_VD.requires_grad_()
+        self.labels_BT = torch.randint(vocabulary, (size.rows, size.length), device=bench.device)
+        self.targets = size.rows * (size.length - 1)
+
+    def chunked(self, chunk: int) -> torch.Tensor:
+        """Compute it as we do."""
+        return weighted_mtp_loss(
+            self.hidden, self.unembedding_VD, self.labels_BT, None, self.targets,
+            targets=self.targets, chunk_size=chunk,
+        ).loss  # fmt: skip
+
+    def naive(self) -> torch.Tensor:
+        """Compute it from the logits of all heads."""
+        return explicit_loss(self.hidden, self.unembedding_VD, self.labels_BT, self.targets).loss
+
+    def liger(self) -> torch.Tensor:
+        """Compute it by liger's fused kernel, a head at a time."""
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-        self.fused = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORE, reduction="sum", accum_dtype=torch.float32)
-
-    def __call__(self, hidden: Sequence[torch.Tensor], unembedding_VD: torch.Tensor, labels_BT: torch.Tensor) -> Any:
-        """Return the loss."""
+        fused = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORE, reduction="sum", accum_dtype=torch.float32)
         return sum(
-            self.fused(unembedding_VD, h.flatten(0, 1), shift_left(labels_BT, k + 1, IGNORE).flatten())
-            for k, h in enumerate(hidden)
+            fused(self.unembedding_VD, h.flatten(0, 1), shift_left(self.labels_BT, k + 1, IGNORE).flatten())
+            for k, h in enumerate(self.hidden)
+        )
+
+    def line(self, how: str, loss: Callable[[], torch.Tensor], peer: float | None) -> Line:
+        """Measure forward and backward in bf16 autocast."""
+        bench = self.bench
+
+        def work() -> None:
+            with torch.autocast(bench.device, torch.bfloat16):
+                value = loss()
+            value.backward()
+            for leaf in (*self.hidden, self.unembedding_VD):
+                leaf.grad = None
+
+        held = 0.0 if bench.cpu else torch.cuda.memory_allocated() / GIGABYTE
+        bench.reset_peak()
+        each = statistics.median(bench.seconds(work, 2 if bench.toy else 5, warm_up=2))
+        flops = 6 * self.width * self.vocabulary * self.heads * self.targets
+        return Line(
+            f"loss alone, {self.heads} heads, V = {self.vocabulary}, {how}",
+            tokens=self.labels_BT.numel() / each,
+            mfu=flops / each / bench.peak if bench.peak else None,
+            milliseconds=1e3 * each,
+            gigabytes=None if bench.cpu else bench.peak_gigabytes() - held,
+            ratio=1e3 * each / peer if peer else 1.0,
         )
 
 
 def loss_chunks(bench: Bench) -> Iterator[Line]:
     """Measure the loss alone, forward and backward, by the rows of logits that it makes at a time."""
-    torch.manual_seed(42)
-    chunks = (16, 32) if bench.toy else (512, 1024, 2048, 4096, 8192, 16384)
-    vocabularies = (64,) if bench.toy else (32_000, 128_256)
-    rows, width, count = (2, 8, 2) if bench.toy else (8, bench.big.width, bench.big.heads)
-    length = 32 if bench.toy else 2048
-    for vocabulary in vocabularies:
-        hidden = [
-            torch.randn(rows, length, width, device=bench.device, dtype=torch.bfloat16).requires_grad_()
-            for _ in range(count)
-        ]
-        unembedding_VD = (torch.randn(vocabulary, width, device=bench.device) / width**0.5).requires_grad_()
-        labels_BT = torch.randint(vocabulary, (rows, length), device=bench.device)
-        targets = rows * (length - 1)
-
-        def ours(chunk: int) -> torch.Tensor:
-            return weighted_mtp_loss(
-                hidden, unembedding_VD, labels_BT, None, targets, targets=targets, chunk_size=chunk
-            ).loss
-
-        def measured(name: str, loss: Callable[[], torch.Tensor], peer: float | None) -> Line:
-            leaves = (*hidden, unembedding_VD)
-
-            def work() -> None:
-                with torch.autocast(bench.device, torch.bfloat16):
-                    value = loss()
-                value.backward()
-                for leaf in leaves:
-                    leaf.grad = None
-
-            held = 0 if bench.cpu else torch.cuda.memory_allocated()
-            bench.reset_peak()
-            each = statistics.median(bench.seconds(work, 2 if bench.toy else 5, warm_up=2))
-            peak = None if bench.cpu else bench.peak_gigabytes() - held / GIGABYTE
-            work_done = 6 * width * vocabulary * count * targets
-            return Line(
-                name, mfu=work_done / each / bench.peak if bench.peak else None, tokens=rows * length / each,
-                milliseconds=1e3 * each, gigabytes=peak, ratio=1e3 * peer and 1e3 * each / peer if peer else 1.0,
-            )  # fmt: skip
-
-        peer = None
-        for chunk in chunks:
-            line = measured(
-                f"loss alone, {count} heads, V = {vocabulary}, chunks of {chunk}", partial(ours, chunk), peer
-            )
+    for vocabulary in (64,) if bench.toy else (32_000, 128_256):
+        alone, peer = LossAlone(bench, vocabulary), None
+        for chunk in (16, 32) if bench.toy else (512, 1024, 2048, 4096, 8192, 16384):
+            line = alone.line(f"chunks of {chunk}", partial(alone.chunked, chunk), peer)
             peer = peer or line.milliseconds
             yield line
-        others: dict[str, Callable[[], torch.Tensor]] = {
-            "naive logits": lambda: explicit_loss(hidden, unembedding_VD, labels_BT, targets).loss
-        }
+        others = {"naive logits": alone.naive}
         if not bench.cpu and importlib.util.find_spec("liger_kernel"):
-            others["liger's fused kernel"] = partial(Whole(), hidden, unembedding_VD, labels_BT)
+            others["liger's fused kernel"] = alone.liger
         for name, loss in others.items():
             try:
-                yield measured(f"loss alone, {count} heads, V = {vocabulary}, {name}", loss, peer)
-            except (RuntimeError, TypeError, ValueError) as reason:
-                yield Line(f"loss alone, V = {vocabulary}, {name}", "failed", note=str(reason).splitlines()[0][:160])
-                bench.clean_up()
+                yield alone.line(name, loss, peer)
+            except Exception as reason:  # out of memory, or whatever a compiler of kernels says
+                yield failed(f"loss alone, {alone.heads} heads, V = {vocabulary}, {name}", reason)
+            bench.clean_up()
 
 
 def host_waits(bench: Bench) -> Iterator[Line]:
     """Count how often the host waits for the device in a step with the callbacks of a run, between logging steps."""
-    waiting = ("Synchronize", "cudaMemcpy ", "_local_scalar_dense")
+    # A CPU never waits for itself: there it is counted how often a value is read out of a tensor.
+    waiting = ("_local_scalar_dense",) if bench.cpu else ("Synchronize", "cudaMemcpy ")
 
     class Profiler(Callback):
         def __init__(self, first: int, last: int) -> None:
             self.first, self.last, self.counts = first, last, {}
-
-        def on_train_batch_end(self, *_: Any, batch_idx: int = 0) -> None:
-            pass
 
         def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
             if trainer.global_step == self.first:
@@ -559,7 +575,8 @@ def host_waits(bench: Bench) -> Iterator[Line]:
     each = {key: (more[key] - fewer.get(key, 0)) / (many - few) for key in more}
     waits = sum(value for value in each.values())
     said = ", ".join(f"{key} {value:.2f}" for key, value in each.items() if value) or "none"
-    yield Line("host waits a step, through Lightning", "ok" if waits == 0 else "WRONG", ratio=waits, note=said)
+    verdict = "" if bench.cpu else "ok" if waits == 0 else "WRONG"
+    yield Line("host waits a step, through Lightning", verdict, ratio=waits, note=f"{said}; × is their number")
 
 
 def decoding(bench: Bench) -> Iterator[Line]:
@@ -653,9 +670,11 @@ def through_lightning(bench: Bench, name: str, size: Size, peer: float | None = 
 
 def sharded_speed(bench: Bench) -> Iterator[Line]:
     """Measure trainer=fsdp on one rank: bf16 arithmetic throughout over float32 weights."""
-    yield bench.fitting(
-        lambda size: through_lightning(bench, "trainer=fsdp, bf16-mixed", size, strategy=ShardedStrategy()), bench.big
-    )
+
+    def work(size: Size) -> Line:
+        return through_lightning(bench, "trainer=fsdp, bf16-mixed", size, strategy=ShardedStrategy())
+
+    yield bench.fitting(work, bench.big)
 
 
 def trainers(bench: Bench) -> Iterator[Line]:
@@ -678,11 +697,5 @@ def liger(bench: Bench) -> Iterator[Line]:
     apply_liger_kernel_to_llama(
         rope=True, rms_norm=True, swiglu=True, cross_entropy=False, fused_linear_cross_entropy=False
     )
-    for name, dtype in (("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16)):
-
-        def work(size: Size, name: str = name, dtype: torch.dtype = dtype) -> Line:
-            ((seconds, peak),) = timed(bench, size, build_model(bench.machine, size).to(dtype))
-            return bench.line(f"{name}, {size.rows} x {size.length}, liger's kernels", size, seconds, gigabytes=peak)
-
-        yield bench.fitting(work, bench.big)
-        bench.clean_up()
+    yield from other_step(bench, "bf16-mixed, liger's kernels", torch.float32)
+    yield from other_step(bench, "bf16-true, liger's kernels", torch.bfloat16)

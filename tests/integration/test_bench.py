@@ -1,6 +1,11 @@
 """The table of what a step costs can be made anywhere, on a machine without a GPU too."""
 
+import json
+import os
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +35,38 @@ def test_the_memory_of_the_head_losses_does_not_grow_with_the_heads():
 
     assert megabytes(False, 8) < 1.05 * megabytes(False, 1)
     assert megabytes(True, 8) > 7 * megabytes(True, 1)
+
+
+def test_every_row_of_the_gpu_table_can_be_measured_without_one(tmp_path):
+    from scripts.bench import gpu
+
+    command = [str(Path(gpu.__file__).with_suffix("")), "--toy", "--out", str(tmp_path)]
+    done = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = json.loads((tmp_path / "gpu.json").read_text())["lines"]
+    assert {line["row"] for line in lines} == {*gpu.CORRECT, *gpu.FAST, "tests"}
+    bad = [line for line in lines if line["verdict"] not in ("", "ok")]
+    assert not bad, bad
+    assert len((tmp_path / "gpu.md").read_text().splitlines()) == len(lines) + 4
+    assert all(line["name"] in done.stdout for line in lines)
+
+
+def test_a_row_that_takes_too_long_or_kills_its_process_costs_only_itself(tmp_path):
+    from scripts.bench.gpu import Measurer, Table
+
+    table = Table(tmp_path)
+    measurer = Measurer(True, table, time.monotonic() + 300)
+    try:
+        measurer.measure("decoding", 0.01)
+        assert "TimeoutError: its time was up" in table.lines.pop()[1].note
+        measurer.process.kill()
+        measurer.measure("device", 60)
+        assert [line.verdict for _, line in table.lines] == ["failed"]
+        measurer.measure("device", 60)
+        assert [line.verdict for _, line in table.lines] == ["failed", "", ""]
+    finally:
+        measurer.end()
+    assert measurer.process is None
+    measurer.deadline = time.monotonic()
+    measurer.measure("device", 60)
+    assert "no time was left" in table.lines[-1][1].note
