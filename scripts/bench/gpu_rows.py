@@ -35,15 +35,15 @@ from wmtp.algos.optimizers import adamw
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks.throughput import Throughput
 from wmtp.callbacks.weight_statistics import WeightStatistics
+from wmtp.checkpoints.strategy import ShardedStrategy
 from wmtp.cli import quiet, quiet_libraries
 from wmtp.maths.alignment import IGNORE, shift_left, target_mask
 from wmtp.maths.loss import weighted_mtp_loss
 from wmtp.maths.weighting import HardSelection, SoftWeighting
-from wmtp.memory_profile import PHASES, CudaMeter, HostMeter, PhaseMeter
 from wmtp.models.flops import peak_flops
 from wmtp.models.generation import Request, Sampling, acceptance, generate
 from wmtp.models.loading import find_model, load_tokenizer
-from wmtp.strategy import ShardedStrategy
+from wmtp.run.memory_profile import PHASES, CudaMeter, HostMeter, PhaseMeter
 
 GIGABYTE = 2**30
 WARM_UP = 3  # steps that allocate and choose kernels; not counted
