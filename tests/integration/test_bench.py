@@ -58,7 +58,7 @@ def test_a_row_that_takes_too_long_or_kills_its_process_costs_only_itself(tmp_pa
     measurer = Measurer(True, table, time.monotonic() + 300)
     try:
         measurer.measure("decoding", 0.01)
-        assert "TimeoutError: its time was up" in table.lines.pop()[1].note
+        assert "TimeIsUp: its time was up" in table.lines.pop()[1].note
         measurer.process.kill()
         measurer.measure("device", 60)
         assert [line.verdict for _, line in table.lines] == ["failed"]
