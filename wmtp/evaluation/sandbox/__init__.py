@@ -12,7 +12,7 @@
 """
 
 from .pool import Sandbox
-from .program import STATUSES, Limits, Program, Verdict
+from .program import STATUSES, Limits, Program, Verdict, imports_of
 from .timing import limits_from_references
 
-__all__ = ["STATUSES", "Limits", "Program", "Sandbox", "Verdict", "limits_from_references"]
+__all__ = ["STATUSES", "Limits", "Program", "Sandbox", "Verdict", "imports_of", "limits_from_references"]

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 
 from wmtp.errors import HarnessError, SandboxUnavailableError
 
-from .program import Program, Verdict
+from .program import STATUSES, Program, Verdict
 from .worker import confinement, wire
 
 _LADDER = ("namespaces", "bubblewrap", "landlock")
@@ -31,6 +31,7 @@ _QUEUE = 2  # programs per worker: the one that runs and the one that is next
 _AHEAD = 64  # samples per worker that may wait for the verdict of an identical one
 _GRACE_SECONDS = 10.0
 _START_SECONDS = 30.0
+_VERDICT_BYTES = 1 << 16
 _PROBE = Program(
     source="""
 import os, socket
@@ -160,19 +161,18 @@ class Sandbox:
                 for selected, events in ready:
                     worker = selected.data
                     broken = not worker.move(events)
-                    for number, status, seconds, message in worker.verdicts():
-                        job = worker.take(number)
-                        if number not in jobs:
+                    for job, verdict in worker.verdicts():
+                        if job.number not in jobs:
                             continue  # of an iteration that was given up
-                        if status == "harness_error":
-                            job.fail(message)
+                        if verdict.status == "harness_error":
+                            job.fail(verdict.message)
                             retry.append(job)
                             continue
-                        del jobs[number]
-                        self._known[job.key] = verdict = Verdict(status, seconds, message)
+                        del jobs[job.number]
+                        self._known[job.key] = verdict
                         for index in waiting.pop(job.key):
                             yield index, verdict
-                    if broken:
+                    if broken or worker.is_garbled:
                         lost = self._replace(worker, selector)
                         if lost and lost[0].number in jobs:
                             lost[0].fail("its worker ended")
@@ -253,7 +253,7 @@ class _Worker:
     def __init__(self, rung: str):
         self.channel, theirs = socket.socketpair()
         self.rung, self.jobs, self.unsent, self.received = rung, {}, bytearray(), bytearray()
-        self.directory, self.silence = "", 0.0
+        self.directory, self.silence, self.is_garbled = "", 0.0, False
         package = os.path.dirname(os.path.abspath(__file__))
         python = getattr(sys, "_base_executable", None) or sys.executable
         start = (
@@ -317,11 +317,6 @@ class _Worker:
         self.jobs[job.number] = job
         self.unsent += wire.pack([job.number, _plain(job.program)])
 
-    def take(self, number: int) -> _Job:
-        """Take back a job that is done."""
-        self.silence = 0.0
-        return self.jobs.pop(number)
-
     def move(self, events: int) -> bool:
         """Send and receive what is possible without waiting; return whether the worker still lives."""
         try:
@@ -338,15 +333,28 @@ class _Worker:
             return False
         return True
 
-    def verdicts(self) -> Iterator[list]:
-        """Take the complete messages that have come."""
-        while len(self.received) >= 4:
-            end = 4 + int.from_bytes(self.received[:4], "little")
-            if len(self.received) < end:
+    def verdicts(self) -> Iterator[tuple[_Job, Verdict]]:
+        """Take the complete messages that have come, each with the job that it is about.
+
+        judge는 프로그램이 지은 값을 만지므로 이쪽은 judge의 말도 믿지 않는다: 판정이 아닌 것이 오면 작업자를 버린다.
+        """
+        while len(self.received) >= 4 and not self.is_garbled:
+            length = int.from_bytes(self.received[:4], "little")
+            if length > _VERDICT_BYTES:
+                self.is_garbled = True
+            elif len(self.received) < 4 + length:
                 return
-            message = json.loads(self.received[4:end])
-            del self.received[:end]
-            yield message
+            else:
+                try:
+                    number, status, seconds, message = json.loads(self.received[4 : 4 + length])
+                    verdict = Verdict(STATUSES[STATUSES.index(status)], float(seconds), " ".join(message.split()))
+                    job = self.jobs.pop(number)
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                    self.is_garbled = True
+                    return
+                del self.received[: 4 + length]
+                self.silence = 0.0
+                yield job, verdict
 
     def is_overdue(self) -> bool:
         """Tell whether the worker has been silent for longer than its program may take.
