@@ -17,6 +17,9 @@ from . import confinement, judge, keeper, kernel, wire, zygote
 
 def main(name: str, parent: socket.socket) -> None:
     """Run one worker of the given rung."""
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # whoever started us may have it ignored, and no child could be counted
     builtins.exit = builtins.quit = sys.exit  # the site module, which is not loaded here, would define them
     for module in zygote.PRELOADED:
         importlib.import_module(module)
