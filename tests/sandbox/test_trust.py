@@ -29,6 +29,7 @@ ALIASES = (
     ("from importlib import import_module as deepcopy\ndef f(x): return 'antigravity'", "assert deepcopy(f(2)) == 4"),
     ("from pickle import loads as deepcopy\ndef f(x): return b'cos\\nsystem\\n(V:\\ntR.'", "assert not deepcopy(f(2))"),
     ("from math import isclose as Decimal\ndef f(x): return 1.0", "assert Decimal(f(2), 1.0) is True"),
+    (f"def f(x): return 1\nf.__annotations__ = {{'x': {WRITE!r}}}", "import typing\nassert typing.get_type_hints(f)"),
     ("import sys as json\ndef f(x): return 1", "assert json.getsizeof(f(2))"),
 )  # fmt: skip
 

@@ -8,6 +8,7 @@ import ast
 import functools
 from dataclasses import dataclass
 
+PLACES = ("outside", "inside", "trusting")
 STATUSES = ("passed", "wrong", "error", "timeout", "memory", "output", "crashed", "harness_error")
 
 
@@ -51,6 +52,9 @@ class Program:
         imports: 참조 정답의 import 문들 (`imports_of`). 시험이 도구로 쓰는 이름은 (`math.isclose`의 math) 시험 자신의
             import가 아니면 여기서 온다. 채점할 프로그램의 import는 결코 쓰지 않는다.
         entry_point: 시험받는 함수. 이 이름만은 언제나 프로그램에서 온다 (MBPP 126은 내장 함수 `sum`을 새로 정의한다).
+        place: 시험을 실행할 곳. "outside"는 judge, "inside"는 프로그램의 프로세스 (비교만은 judge), "trusting"은 거기서
+            프로그램의 객체가 평범한 값과 섞여도 되는 것. "either"는 참조 정답이 없을 때: 밖에서 실행하고, 틀린 까닭이
+            경계일 수 있으면 안에서도 실행한다. 참조 정답이 있으면 `places_by_references`가 정한다.
         task_id: 오류 문장에 쓰는 이름.
         limits: 이 프로그램의 한도.
     """
@@ -61,6 +65,7 @@ class Program:
     stdio: tuple[tuple[str, str], ...] = ()
     imports: str = ""
     entry_point: str | None = None
+    place: str = "either"
     task_id: str = ""
     limits: Limits = Limits()
 
@@ -73,11 +78,13 @@ class Verdict:
         status: `STATUSES` 중 하나.
         seconds: 프로그램이 쓴 CPU 시간.
         message: 한 줄의 이유. 참조 정답이나 시험의 글은 결코 들어가지 않는다.
+        place: 시험이 실행된 곳, "outside" 또는 "inside".
     """
 
     status: str
     seconds: float
     message: str = ""
+    place: str = "outside"
 
     @property
     def passed(self) -> bool:

@@ -2,20 +2,27 @@
 
 [연구 맥락] 프로그램과 같은 프로세스에서 assert를 실행하면 프로그램이 시험을 읽고, 건너뛰고, 위조할 수 있다. 여기서는
 시험이 이쪽(신뢰하는 프로세스)에서 실행되고, 프로그램의 함수만 저쪽에서 실행된다.
-[동작] 시험 속의 이름은 `names.py`, 오가는 값은 `session.py`, 저쪽 프로세스는 `process.py`.
+[동작] 시험 속의 이름은 `names.py`, 오가는 값은 `session.py`와 `remote.py`, 저쪽 프로세스는 `process.py`.
+경계를 건너지 못하는 시험은 저쪽에서 실행한다 (`hiding.py`, `inside.py`).
 """
 
 import contextlib
 import os
 import random
+import secrets
 import signal
 import socket
+import sys
+import typing
 
-from . import keeper, wire
-from .names import Names, compile_tests
+from . import keeper, names, wire
+from .hiding import hide
+from .names import Names, compile_tests, imports_inside
 from .process import Process
 from .session import Session
 from .settled import Settled
+
+_DEEP = 6000  # values may be nested as deep as program_side.py lets them
 
 
 class Judge:
@@ -32,6 +39,8 @@ class Judge:
         self.parent, self.zygote, self.keeper, self.rung = parent, zygote_channel, keeper_channel, rung
         self.circumstances = circumstances
         signal.signal(signal.SIGALRM, self.interrupt_tests)
+        sys.setrecursionlimit(_DEEP)
+        typing.get_type_hints = lambda *_, **__: names.refuse("typing.get_type_hints")  # it executes annotations
 
     def serve(self) -> None:
         """Answer each program with a verdict until the other side is gone."""
@@ -39,43 +48,119 @@ class Judge:
             number, program = job
             self.parent.sendall(wire.pack([number, *self.judge(program)]))
 
-    def judge(self, program: dict) -> tuple[str, float, str]:
-        """Return status, CPU seconds and message for one program."""
+    def judge(self, program: dict) -> tuple[str, float, str, str]:
+        """Return status, CPU seconds, message and the place of the tests for one program."""
         self.spent = 0.0
+        place = program["place"]
+        if program["stdio"]:
+            return self.settle(self.judge_stdio, program, "outside")
+        if place in ("inside", "trusting"):
+            return self.settle(self.judge_inside, program, "inside")
         try:
-            (self.judge_stdio if program["stdio"] else self.judge_tests)(program)
+            self.judge_tests(program)
         except Settled as settled:
-            return settled.status, self.spent, settled.message
-        return "passed", self.spent, ""
+            if settled.border and place == "either":
+                inside = self.settle(self.judge_inside, program, "inside")
+                if inside[0] == "passed" or settled.status == "harness_error":
+                    return inside
+            if settled.border and settled.status == "harness_error":  # the reference passes: it is the program's doing
+                settled.status = "wrong"
+            return settled.status, self.spent, settled.message, "outside"
+        return "passed", self.spent, "", "outside"
+
+    def settle(self, run, program: dict, place: str) -> tuple[str, float, str, str]:
+        """Run a program one way and return what came out."""
+        try:
+            run(program)
+        except Settled as settled:
+            return settled.status, self.spent, settled.message, place
+        return "passed", self.spent, "", place
 
     def judge_tests(self, program: dict) -> None:
         """Run the setup and the tests here against the functions there; raise Settled unless all is well."""
-        try:
-            codes, uses = compile_tests((program["setup"], *program["tests"]))
-        except (SyntaxError, ValueError) as error:
-            raise Settled("harness_error", f"the tests are no Python ({type(error).__name__})") from None
+        codes, uses = self.compile(program)
         with self.running(program) as process:
             session = Session(process)
             names = Names(session, program, uses)
             random.seed(0)  # the same program gets the same verdict each time
             place = "while it was loaded"
-            signal.setitimer(signal.ITIMER_REAL, program["limits"]["wall_seconds"] + 1)
             try:
-                session.interpret(*session.receive())
-                for count, code in enumerate(codes):
-                    place = f"in test {count} of {len(codes) - 1}" if count else "in the setup"
-                    exec(code, names)
-                    if count == 0:
-                        names.pop(program["entry_point"], None)
+                with self.alarm(program):
+                    session.interpret(*session.receive())
+                    for count, code in enumerate(codes):
+                        place = _place(count, codes)
+                        exec(code, names)
+                        if count == 0:
+                            names.pop(program["entry_point"], None)
             except Settled:
                 raise
             except BaseException as error:
-                signal.setitimer(signal.ITIMER_REAL, 0)
                 process.check_output()
-                raise _explain(error, session.error, place) from None
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                raise _explain(error, session, place, uses.identity) from None
             process.check_output()
+
+    def judge_inside(self, program: dict) -> None:
+        """Have the setup and the tests run there, and compare here; raise Settled unless all is well."""
+        codes, uses = self.compile(program)
+        strict = program["place"] != "trusting"
+        hidden = hide((program["setup"], *program["tests"]), strict)
+        nonce = secrets.token_hex(16)
+        request = {
+            "imports": imports_inside(program["imports"], uses),
+            "tools": sorted(uses.tools),
+            "texts": hidden.texts,
+            "nonce": nonce,
+            "strict": strict,
+            "entry_point": program["entry_point"],
+            "only_builtins": uses.only_builtins(program["entry_point"]),
+        }
+        place, due, kind, first = "while it was loaded", set(hidden.due), "", None
+        with self.running(program) as process:
+            session = Session(process)
+            try:
+                with self.alarm(program):
+                    session.interpret(*session.receive())
+                    process.send(wire.pack(["inside", request]))
+                    while kind != "done":
+                        kind, first, second = session.receive()
+                        if kind == "began" and type(first) is int:
+                            place = _place(first, codes)
+                        elif kind == "compare":
+                            process.send(wire.pack(["result", hidden.compare(session, first, second, place, strict)]))
+                            due.discard(first)
+                        elif kind != "done":
+                            session.interpret(kind, first, second)
+                            raise Settled("error", "answered with something that is no value")
+            except Settled as settled:
+                if settled.status == "wrong":
+                    process.check_output()
+                raise
+            except BaseException as error:
+                process.check_output()
+                if kind == "raise" and first[0] == "CannotImportError":
+                    raise Settled("harness_error", "the tests import what is not installed here") from None
+                if error is session.error and isinstance(error, AssertionError):
+                    raise Settled("wrong", f"failed {place}") from None
+                raise _explain(error, session, place, False) from None
+            process.check_output()
+            if first != nonce or due:
+                raise Settled("wrong", "claimed to have passed")
+
+    def compile(self, program: dict):
+        """Compile the tests of a program."""
+        try:
+            return compile_tests((program["setup"], *program["tests"]))
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise Settled("harness_error", f"the tests are no Python ({type(error).__name__})") from None
+
+    @contextlib.contextmanager
+    def alarm(self, program: dict):
+        """Interrupt tests that do not come to an end on the values they got."""
+        signal.setitimer(signal.ITIMER_REAL, program["limits"]["wall_seconds"] + 1)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def judge_stdio(self, program: dict) -> None:
         """Run the program once per test with real standard input and output; raise Settled at the first failure."""
@@ -117,7 +202,7 @@ class Judge:
                 if settled.status != "crashed":
                     raise Settled(settled.status, f"{settled.message} {place}") from None
             except Exception as error:
-                raise _explain(error, session.error, place) from None
+                raise _explain(error, session, place, False) from None
             raise Settled("error", f"exited with code {os.WEXITSTATUS(status)} {place}")
 
     def interrupt_tests(self, *_) -> None:
@@ -134,17 +219,22 @@ class Judge:
         return keeper.ANSWER.unpack(self.keeper.recv(keeper.ANSWER.size, socket.MSG_WAITALL))
 
 
-def _explain(error: BaseException, remote_error: BaseException | None, place: str) -> Settled:
+def _place(count: int, codes: list) -> str:
+    """Say which of the tests is meant; the first is the setup."""
+    return f"in test {count} of {len(codes) - 1}" if count else "in the setup"
+
+
+def _explain(error: BaseException, session: Session, place: str, identity: bool) -> Settled:
     """Say what an exception that ended the tests means, without a word of the tests or the program."""
-    if error is remote_error:
-        if isinstance(error, MemoryError):
-            return Settled("memory", f"ran out of memory {place}")
-        return Settled("error", f"raised {error.sandbox_name} {place}")
-    if isinstance(error, AssertionError):
-        return Settled("wrong", f"failed {place}")
     if isinstance(error, MemoryError):
-        return Settled("memory", f"returned more than the tests can hold {place}")
-    return Settled("wrong", f"returned what the test cannot use ({type(error).__name__}) {place}")
+        known = "ran out of memory" if error is session.error else "returned more than the tests can hold"
+        return Settled("memory", f"{known} {place}")
+    border = session.crossed or identity
+    if error is session.error:
+        return Settled("error", f"raised {error.sandbox_name} {place}", border)
+    if isinstance(error, AssertionError):
+        return Settled("wrong", f"failed {place}", border)
+    return Settled("wrong", f"returned what the test cannot use ({type(error).__name__}) {place}", border)
 
 
 def outputs_match(printed: bytes, expected: bytes) -> bool:

@@ -1,13 +1,12 @@
-"""Talk with a program about its functions: what the tests see of it, and what crosses.
+"""Talk with a program about its functions: what crosses, and how.
 
-[연구 맥락] 시험이 보는 프로그램의 이름은 `Remote`, 곧 저쪽 객체를 가리키는 번호다. 넘어오는 값은 평범한 값뿐이므로
-`==`는 언제나 이쪽의 `==`다.
 [디버깅] 판정이 이상하면 `Session.exchange`에 오가는 메시지를 출력해 보라.
 """
 
 import builtins
 
 from . import wire
+from .remote import TWINS, Remote, RemoteContainer, number_of
 from .settled import Settled
 
 _EXCEPTIONS = {
@@ -17,94 +16,65 @@ _EXCEPTIONS = {
 }
 
 
-class Remote:
-    """Stand for an object of the program; only plain values ever come from it.
-
-    `in`은 넘기지 않는다: 무엇이든 들어 있다고 답하는 객체가 시험을 속일 수 있다. `==`는 둘 다 프로그램의 객체일 때만
-    프로그램에게 묻고, 평범한 값과는 결코 같지 않다.
-    """
-
-    __slots__ = ("_number", "_session")
-
-    def __init__(self, session, number):
-        object.__setattr__(self, "_session", session)
-        object.__setattr__(self, "_number", number)
-
-    def __call__(self, *arguments, **keywords):
-        return self._session.call(self, arguments, keywords)
-
-    def __getattr__(self, name):
-        return self._session.request("getattr", [self, name])
-
-    def __setattr__(self, name, value):
-        self._session.request("setattr", [self, name, value])
-
-    def __getitem__(self, key):
-        return self._session.request("getitem", [self, key])
-
-    def __setitem__(self, key, value):
-        self._session.request("setitem", [self, key, value])
-
-    def __iter__(self):
-        return self._session.request("iter", [self])
-
-    def __next__(self):
-        return self._session.request("next", [self])
-
-    def __bool__(self):
-        return bool(self._session.request("bool", [self]))
-
-    def __len__(self):
-        return self._session.request("len", [self])
-
-    def __str__(self):
-        return self._session.request("str", [self])
-
-    def __repr__(self):
-        return self._session.request("repr", [self])
-
-    def __eq__(self, other):
-        return isinstance(other, Remote) and bool(self._session.request("eq", [self, other]))
-
-    def __hash__(self):
-        return hash(self._number)
-
-    def __instancecheck__(self, value):
-        return isinstance(value, Remote) and bool(self._session.request("isinstance", [value, self]))
-
-
 class Session:
-    """Talk with one program about its functions."""
+    """Talk with one program.
+
+    Attributes:
+        crossed: 내용만으로는 다 말할 수 없는 것이 경계를 건넜는가.
+        met_object: 그 가운데 내용이 아예 없는 것, 곧 평범한 종류에서 나오지 않은 객체가 있었는가.
+    """
 
     def __init__(self, process):
         self.process = process
         self.error = None
         self.functions = []
+        self.crossed = self.met_object = False
 
-    def export(self, value):
-        """Let a number stand for a remote object or for a function of the tests."""
-        if isinstance(value, Remote):
-            return {"h": value._number}
+    def export(self, value, base):
+        """Let a number stand for an object of the program or for a function of the tests."""
+        if (number := number_of(value)) is not None:
+            return {"h": number}
         if getattr(builtins, getattr(value, "__name__", "") or "", None) is value:
             return {"b": value.__name__}
+        self.crossed = True
+        if base is not None:
+            return wire.encode(wire.content_of(value, base), self.export)
         if callable(value):
             self.functions.append(value)
             return {"callback": len(self.functions) - 1}
-        raise Settled("harness_error", f"the tests pass a {type(value).__name__}, which cannot cross to the program")
+        kind = type(value).__name__
+        raise Settled("harness_error", f"the tests pass a {kind}, which cannot cross to the program", border=True)
 
     def resolve(self, tag, content):
-        """Stand in for an object of the program."""
-        if tag != "h" or type(content) is not int:
+        """Stand in for an object of the program: what it is, and whether it has plain content."""
+        if tag != "h":
             raise ValueError(tag)
-        return Remote(self, content)
+        number, base, plain = content
+        if type(number) is not int:
+            raise ValueError(number)
+        self.crossed = True
+        remote = Remote(self, number)
+        if base is None:
+            self.met_object = True
+            return remote
+        if (kind := TWINS.get(wire.BASES[base])) is None:
+            return RemoteContainer(self, number, wire.BASES[base])
+        content = wire.decode(plain, self.resolve)
+        if type(content) is not wire.BASES[base]:
+            raise ValueError(base)
+        twin = kind(content)
+        twin._remote = remote
+        return twin
 
     def call(self, target, arguments, keywords):
         """Call a function of the program; arguments that it changed in place change here too."""
         result, changed = self.exchange("call", [target, list(arguments), keywords])
-        for value, after in zip(arguments, changed or (), strict=False):
-            if isinstance(value, list) and isinstance(after, list) and value != after:
+        for value, after in zip((*arguments, *keywords.values()), changed or (), strict=False):
+            if type(value) is not type(after) or value == after:
+                continue
+            if type(value) in (list, bytearray):
                 value[:] = after
-            elif isinstance(value, dict | set) and type(value) is type(after) and value != after:
+            elif type(value) in (dict, set):
                 value.clear()
                 value.update(after)
         return result
@@ -151,6 +121,7 @@ class Session:
             exact, text = rest[0][0] == name, str(rest[1])
         except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError, AttributeError):
             raise Settled("error", "answered with something that is no value") from None
+        self.crossed |= not exact
         kind = _EXCEPTIONS[name]
         if not issubclass(kind, Exception):
             raise Settled("error", f"raised {name}")
