@@ -14,7 +14,7 @@ from typing import Any
 from wmtp.data.problem import Problem
 from wmtp.data.prompts import Prompt
 from wmtp.errors import ConfigError
-from wmtp.evaluation.sandbox import Limits, Program
+from wmtp.evaluation.sandbox import Limits, Program, imports_of
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ def program_of(problem: Problem, source: str, limits: Limits) -> Program:
         tests=problem.tests,
         setup=problem.setup,
         stdio=problem.stdio,
+        imports=imports_of(problem.solutions[0]) if problem.solutions else "",
         entry_point=problem.entry_point,
         task_id=problem.task_id,
         limits=limits,

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 
 from wmtp.errors import HarnessError, SandboxUnavailableError
 
-from .program import Program, Verdict
+from .program import PLACES, STATUSES, Program, Verdict
 from .worker import confinement, wire
 
 _LADDER = ("namespaces", "bubblewrap", "landlock")
@@ -31,6 +31,7 @@ _QUEUE = 2  # programs per worker: the one that runs and the one that is next
 _AHEAD = 64  # samples per worker that may wait for the verdict of an identical one
 _GRACE_SECONDS = 10.0
 _START_SECONDS = 30.0
+_VERDICT_BYTES = 1 << 16
 _PROBE = Program(
     source="""
 import os, socket
@@ -112,7 +113,8 @@ class Sandbox:
             (programs에서의 번호, 판정). 끝나는 순서대로.
 
         Raises:
-            HarnessError: 채점 자체가 세 번 거듭 실패했을 때. 결코 오답으로 세지 않는다.
+            HarnessError: 채점이 거듭 실패하고, 아무 문제 없는 프로그램도 채점되지 않을 때. 한 프로그램이나 그 시험만의
+                문제라면 그 판정이 harness_error가 되고 나머지는 계속한다.
         """
         if not self._pool:
             raise RuntimeError("The sandbox is not open: use `with Sandbox() as sandbox`.")
@@ -121,6 +123,13 @@ class Sandbox:
         waiting: dict[bytes, list[int]] = {}
         jobs: dict[int, _Job] = {}
         retry: collections.deque[_Job] = collections.deque()
+
+        def settle(job: _Job, verdict: Verdict) -> Iterator[tuple[int, Verdict]]:
+            del jobs[job.number]
+            self._known[job.key] = verdict
+            for index in waiting.pop(job.key):
+                yield index, verdict
+
         with selectors.DefaultSelector() as selector:
             for worker in self._pool:
                 selector.register(worker.channel, selectors.EVENT_READ, worker)
@@ -160,44 +169,40 @@ class Sandbox:
                 for selected, events in ready:
                     worker = selected.data
                     broken = not worker.move(events)
-                    for number, status, seconds, message in worker.verdicts():
-                        job = worker.take(number)
-                        if number not in jobs:
+                    for job, verdict in worker.verdicts():
+                        if job.number not in jobs:
                             continue  # of an iteration that was given up
-                        if status == "harness_error":
-                            job.fail(message)
+                        if verdict.status == "harness_error" and job.may_be_tried_again():
                             retry.append(job)
                             continue
-                        del jobs[number]
-                        self._known[job.key] = verdict = Verdict(status, seconds, message)
-                        for index in waiting.pop(job.key):
-                            yield index, verdict
-                    if broken:
-                        lost = self._replace(worker, selector)
-                        if lost and lost[0].number in jobs:
-                            lost[0].fail("its worker ended")
+                        yield from settle(job, verdict)
+                    if broken or worker.is_garbled:
+                        new, lost = self._replace(worker, selector)
                         retry += [job for job in lost if job.number in jobs]
+                        if lost and lost[0].number in jobs and not lost[0].may_be_tried_again():
+                            if (reason := new.probe()) is not None:
+                                raise HarnessError(f"sandbox: workers end, and {reason}. Nothing more can be judged.")
+                            retry.remove(lost[0])
+                            yield from settle(lost[0], Verdict("harness_error", 0.0, "its worker ended"))
                 for worker in list(self._pool):
                     if not worker.is_overdue():
                         continue
                     # The judge hangs in C code, on values such as ten thousand colliding keys: the program's doing.
-                    late, *others = self._replace(worker, selector)
+                    _, (late, *others) = self._replace(worker, selector)
                     retry += [job for job in others if job.number in jobs]
-                    if jobs.pop(late.number, None) is not None:
+                    if late.number in jobs:
                         message = "the tests did not end on the values that the program returned"
-                        self._known[late.key] = verdict = Verdict("timeout", late.program.limits.wall_seconds, message)
-                        for index in waiting.pop(late.key):
-                            yield index, verdict
+                        yield from settle(late, Verdict("timeout", late.program.limits.wall_seconds, message))
 
-    def _replace(self, worker: "_Worker", selector) -> list["_Job"]:
-        """Put a new worker in the place of a broken one; return the jobs that it leaves behind."""
+    def _replace(self, worker: "_Worker", selector) -> tuple["_Worker", list["_Job"]]:
+        """Put a new worker in the place of a broken one; return it, and the jobs that the other leaves behind."""
         selector.unregister(worker.channel)
         worker.end()
         new = _Worker(self.rung)
         self._pool[self._pool.index(worker)] = new
         new.wait_until_ready()
         selector.register(new.channel, selectors.EVENT_READ, new)
-        return list(worker.jobs.values())
+        return new, list(worker.jobs.values())
 
     def _climb_ladder(self) -> tuple[str, "_Worker"]:
         """Find the highest rung that works here."""
@@ -233,14 +238,10 @@ class _Job:
     program: Program
     failures: int = 0
 
-    def fail(self, reason: str) -> None:
-        """Count a failure of the harness; raise when there were too many."""
+    def may_be_tried_again(self) -> bool:
+        """Count a failure of the harness; return whether there have been few."""
         self.failures += 1
-        if self.failures == _ATTEMPTS:
-            name = self.program.task_id or "a program without task_id"
-            raise HarnessError(
-                f"sandbox: judging {name} failed {_ATTEMPTS} times: {reason}. Nothing is known about it."
-            )
+        return self.failures < _ATTEMPTS
 
 
 class _NotHereError(SandboxUnavailableError):
@@ -253,7 +254,7 @@ class _Worker:
     def __init__(self, rung: str):
         self.channel, theirs = socket.socketpair()
         self.rung, self.jobs, self.unsent, self.received = rung, {}, bytearray(), bytearray()
-        self.directory, self.silence = "", 0.0
+        self.directory, self.silence, self.is_garbled = "", 0.0, False
         package = os.path.dirname(os.path.abspath(__file__))
         python = getattr(sys, "_base_executable", None) or sys.executable
         start = (
@@ -317,11 +318,6 @@ class _Worker:
         self.jobs[job.number] = job
         self.unsent += wire.pack([job.number, _plain(job.program)])
 
-    def take(self, number: int) -> _Job:
-        """Take back a job that is done."""
-        self.silence = 0.0
-        return self.jobs.pop(number)
-
     def move(self, events: int) -> bool:
         """Send and receive what is possible without waiting; return whether the worker still lives."""
         try:
@@ -338,15 +334,29 @@ class _Worker:
             return False
         return True
 
-    def verdicts(self) -> Iterator[list]:
-        """Take the complete messages that have come."""
-        while len(self.received) >= 4:
-            end = 4 + int.from_bytes(self.received[:4], "little")
-            if len(self.received) < end:
+    def verdicts(self) -> Iterator[tuple[_Job, Verdict]]:
+        """Take the complete messages that have come, each with the job that it is about.
+
+        judge는 프로그램이 지은 값을 만지므로 이쪽은 judge의 말도 믿지 않는다: 판정이 아닌 것이 오면 작업자를 버린다.
+        """
+        while len(self.received) >= 4 and not self.is_garbled:
+            length = int.from_bytes(self.received[:4], "little")
+            if length > _VERDICT_BYTES:
+                self.is_garbled = True
+            elif len(self.received) < 4 + length:
                 return
-            message = json.loads(self.received[4:end])
-            del self.received[:end]
-            yield message
+            else:
+                try:
+                    number, status, seconds, message, place = json.loads(self.received[4 : 4 + length])
+                    status, place = STATUSES[STATUSES.index(status)], PLACES[PLACES.index(place)]
+                    verdict = Verdict(status, float(seconds), " ".join(message.split()), place)
+                    job = self.jobs.pop(number)
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                    self.is_garbled = True
+                    return
+                del self.received[: 4 + length]
+                self.silence = 0.0
+                yield job, verdict
 
     def is_overdue(self) -> bool:
         """Tell whether the worker has been silent for longer than its program may take.

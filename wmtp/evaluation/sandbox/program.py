@@ -4,8 +4,11 @@
 벤치마크는 이 셋만 알면 되고, 샌드박스의 내부는 몰라도 된다.
 """
 
+import ast
+import functools
 from dataclasses import dataclass
 
+PLACES = ("outside", "inside", "trusting")
 STATUSES = ("passed", "wrong", "error", "timeout", "memory", "output", "crashed", "harness_error")
 
 
@@ -46,7 +49,12 @@ class Program:
         tests: 차례로 실행할 파이썬 문장들. 신뢰하는 쪽에서 실행되고, 프로그램에는 보이지 않는다.
         setup: source 뒤, tests 앞에서 (신뢰하는 쪽에서) 실행할 코드. 여기서 정의된 이름은 프로그램의 것보다 우선한다.
         stdio: (표준 입력, 기대 출력) 쌍. 있으면 프로그램을 시험마다 새 프로세스로 실행한다.
+        imports: 참조 정답의 import 문들 (`imports_of`). 시험이 도구로 쓰는 이름은 (`math.isclose`의 math) 시험 자신의
+            import가 아니면 여기서 온다. 채점할 프로그램의 import는 결코 쓰지 않는다.
         entry_point: 시험받는 함수. 이 이름만은 언제나 프로그램에서 온다 (MBPP 126은 내장 함수 `sum`을 새로 정의한다).
+        place: 시험을 실행할 곳. "outside"는 judge, "inside"는 프로그램의 프로세스 (비교만은 judge), "trusting"은 거기서
+            프로그램의 객체가 평범한 값과 섞여도 되는 것. "either"는 참조 정답이 없을 때: 밖에서 실행하고, 틀린 까닭이
+            경계일 수 있으면 안에서도 실행한다. 참조 정답이 있으면 `places_by_references`가 정한다.
         task_id: 오류 문장에 쓰는 이름.
         limits: 이 프로그램의 한도.
     """
@@ -55,7 +63,9 @@ class Program:
     tests: tuple[str, ...] = ()
     setup: str = ""
     stdio: tuple[tuple[str, str], ...] = ()
+    imports: str = ""
     entry_point: str | None = None
+    place: str = "either"
     task_id: str = ""
     limits: Limits = Limits()
 
@@ -68,13 +78,30 @@ class Verdict:
         status: `STATUSES` 중 하나.
         seconds: 프로그램이 쓴 CPU 시간.
         message: 한 줄의 이유. 참조 정답이나 시험의 글은 결코 들어가지 않는다.
+        place: 시험이 실행된 곳, "outside" 또는 "inside".
     """
 
     status: str
     seconds: float
     message: str = ""
+    place: str = "outside"
 
     @property
     def passed(self) -> bool:
         """Tell whether the program solved the problem."""
         return self.status == "passed"
+
+
+@functools.lru_cache(maxsize=4096)
+def imports_of(reference: str) -> str:
+    """Return the import statements at the top level of a reference solution.
+
+    Example:
+        >>> imports_of("import math\\ndef f(r):\\n    import re\\n    return math.pi * r")
+        'import math'
+    """
+    try:
+        statements = ast.parse(reference).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    return "\n".join(ast.unparse(one) for one in statements if isinstance(one, ast.Import | ast.ImportFrom))

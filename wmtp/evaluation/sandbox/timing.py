@@ -30,7 +30,7 @@ def limits_from_references(sandbox: Sandbox, references: Sequence[Program]) -> l
     """
     runs, owners = [], []
     for place, reference in enumerate(references):
-        patient = _times(reference.limits, PATIENCE)
+        patient = times(reference.limits, PATIENCE)
         for stdio in [(test,) for test in reference.stdio] or [()]:  # the limit holds for each run of a script
             runs.append(dataclasses.replace(reference, stdio=stdio, limits=patient))
             owners.append(place)
@@ -49,10 +49,11 @@ def _stretch(base: Limits, seconds: float) -> Limits:
     factor = 1
     while factor * base.cpu_seconds < seconds:
         factor *= 2
-    return _times(base, factor)
+    return times(base, factor)
 
 
-def _times(limits: Limits, factor: int) -> Limits:
+def times(limits: Limits, factor: int) -> Limits:
+    """Multiply the time limits."""
     return dataclasses.replace(
         limits, cpu_seconds=limits.cpu_seconds * factor, wall_seconds=limits.wall_seconds * factor
     )

@@ -13,6 +13,7 @@
 [동작] `enter()`는 작업자가 시작할 때, `harden()`은 zygote가 시작할 때 한 번. `fork()`, `confine()`, `clean()`은
 프로그램마다. 비싼 것(Landlock, 긴 seccomp 필터)은 zygote가 한 번 입고 프로그램이 물려받는다.
 위의 세 단 모두 seccomp, no_new_privs, rlimit, (있으면) Landlock을 더하고 권한을 모두 버린다.
+judge도 어느 단에서나 갇힌다 (`confine_judge()`): 거기서 프로그램의 코드가 실행되는 실수가 있어도 닿는 것이 없다.
 [디버깅] 단 하나를 강제하려면 `Sandbox(rung="landlock")`.
 """
 
@@ -34,6 +35,7 @@ _STACK_BYTES = 8 << 20
 _PRIVATE_MOUNT = "/private/tmp"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _FORK_IS_COUNTED_PER_NAMESPACE = (5, 14)
+_JUDGE_BYTES = 2 << 30  # tests can be fed with hostile values
 
 
 def interpreter_paths() -> list[str]:
@@ -90,18 +92,25 @@ class Unsafe:
 
     def clean(self) -> None:
         """Leave no trace of a program in the private directory."""
-        if os.stat(self.directory).st_ctime_ns != self._untouched:
-            os.chmod(self.directory, 0o700)
-            for entry in os.scandir(self.directory):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, onerror=_make_removable)
-                else:
-                    os.unlink(entry.path)
-            self._use(self.directory)
+        os.chmod(self.directory, 0o700)
+        for entry in os.scandir(self.directory):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, onerror=_make_removable)
+            else:
+                os.unlink(entry.path)
+        self.remember_untouched()
+
+    def is_touched(self) -> bool:
+        """Tell whether a program has done anything in the private directory."""
+        return os.stat(self.directory).st_ctime_ns != self._untouched
+
+    def remember_untouched(self) -> None:
+        """Take the private directory as it is now for untouched."""
+        self._untouched = os.stat(self.directory).st_ctime_ns
 
     def used_bytes(self) -> int:
         """Sum up the private directory, where no file system of its own bounds it."""
-        if os.stat(self.directory).st_ctime_ns == self._untouched:
+        if not self.is_touched():
             return 0
         total = 0
         for folder, folders, names in os.walk(self.directory):
@@ -117,7 +126,7 @@ class Unsafe:
     def _use(self, directory: str) -> None:
         """Make a directory the private one; whatever a program does in it will show in its ctime."""
         self.directory = tempfile.tempdir = os.environ["TMPDIR"] = os.environ["HOME"] = directory
-        self._untouched = os.stat(directory).st_ctime_ns
+        self.remember_untouched()
 
 
 class Landlocked(Unsafe):
@@ -129,6 +138,8 @@ class Landlocked(Unsafe):
         """Check what the kernel offers and make the private directory."""
         if not kernel.landlock_abi():
             raise OSError(kernel.ENOSYS, "Landlock is not available")
+        if proc is None:
+            raise OSError(kernel.ENOSYS, "there is no /proc")
         super().enter(proc)
 
     def harden(self) -> None:
@@ -207,9 +218,8 @@ class Namespaces(Unsafe):
 
     def clean(self) -> None:
         """Replace the private file system, however deep the program has nested it."""
-        if os.stat(self.directory).st_ctime_ns != self._untouched:
-            kernel.unmount(self.directory)
-            self._mount()
+        kernel.unmount(self.directory)
+        self._mount()
 
     def used_bytes(self) -> int:
         """Return 0: the file system has a size of its own."""
@@ -221,15 +231,31 @@ class Namespaces(Unsafe):
         self._use(_PRIVATE_MOUNT)
 
 
+def confine_judge() -> None:
+    """Leave the judge the interpreter's files to read and the sockets that it holds, and nothing else.
+
+    [동작] 단과 무관하게 커널에 있는 것을 모두 쓴다. judge는 남의 파일도, 제 파일도 쓰지 못하고, 소켓을 열지도,
+    exec하지도, fork하지도, 남에게 신호를 보내지도 못한다.
+    """
+    _set_limits(_judge_limits())
+    if kernel.MACHINE is not None:
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        if kernel.landlock_abi():
+            kernel.landlock(kernel.landlock_rules(interpreter_paths(), []))
+        kernel.drop_capabilities()
+        kernel.seccomp(_filter_for_all(but=("memfd_create",)))
+        kernel.seccomp(_filter_among_others(os.getpid()))
+
+
 RUNGS = {"namespaces": Namespaces, "bubblewrap": Bubblewrapped, "landlock": Landlocked, "unsafe": Unsafe}
 
 
 def other_processes() -> int:
-    """Count what RLIMIT_NPROC counts beside the program: judge and zygote, or all of the user on old kernels."""
+    """Count what RLIMIT_NPROC counts beside the program: the worker's own, or all of the user on old kernels."""
     release = tuple(int("".join(filter(str.isdigit, part))) for part in platform.release().split("-")[0].split(".")[:2])
     if release >= _FORK_IS_COUNTED_PER_NAMESPACE:
-        return 2
-    return 2 + sum(len(os.listdir(f"/proc/{name}/task")) for name in os.listdir("/proc") if name.isdigit())
+        return 3
+    return 3 + sum(len(os.listdir(f"/proc/{name}/task")) for name in os.listdir("/proc") if name.isdigit())
 
 
 def prepare_limits(limits: dict, isolated: bool) -> list[tuple[int, tuple[int, int]]]:
@@ -249,6 +275,14 @@ def prepare_limits(limits: dict, isolated: bool) -> list[tuple[int, tuple[int, i
     if isolated:
         wanted.append((resource.RLIMIT_NPROC, (limits["processes"] + limits["others"],) * 2))
     return wanted
+
+
+def _judge_limits() -> list[tuple[int, tuple[int, int]]]:
+    """Bound what the judge may use; it lives for thousands of programs, so its CPU time is not bounded."""
+    limits = [(resource.RLIMIT_CORE, (0, 0)), (resource.RLIMIT_NOFILE, (256, 256))]
+    if sys.platform == "linux":
+        limits += [(resource.RLIMIT_AS, (_JUDGE_BYTES,) * 2), (resource.RLIMIT_FSIZE, (_JUDGE_BYTES,) * 2)]
+    return limits
 
 
 def _set_limits(limits: list[tuple[int, tuple[int, int]]]) -> None:
@@ -330,10 +364,11 @@ def _only_if(*operands: int, argument: int) -> list:
     return [*body, _REFUSED]
 
 
-def _filter_for_all():
-    """Compile the filter that zygote and programs share. It is long, so it is installed once."""
+def _filter_for_all(but: tuple[str, ...] = ()):
+    """Compile the filter that zygote, programs and judge share. It is long, so it is installed once."""
+    refused = dict.fromkeys((name for name in kernel.NEVER_NEEDED if name not in but), kernel.EPERM)
     return kernel.seccomp_filter(
-        {**dict.fromkeys(kernel.NEVER_NEEDED, kernel.EPERM), "clone3": kernel.ENOSYS},  # libc falls back to clone
+        {**refused, "clone3": kernel.ENOSYS},  # libc falls back to clone
         {
             "prlimit64": _only_if(0, argument=0),
             "fcntl": _unless(kernel.JUMP_EQUAL, 8, 10, 15, argument=1),  # F_SETOWN, F_SETSIG, F_SETOWN_EX and
@@ -347,9 +382,15 @@ def _filter_in_namespace():
     suicide = [kernel.load_argument(1), (kernel.JUMP_EQUAL, 1, 0, signal.SIGKILL), _ALLOWED, kernel.load_argument(0)]
     for target in (1, 0, 0xFFFFFFFF):  # the kernel lets no first process kill itself: do it for it
         suicide += [(kernel.JUMP_EQUAL, 0, 1, target), (kernel.RETURN, 0, 0, kernel.KILL)]
+    # A process that ignores SIGCHLD has its dead children thrown away uncounted, and with them their CPU time: pretend
+    # to have obeyed. Asking is allowed: there the address of the new action is 0, in both halves.
+    sigchld = [kernel.load_argument(0), (kernel.JUMP_EQUAL, 1, 0, signal.SIGCHLD), _ALLOWED]
+    for half in (kernel.load_argument(1), kernel.load_argument(1, high=True)):
+        sigchld += [half, (kernel.JUMP_EQUAL, 1, 0, 0), (kernel.RETURN, 0, 0, kernel.REFUSE)]  # errno 0
     conditions = {
         "prctl": _unless(kernel.JUMP_EQUAL, kernel.PR_SET_PDEATHSIG, argument=0),  # it has to die with the zygote
         "clone": _unless(kernel.JUMP_ANY_BIT, kernel.CLONE_NEW_ANYTHING, argument=0),
+        "rt_sigaction": [*sigchld, _ALLOWED],
         "kill": [*suicide, _ALLOWED],
     }
     return kernel.seccomp_filter({}, conditions)

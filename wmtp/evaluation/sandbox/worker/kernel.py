@@ -42,6 +42,7 @@ SYSCALLS = {
     "prctl": (157, 167),
     "fcntl": (72, 25),
     "ioctl": (16, 29),
+    "rt_sigaction": (13, 134),
     "kill": (62, 129),
     "tkill": (200, 130),
     "tgkill": (234, 131),
@@ -287,9 +288,9 @@ ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
 EPERM, EACCES, ENOSYS = 1, 13, 38
 
 
-def load_argument(index: int) -> tuple[int, int, int, int]:
-    """Load the low half of an argument of the system call."""
-    return (LOAD, 0, 0, 16 + 8 * index)
+def load_argument(index: int, high: bool = False) -> tuple[int, int, int, int]:
+    """Load one half of an argument of the system call."""
+    return (LOAD, 0, 0, 16 + 8 * index + 4 * high)
 
 
 def seccomp_filter(refused: dict[str, int], conditions: dict[str, list[tuple[int, int, int, int]]]):

@@ -9,8 +9,11 @@
 """
 
 import atexit
+import builtins
+import copy
 import errno
 import gc
+import linecache
 import operator
 import os
 import resource
@@ -18,24 +21,40 @@ import sys
 import threading
 import types
 
-from . import wire
+from . import inside, wire
 
 OPERATIONS = {
     "call": lambda target, arguments, keywords: target(*arguments, **keywords),
     "getattr": getattr,
     "setattr": setattr,
+    "delattr": delattr,
     "getitem": operator.getitem,
     "setitem": operator.setitem,
+    "delitem": operator.delitem,
     "iter": iter,
     "next": next,
+    "reversed": reversed,
     "bool": bool,
     "len": len,
     "str": str,
     "repr": repr,
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "content": lambda value, base: wire.content_of(value, wire.BASES[base]),
+    "exit": lambda manager, kind, text: manager.__exit__(*_error(kind, text)),
     "eq": lambda left, right: bool(left == right),
     "isinstance": isinstance,
+    "issubclass": issubclass,
+    **{
+        name: getattr(operator, name)
+        for name in (
+            *("lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"),
+            *("and_", "or_", "xor", "neg", "pos", "abs", "invert"),
+        )
+    },
 }
 _MUTABLE = (list, dict, set, bytearray)
+_DEEP = 5000  # a value may be nested deeper than a program may recurse
 
 
 CHANNEL = 3
@@ -60,16 +79,29 @@ def send(message: list) -> None:
 class _Answering:
     """Serve requests about one executed program."""
 
+    send = staticmethod(send)
+
     def __init__(self):
         self.objects = []
         self.numbers = {}
 
-    def export(self, value):
-        """Keep an object here and let a number stand for it."""
+    def export(self, value, base):
+        """Keep an object here and let a number stand for it, with its plain content where that cannot change."""
         if id(value) not in self.numbers:
             self.numbers[id(value)] = len(self.objects)
             self.objects.append(value)  # kept alive, so its id stays its own
-        return {"h": self.numbers[id(value)]}
+        fixed = base is not None and base in wire.FIXED
+        content = self.encode(wire.content_of(value, base)) if fixed else None
+        return {"h": [self.numbers[id(value)], base and base.__name__, content]}
+
+    def encode(self, value):
+        """Make a value ready for the judge, however deep it is nested."""
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, _DEEP))
+        try:
+            return wire.encode(value, self.export)
+        finally:
+            sys.setrecursionlimit(limit)
 
     def resolve(self, tag, content):
         """Find the object behind a number, a builtin, or a function of the tests."""
@@ -81,7 +113,7 @@ class _Answering:
 
     def call_back(self, number, arguments):
         """Let the tests run a function that they passed to the program."""
-        send(["callback", number, wire.encode(list(arguments), self.export)])
+        send(["callback", number, self.encode(list(arguments))])
         return wire.decode(self.answer_until("result"), self.resolve)
 
     def answer_until(self, last):
@@ -98,16 +130,27 @@ class _Answering:
             if operation == "name":
                 if content not in self.namespace:
                     raise NameError(content)
-                return wire.pack(["value", wire.encode(self.namespace[content], self.export), None])
+                return wire.pack(["value", self.encode(self.namespace[content]), None])
+            if operation == "inside":
+                return wire.pack(["done", inside.run(self, **content), None])
             operands = wire.decode(content, self.resolve)
-            result = wire.encode(OPERATIONS[operation](*operands), self.export)
+            result = self.encode(OPERATIONS[operation](*operands))
             changed = None
-            if operation == "call" and any(isinstance(value, _MUTABLE) for value in operands[1]):
-                after = wire.encode(operands[1], self.export)
-                changed = after if after != content[1] else None
+            if operation == "call":
+                passed, sent = [*operands[1], *operands[2].values()], [*content[1], *(v for _, v in content[2]["d"])]
+                if any(isinstance(value, _MUTABLE) for value in passed) and (after := self.encode(passed)) != sent:
+                    changed = after
             return wire.pack(["value", result, changed])
         except BaseException as error:
             return wire.pack(describe(error))
+
+
+def _error(kind, text):
+    """Rebuild an exception of the tests from its name."""
+    if kind is None:
+        return None, None, None
+    error = getattr(builtins, kind, Exception)(text)
+    return type(error), error, None
 
 
 def describe(error: BaseException) -> list:
@@ -122,15 +165,26 @@ def describe(error: BaseException) -> list:
     return ["raise", [kind.__name__ for kind in type(error).__mro__[:-1]], text]
 
 
+def _new_module(name: str, source: str) -> types.ModuleType:
+    """Make the module of a program; its source can be had as that of any module, as a file where it asks for one."""
+    module = types.ModuleType(name)
+    module.__file__ = path = os.path.join(os.getcwd(), "program.py")
+    sys.modules[name] = module
+    linecache.cache[path] = (lambda: source,)  # the form of what is loaded on demand
+    if "__file__" in source or "program.py" in source:
+        with open(path, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+            file.write(source)
+    return module
+
+
 def answer_for_program() -> None:
     """Execute a program as a module and answer requests about it, for as long as they come."""
     source = wire.receive(_read)
     answering = _Answering()
-    module = types.ModuleType("program")
-    sys.modules["program"] = module
+    module = _new_module("program", source)
     answering.namespace = vars(module)
     try:
-        exec(compile(source, "<program>", "exec", dont_inherit=True), answering.namespace)
+        exec(compile(source, module.__file__, "exec", dont_inherit=True), answering.namespace)
         send(["value", None, None])
     except BaseException as error:
         send(describe(error))
@@ -140,12 +194,11 @@ def answer_for_program() -> None:
 def run_as_script() -> None:
     """Execute a program as `python program.py` would, with real descriptors 0, 1 and 2."""
     source = wire.receive(_read)
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
+    module = _new_module("__main__", source)
     sys.argv = ["program.py"]
     code = 0
     try:
-        exec(compile(source, "<program>", "exec", dont_inherit=True), vars(module))
+        exec(compile(source, module.__file__, "exec", dont_inherit=True), vars(module))
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except BaseException as error:

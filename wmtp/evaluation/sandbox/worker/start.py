@@ -1,4 +1,4 @@
-"""Start a worker: confine, fork the zygote, judge until the other side is gone.
+"""Start a worker: confine, fork zygote and judge, keep house until the other side is gone.
 
 [동작] pool.py가 `python -s -S -P`로 새로 exec한다. `parent`는 학습 프로세스와의 소켓이다.
 첫 메시지는 ["ready", 단의 이름, 개인 디렉터리] 또는 ["failed", 이유].
@@ -7,18 +7,19 @@
 import builtins
 import importlib
 import os
-import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
-from . import confinement, judge, kernel, wire, zygote
-
-_JUDGE_BYTES = 2 << 30
+from . import confinement, judge, keeper, kernel, wire, zygote
 
 
 def main(name: str, parent: socket.socket) -> None:
     """Run one worker of the given rung."""
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # whoever started us may have it ignored, and no child could be counted
     builtins.exit = builtins.quit = sys.exit  # the site module, which is not loaded here, would define them
     for module in zygote.PRELOADED:
         importlib.import_module(module)
@@ -30,29 +31,47 @@ def main(name: str, parent: socket.socket) -> None:
     except OSError as error:
         parent.sendall(wire.pack(["failed", f"{name}: {error.strerror}", ""]))
         return
-    ours, theirs = socket.socketpair()
-    judge_pid = os.getpid()
     if sys.platform == "linux":
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no program may look into judge or zygote
-    if os.fork() == 0:
-        ours.close()
-        parent.close()
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # no program may look into keeper, judge or zygote
+    to_zygote, zygote_end = socket.socketpair()
+    to_keeper, keeper_end = socket.socketpair()
+
+    def run_zygote() -> None:
+        zygote.serve(zygote_end, rung)
+
+    def run_judge() -> None:
+        try:
+            confinement.confine_judge()
+        except OSError as error:
+            parent.sendall(wire.pack(["failed", f"{name}: {error.strerror}", ""]))
+            return
+        parent.sendall(wire.pack(["ready", rung.name, rung.directory]))
+        judge.Judge(parent, to_zygote, to_keeper, rung, circumstances).serve()
+
+    every = {to_zygote, zygote_end, to_keeper, keeper_end, parent}
+    zygote_pid = _fork(run_zygote, every - {zygote_end}, proc)
+    judge_pid = _fork(run_judge, every - {to_zygote, to_keeper, parent}, proc)
+    for end in (to_zygote, zygote_end, to_keeper):
+        end.close()
+    keeper.Keeper(rung, proc, judge_pid, zygote_pid).serve(keeper_end, parent)
+
+
+def _fork(run: Callable[[], None], closed: set[socket.socket], proc: int | None) -> int:
+    """Start a process that dies with this one and holds none of the `closed` descriptors; return its number."""
+    keeper_pid = os.getpid()
+    if (pid := os.fork()) != 0:
+        return pid
+    try:
+        for end in closed:
+            end.close()
         if proc is not None:
             os.close(proc)
         if sys.platform == "linux":
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != judge_pid:
-                os._exit(0)
-        zygote.serve(theirs, rung)
+        if os.getppid() == keeper_pid:
+            run()
+    finally:
         os._exit(0)
-    theirs.close()
-    if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (_JUDGE_BYTES, _JUDGE_BYTES))  # tests can be fed with hostile values
-    parent.sendall(wire.pack(["ready", rung.name, rung.directory]))
-    judge.Judge(parent, ours, rung, proc, circumstances).serve()
-    ours.close()
-    os.wait()  # for the zygote, so that its CPU time is counted and no zombie stays
-    rung.leave()
 
 
 def _virtual_bytes() -> int:

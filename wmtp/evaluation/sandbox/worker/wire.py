@@ -2,8 +2,9 @@
 
 [연구 맥락] 프로그램이 돌려준 값을 pickle로 받으면 그 순간 프로그램의 코드가 우리 프로세스에서 실행된다.
 모든 것과 같다고 답하는 `__eq__`도 객체째 받으면 시험을 통과한다. 그래서 평범한 값만,
-값의 내용만 건넌다: 하위 클래스는 벗겨지고 (`class Evil(int)`은 그냥 int가 된다), 나머지 객체는
-상대편에 두고 번호만 건넨다.
+값의 내용만 건넌다. 나머지 객체는 상대편에 두고 번호만 건넨다. 하위 클래스의 객체는 둘 다다:
+바뀌지 않는 것(`class Point(tuple)`)은 내용과 번호가 함께, 바뀌는 것(`class Stack(list)`)은 번호와 종류가 건넌다.
+어느 쪽이든 `==`는 내용만 본다: 모든 것과 같은 `class Evil(int)`도 그냥 int다.
 [동작] 메시지 = 길이 4바이트 + JSON. JSON에 없는 종류는 {"꼬리표": 내용}으로 적는다.
 """
 
@@ -17,6 +18,7 @@ import struct
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 _SAFE_INTEGER = 1 << 62
+_SCALARS = (bool, int, float, complex, str, bytes)
 
 #: Builtin classes may cross in both directions: calling one on a hostile value does no harm.
 CLASSES = {
@@ -39,10 +41,23 @@ _PARTS = {
     collections.OrderedDict: lambda value: (list(value.items()),),
     datetime.date: lambda value: (value.year, value.month, value.day),
     datetime.timedelta: lambda value: (value.days, value.seconds, value.microseconds),
-    datetime.time: lambda value: (value.hour, value.minute, value.second, value.microsecond),
-    datetime.datetime: lambda value: (*value.timetuple()[:6], value.microsecond),
+    datetime.timezone: lambda value: (value.utcoffset(None), value.tzname(None)),
+    datetime.time: lambda value: (value.hour, value.minute, value.second, value.microsecond, value.tzinfo),
+    datetime.datetime: lambda value: (*value.timetuple()[:6], value.microsecond, value.tzinfo),
 }
 _KINDS = {kind.__name__: kind for kind in _PARTS}
+FIXED = (int, float, complex, str, bytes, tuple, frozenset)
+_CHANGING = (list, dict, set, bytearray, collections.deque)
+#: The plain types whose subclasses are still of them: named where an object crosses by number.
+BASES = {kind.__name__: kind for kind in (*FIXED, *_CHANGING)}
+_CONTENT = {
+    **{kind: lambda value, kind=kind, walk=kind.__iter__: kind(walk(value)) for kind in (*FIXED[4:], *_CHANGING)},
+    int: int.__int__,
+    float: float.__float__,
+    complex: complex.__pos__,
+    str: str.__str__,
+    dict: lambda value, get=dict.__getitem__, walk=dict.__iter__: {key: get(value, key) for key in walk(value)},
+}
 
 
 class TooLongError(Exception):
@@ -50,7 +65,12 @@ class TooLongError(Exception):
 
 
 def encode(value, export):
-    """Turn a value into what JSON can hold; `export(value)` stands in for anything that is not plain."""
+    """Turn a value into what JSON can hold; `export(value, base)` stands in for anything that is not plain.
+
+    Args:
+        value: 건넬 값.
+        export: 평범하지 않은 객체를 대신하는 것을 만든다. base는 어느 평범한 종류의 하위 클래스인지, 아니면 None.
+    """
     kind = type(value)
     if kind is str or kind is float or kind is bool or value is None:
         return value
@@ -60,33 +80,30 @@ def encode(value, export):
         return [encode(item, export) for item in value]
     if kind in _CONTAINER_TAGS:
         return {_CONTAINER_TAGS[kind]: [encode(item, export) for item in value]}
-    if kind is dict:
+    if kind is dict or kind is collections.defaultdict:
         return {"d": [[encode(key, export), encode(item, export)] for key, item in value.items()]}
     if kind is bytes or kind is bytearray:
         return {kind.__name__: value.hex()}
-    if kind in _PARTS:
+    if kind in _PARTS and type(getattr(value, "tzinfo", None)) in (type(None), datetime.timezone):
         return {"k": [kind.__name__, [encode(part, export) for part in _PARTS[kind](value)]]}
     if kind is type and value in _CLASS_NAMES:
         return {"c": _CLASS_NAMES[value]}
     if value is Ellipsis:
         return {"e": 0}
-    return encode(stripped, export) if (stripped := _strip(value)) is not None else export(value)
+    if kind.__module__ == "numpy" and kind.__name__ != "ndarray" and type(plain := _item_of(value)) in _SCALARS:
+        return encode(plain, export)
+    base = next((base for base in BASES.values() if isinstance(value, base)), None)
+    return export(value, base)
 
 
-def _strip(value):
+def _item_of(value):
+    """Turn a scalar of numpy into Python's own."""
+    return getattr(value, "item", lambda: None)()
+
+
+def content_of(value, base):
     """Reduce an instance of a subclass to its plain base, by the base's own methods."""
-    if isinstance(value, int):
-        return int.__int__(value)
-    if isinstance(value, float):
-        return float.__float__(value)
-    if isinstance(value, str):
-        return str.__str__(value)
-    for kind in (tuple, list, set, frozenset):
-        if isinstance(value, kind):
-            return kind(kind.__iter__(value))
-    if isinstance(value, dict):
-        return {key: dict.__getitem__(value, key) for key in dict.__iter__(value)}
-    return None
+    return _CONTENT[base](value)
 
 
 def decode(data, resolve):

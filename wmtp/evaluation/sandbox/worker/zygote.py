@@ -11,7 +11,7 @@ import random
 import socket
 import struct
 
-from . import confinement, program_side
+from . import confinement, inside, program_side
 
 STARTED, ENDED = struct.Struct("<i"), struct.Struct("<idq")
 
@@ -33,6 +33,7 @@ def serve(channel: socket.socket, rung) -> None:
         rung: confinement.py의 한 단.
     """
     rung.harden()
+    inside.pristine = inside.Pristine(PRELOADED)
     random.seed(0)  # the same program gets the same verdict each time
     isolated = isinstance(rung, confinement.Namespaces)
     prepared = {}

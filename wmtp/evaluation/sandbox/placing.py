@@ -1,0 +1,43 @@
+"""Decide by the reference solution of each problem where its tests run.
+
+[연구 맥락] 시험은 프로그램의 프로세스 밖에서 실행할 때 가장 믿을 만하다. 하지만 어떤 시험은 값이 프로세스의 경계를
+건너면 뜻이 달라져서, 옳은 프로그램도 떨어진다. 무엇이 옳은지는 참조 정답이 안다: 참조 정답이 통과하는 곳 가운데 가장
+믿을 만한 곳에서 그 문제를 채점한다. 어디서도 통과하지 못하면 채점할 수 없는 문제이고, 틀린 것으로 세지 않는다.
+[동작] 평가(harness.py)가 표본을 채점하기 전에 한 번 부른다. 결과에는 안에서 채점한 문제와 채점할 수 없는 문제가 적힌다.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from .pool import Sandbox
+from .program import PLACES, Program
+from .timing import PATIENCE, times
+
+UNJUDGEABLE = "unjudgeable"
+
+
+def places_by_references(sandbox: Sandbox, references: Sequence[Program]) -> list[str]:
+    """Find for each problem the most trustworthy place where its reference solution passes.
+
+    Args:
+        sandbox: 열려 있는 샌드박스.
+        references: 참조 정답과 그 시험. 참조 정답이 없는 문제는 source가 빈 글이다.
+
+    Returns:
+        references와 같은 순서로, "outside", "inside", "trusting", "unjudgeable". 참조 정답이 없으면 "either", 그 시험이
+        파이썬이 아니거나 여기 없는 패키지를 import하면 "unjudgeable". stdio 문제는 건너는 값이 없으므로 "outside".
+    """
+    places = ["outside" if one.stdio else UNJUDGEABLE if one.source else "either" for one in references]
+    open_questions = [index for index, one in enumerate(references) if one.source and not one.stdio]
+    for place in PLACES:
+        runs = [dataclasses.replace(references[index], place=place) for index in open_questions]
+        runs = [dataclasses.replace(run, limits=times(run.limits, PATIENCE)) for run in runs]
+        passed = {open_questions[number] for number, verdict in sandbox.judge(runs) if verdict.passed}
+        for index in passed:
+            places[index] = place
+        open_questions = [index for index in open_questions if index not in passed]
+    unknown = [index for index, place in enumerate(places) if place == "either"]
+    for number, verdict in sandbox.judge([references[index] for index in unknown]):
+        if verdict.status == "harness_error":
+            places[unknown[number]] = UNJUDGEABLE
+    return places
