@@ -1,7 +1,7 @@
 """Compose a config, call the program, and answer mistakes in one sentence.
 
 [동작] 앞문(train.py, eval.py)이 함께 쓴다. 사용자의 실수(`WmtpError`, Hydra의 조합 오류)는 한 문장과 종료 코드 2로,
-    버그는 추적(traceback) 그대로 드러난다. torch와 Lightning은 여기서 부르지 않는다:
+    버그는 추적(traceback) 그대로 드러난다. 어느 쪽이든 비밀은 가리고, 비밀이 적힌 명령은 시작하지 않는다. torch와 Lightning은 여기서 부르지 않는다:
     `--help`와 설정 오류가 1초 안에 나온다.
 """
 
@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
 from wmtp.errors import ConfigError, WmtpError, chain, is_whole_number
+from wmtp.secrets import mask_secrets, refuse_secrets
 from wmtp.storage import nested_form
 
 
@@ -43,15 +45,20 @@ def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach us instead of Hydra's own print
     quiet()
+    sys.excepthook = _show_bug
     mistakes = []
 
     def job(cfg: DictConfig) -> Any:
         try:
+            _refuse_secrets_of_files(cfg)
             return program(cfg)
         except Exception as error:  # answered here, because Hydra would print the overrides above the sentence
             mistakes.append(_answer(error))
 
     try:
+        for argument in sys.argv[1:]:
+            key, _, value = argument.lstrip("+").partition("=")
+            refuse_secrets({key: value})
         _refuse_several_sources(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(job)()
     except KeyboardInterrupt:
@@ -59,6 +66,21 @@ def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
     except Exception as error:
         mistakes.append(_answer(error))
     sys.exit(2 if mistakes else 0)
+
+
+def _refuse_secrets_of_files(cfg: DictConfig) -> None:
+    """Refuse a secret that a YAML file of the user holds; a sweep's record would have it already."""
+    try:
+        refuse_secrets(OmegaConf.to_container(cfg, resolve=False))
+    except ConfigError:
+        if _sweeping():
+            (Path(HydraConfig.get().sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
+        raise
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, stack: Any) -> None:
+    """Print a bug's stack as Python does, secrets masked."""
+    print(mask_secrets("".join(traceback.format_exception(kind, error, stack))), end="", file=sys.stderr)
 
 
 def _refuse_several_sources(arguments: list[str]) -> None:
@@ -77,7 +99,7 @@ def _answer(error: Exception) -> str:
     sentence = explain(error)
     if sentence is None:
         raise error
-    print(sentence, file=sys.stderr)
+    print(mask_secrets(sentence), file=sys.stderr)
     return sentence
 
 

@@ -122,6 +122,47 @@ def test_a_truncated_checkpoint_and_one_of_another_model_are_refused(answer, con
     assert answer("samples=x.jsonl", **evaluate).startswith("ConfigError: benchmark")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "data=mbpp data.path=s3://user:hunter2x9@bucket/mbpp",
+        "data=mbpp data.path=s3://bucket/mbpp?token=hunter2x9",
+        "model=hf model.path=https://hunter2x9@host/model",
+        "+db_pwd=hunter2x9",
+        "+logger.mlflow.tokens=[hunter2x9]",
+        "logger.mlflow.tracking_uri=postgresql://me:p@hunter2x9@host/db",
+        "-m algo.weighting.lam=0.1,0.3 ckpt=s3://me:hunter2x9@bucket/run",
+    ],
+)
+def test_a_secret_in_a_command_is_refused_before_any_network_and_never_shown(answer, arguments, monkeypatch, tmp_path):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    said = answer(*arguments.split())
+    assert said.startswith("ConfigError: ") and "holds a secret" in said and "environment variable" in said
+    assert "hunter2x9" not in said
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]])
+def test_a_secret_in_a_file_of_the_user_is_refused_and_left_nowhere(answer, tmp_path, mode):
+    experiment = tmp_path / "own" / "experiment" / "mine.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text("# @package _global_\nlogger: {mlflow: {tracking_uri: 'http://me:hunter2x9@host'}}\n")
+    said = answer(*mode, f"--config-dir={tmp_path / 'own'}", "experiment=mine")
+    assert said.startswith("ConfigError: logger.mlflow.tracking_uri = http://***@host holds a secret")
+    assert not list((tmp_path).glob("runs/*"))
+
+
+def test_the_stack_of_a_bug_shows_no_secret(tmp_path):
+    program = "import wmtp.cli\ndef bug(cfg): raise RuntimeError('GET https://host/x?token=hunter2' + 'x9: 403')\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}wmtp.cli.front_door(bug, 'train')"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "RuntimeError: GET https://host/x?token=***" in done.stderr and "Traceback" in done.stderr
+    assert "hunter2x9" not in done.stderr
+
+
 def test_a_config_error_is_answered_without_importing_torch(tmp_path):
     script = "import sys, wmtp.cli, wmtp.train\nassert 'torch' not in sys.modules\nwmtp.train.main()"
     done = subprocess.run(
