@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from wmtp.errors import ConfigError
-from wmtp.maths.pass_at_k import bootstrap_interval, pass_at_k
+from wmtp.maths.pass_at_k import mean_interval, pass_at_k
 
 
 class PassAtK(Metric):
@@ -66,7 +66,7 @@ class PassAtK(Metric):
         for k in self.ks:
             require_samples([n for n, _ in counts], k)
             values = [pass_at_k(n, c, k) for n, c in counts]
-            low, high = bootstrap_interval(values) if values else (float("nan"), float("nan"))
+            low, high = mean_interval(values) if values else (float("nan"), float("nan"))
             mean = sum(values) / len(values) if values else float("nan")
             for name, value in ((f"pass@{k}", mean), (f"pass@{k}_low", low), (f"pass@{k}_high", high)):
                 result[name] = torch.tensor(value, dtype=torch.float64)

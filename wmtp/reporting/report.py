@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from wmtp.maths.pass_at_k import paired_bootstrap
+from wmtp.maths.pass_at_k import paired_difference
 from wmtp.reporting import heat_map, plots
 from wmtp.reporting.heat_map import visible
 from wmtp.reporting.reading import STAGES, Evaluation, RunResults, read_run
@@ -174,7 +174,7 @@ def paired_gain(run: RunResults) -> tuple[float, float, float, int] | None:
     if not both:
         return None
     mean = {stage: [sum(task[stage]) / len(task[stage]) for task in both] for stage in STAGES}
-    return (*paired_bootstrap(mean["after"], mean["before"]), len(both))
+    return (*paired_difference(mean["after"], mean["before"]), len(both))
 
 
 def ranked_tokens(run: RunResults, most: int = 15) -> list[tuple[dict[str, Any], dict[str, Any]]]:
