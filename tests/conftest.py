@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,6 @@ def cache_of_this_session(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WMTP_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(autouse=True)
-def storage_of_this_test():
-    """Forget the storage of a run in this process: its cache is not that of the next test."""
-    yield
-    if "wmtp.storage" in sys.modules:
-        sys.modules["wmtp.storage"].use(None)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
 from wmtp.errors import ConfigError, WmtpError, chain, is_whole_number
 from wmtp.secrets import mask_secrets, refuse_secrets
-from wmtp.storage import nested_form
+from wmtp.storage import nested_form, using
 
 
 def config_dir() -> Path:
@@ -149,6 +150,17 @@ def _explain_memory(error: BaseException) -> str | None:
 def build(config: Any, **kwargs: Any) -> Any:
     """Instantiate the `_target_`s of a config, with plain lists and dicts in their arguments."""
     return hydra.utils.instantiate(config, _convert_="all", **kwargs)
+
+
+def in_its_storage(program: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Let everything that a program finds or keeps be in the storage that its config describes."""
+
+    @wraps(program)
+    def inside(cfg: DictConfig) -> Any:
+        with using(build(cfg.storage)):
+            return program(cfg)
+
+    return inside
 
 
 def check_all_set(cfg: DictConfig) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from wmtp.cli import build, check_all_set, config_dir, front_door, quiet_libraries, sweep_point
+from wmtp.cli import build, check_all_set, config_dir, front_door, in_its_storage, quiet_libraries, sweep_point
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.run.directory import resolve_checkpoint, run_of
-from wmtp.storage import in_use, is_s3, use
+from wmtp.storage import in_use, is_s3
 
 ELSEWHERE = "model:"  # then whatever `model.path` takes
 
@@ -46,6 +46,7 @@ class Subject:
     run: Path | None = None
 
 
+@in_its_storage
 def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     """Evaluate as the config says.
 
@@ -63,7 +64,6 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     from wmtp.evaluation.ranks import joined_ranks
     from wmtp.reporting import write_evaluation_report
 
-    use(build(cfg.storage))
     metrics: dict[str, Any] = {}
     with joined_ranks() as ranks:
         subject = _model(cfg, ranks.local) if cfg.ckpt is not None else _samples(cfg)

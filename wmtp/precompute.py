@@ -12,11 +12,11 @@ import time
 
 from omegaconf import DictConfig
 
-from wmtp.cli import build, check_all_set, front_door, quiet_libraries
+from wmtp.cli import build, check_all_set, front_door, in_its_storage, quiet_libraries
 from wmtp.errors import ConfigError
-from wmtp.storage import use
 
 
+@in_its_storage
 def precompute(cfg: DictConfig) -> None:
     """Fill the cache for the training that the config describes.
 
@@ -30,7 +30,6 @@ def precompute(cfg: DictConfig) -> None:
     from wmtp.data.leakage import guard
 
     quiet_libraries()
-    use(build(cfg.storage))
     started = time.monotonic()
     reference = build(cfg.algo.get("reference"))
     if not isinstance(reference, ReferenceCache):

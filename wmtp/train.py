@@ -25,13 +25,14 @@ from wmtp.cli import (
     check_whole_number,
     command_again,
     front_door,
+    in_its_storage,
     quiet_libraries,
     refuse_sweep_over_devices,
     sweep_point,
 )
 from wmtp.ranks.meeting import holds_weights, join
 from wmtp.run.directory import fresh_run, resolve_checkpoint, run_of, same_run, unfinished_run
-from wmtp.storage import in_use, is_s3, use
+from wmtp.storage import in_use, is_s3
 
 
 class Parts(NamedTuple):
@@ -46,6 +47,7 @@ class Parts(NamedTuple):
     algo: Any
 
 
+@in_its_storage
 def train(cfg: DictConfig) -> dict[str, float]:
     """Fine-tune as the config says.
 
@@ -69,7 +71,6 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     quiet_libraries()
     join(cfg.trainer)
-    use(build(cfg.storage))
     recovery = build(cfg.recovery)
     # Whatever a user can get wrong is built before the run directory exists.
     parts = [build_parts(cfg)]

@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from torch import nn
 from torch.nn import functional as F
 
@@ -25,7 +26,7 @@ from wmtp.critic.fitting import TrunkStates, ValueFitting, measure
 from wmtp.critic.rewarded import RewardedSamples
 from wmtp.critic.value import ValueNetwork
 from wmtp.maths.loss import target_nll
-from wmtp.storage import use
+from wmtp.storage import using
 
 
 class FineTuned(ValueNetwork):
@@ -113,14 +114,14 @@ def main(word: str = "") -> None:
     for name, (overrides, kind) in ROWS.items():
         group = group if name.startswith(" ") else name
         if word in group or word in name:
-            row(name, overrides, kind)
+            with initialize_config_dir(str(config_dir()), version_base="1.3"):
+                cfg = compose("train", overrides=["algo=critic", *overrides])
+            quiet_libraries()
+            with using(build(cfg.storage)):
+                row(name, cfg, kind)
 
 
-def row(name: str, overrides: list[str], kind: type | None) -> None:
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("train", overrides=["algo=critic", *overrides])
-    quiet_libraries()
-    use(build(cfg.storage))
+def row(name: str, cfg: DictConfig, kind: type | None) -> None:
     source = build(cfg.model)
     data = build(cfg.data.module, tokenizer=source.load_tokenizer())
     model, rewards, wanted = source.load().eval(), build(cfg.algo.rewards), cfg.algo.pretraining

@@ -17,7 +17,7 @@ from pytorch_lightning.profilers import SimpleProfiler
 from step import make_trainer
 
 from wmtp.cli import build, config_dir, quiet, quiet_libraries
-from wmtp.storage import use
+from wmtp.storage import using
 
 WARM_UP = 3  # steps that allocate; not counted
 
@@ -32,24 +32,24 @@ def main() -> None:
     quiet_libraries()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("train", arguments.overrides)
-    use(build(cfg.storage))
-    model_source = build(cfg.model)
-    data = build(cfg.data.module, tokenizer=model_source.load_tokenizer())
-    algo = build(cfg.algo, model=model_source.load(), optimizer=build(cfg.optimizer))
-    profiler = SimpleProfiler()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(
-            arguments.steps,
-            accelerator=cfg.trainer.accelerator,
-            devices=1,
-            precision=cfg.trainer.precision,
-            gradient_clip_val=None,
-            limit_val_batches=0,
-            logger=False,
-            default_root_dir=folder,
-            profiler=profiler,
-        )
-        trainer.fit(algo, data)
+    with using(build(cfg.storage)):
+        model_source = build(cfg.model)
+        data = build(cfg.data.module, tokenizer=model_source.load_tokenizer())
+        algo = build(cfg.algo, model=model_source.load(), optimizer=build(cfg.optimizer))
+        profiler = SimpleProfiler()
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = make_trainer(
+                arguments.steps,
+                accelerator=cfg.trainer.accelerator,
+                devices=1,
+                precision=cfg.trainer.precision,
+                gradient_clip_val=None,
+                limit_val_batches=0,
+                logger=False,
+                default_root_dir=folder,
+                profiler=profiler,
+            )
+            trainer.fit(algo, data)
     waits, steps = (
         statistics.median(next(times for name, times in profiler.recorded_durations.items() if part in name)[WARM_UP:])
         for part in ("train_dataloader_next", "run_training_batch")

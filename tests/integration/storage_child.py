@@ -5,8 +5,8 @@ import resource
 from contextlib import contextmanager
 from pathlib import Path
 
-from wmtp import storage
 from wmtp.errors import StorageError
+from wmtp.storage import Storage, copies, download
 
 CHUNK = 2**16
 
@@ -22,13 +22,14 @@ def ask(settings: dict, cache: Path, environment: dict, limit: int | None = None
         machine: 같은 디스크를 쓰지만 잠금은 나누지 않는 다른 기계의 이름.
     """
     os.environ.update(environment)
-    storage.WAITS, storage.CHUNK = (0.01,) * 5, CHUNK
+    download.WAITS, download.CHUNK = (0.01,) * 5, CHUNK
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if machine:
-        storage._alone = contextmanager(lambda unit, url: iter([machine]))
+        copies.alone = contextmanager(lambda *_, **__: iter([True]))
+        copies.socket.gethostname = lambda: machine
     try:
-        storage.Storage(cache=cache, s3=settings).find_data("mbpp", None, ["mbpp.jsonl"], hub=("nobody/nothing", "*"))
+        Storage(cache=cache, s3=settings).find_data("mbpp", None, ["mbpp.jsonl"], hub=("nobody/nothing", "*"))
     except StorageError:
         os._exit(3)
     os._exit(0)

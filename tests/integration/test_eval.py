@@ -27,7 +27,7 @@ def test_a_model_folder_gives_results_and_a_report_in_out_itself(config, tmp_pat
     metrics = evaluate_checkpoint(config(*overrides, root="eval"))
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
-        *FINAL_FILES, "timings.jsonl", "speed.json", "report.md", "report.html",
+        *FINAL_FILES, "timings.jsonl", "speed.json", "report.md", "report.html", ".lock",
     }  # fmt: skip
     assert 0 <= metrics["synthetic/pass@1"] <= 1 and metrics["synthetic/n"] == 1
     said, report = capsys.readouterr().out, (out / "report.html").read_text()

@@ -21,15 +21,14 @@ from moto.server import ThreadedMotoServer
 from storage_child import CHUNK, ask
 from storage_servers import FaultyProxy, HubServer
 
-from wmtp import storage
 from wmtp.data.sources import CodeContests, HumanEval, Mbpp
 from wmtp.errors import ConfigError, DataNotFoundError, StorageError
 from wmtp.models.loading import find_model, load_model
-from wmtp.storage import MANIFEST, Storage
+from wmtp.storage import MANIFEST, Storage, download, s3, using
 
 BUCKET = "team-bucket"
 KEYS = {"AWS_ACCESS_KEY_ID": "test-key-id", "AWS_SECRET_ACCESS_KEY": "test-secret", "AWS_DEFAULT_REGION": "us-east-1"}
-ASSETS = Path(storage.__file__).parents[1] / "assets"
+ASSETS = Path(s3.__file__).parents[1] / "assets"
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +67,8 @@ def loopback_only(monkeypatch):
     for name in ("WMTP_DATA", "WMTP_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setattr(storage, "WAITS", (0.01,) * 5)
-    monkeypatch.setattr(storage, "CHUNK", CHUNK)
-    storage.use(None)
+    monkeypatch.setattr(download, "WAITS", (0.01,) * 5)
+    monkeypatch.setattr(download, "CHUNK", CHUNK)
 
 
 @pytest.fixture
@@ -351,10 +349,10 @@ def test_a_bucket_that_cannot_be_read_stops_with_the_way_out(proxy, bucket, tmp_
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     proxy.clear()
-    storage._s3_filesystem.cache_clear()
+    s3._s3_filesystem.cache_clear()
     with pytest.raises(StorageError, match=r"credentials.*Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
         find(Storage(**at))
-    storage._s3_filesystem.cache_clear()
+    s3._s3_filesystem.cache_clear()
 
 
 # ---- the Hub ---------------------------------------------------------------------------------------------------------
@@ -394,7 +392,6 @@ def add_official_repositories(hub: HubServer) -> None:
 def test_data_by_name_comes_from_the_hub_and_then_from_the_cache(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("WMTP_CACHE", str(tmp_path))
     at = Storage()
-    storage.use(at)
     add_official_repositories(hub)
 
     def ids(source, *splits):
@@ -407,15 +404,16 @@ def test_data_by_name_comes_from_the_hub_and_then_from_the_cache(hub, tmp_path, 
         assert ids(CodeContests(), "test") == [["codecontests/1_test-00000-of-00001-dd"]]
         assert [len(found) for found in ids(CodeContests(), "train", "validation", "all")] == [2, 1, 4]
 
-    assert ids(CodeContests(), "test")
-    assert not [path for path in hub.requests if "/train-" in path]  # gigabytes that nobody asked for
-    everything()
+    with using(at):
+        assert ids(CodeContests(), "test")
+        assert not [path for path in hub.requests if "/train-" in path]  # gigabytes that nobody asked for
+        everything()
     assert at.used["mbpp"]["licence"] == "cc-by-4.0" and at.used["humaneval"]["licence"] == "mit"
     assert at.used["mbpp"]["from"] == "hf://datasets/google-research-datasets/mbpp"
     hub.repos.clear()
     hub.requests.clear()
-    storage.use(Storage())
-    everything()
+    with using(Storage()):
+        everything()
     assert hub.requests == []
 
 
@@ -476,17 +474,16 @@ def test_a_model_loads_from_s3_and_from_the_hub(proxy, bucket, hub, tiny, tmp_pa
     for name, body in tiny.items():
         bucket.put(f"models/tiny/{name}", body)
     hub.add("org/tiny", tiny | {"pytorch_model.bin": b"pickle"}, "apache-2.0")
-    storage.use(Storage(cache=tmp_path, s3=bucket.settings(proxy.url)))
-    for path in (f"{bucket.url}/models/tiny", "org/tiny"):
-        folder = find_model(path)
-        assert tmp_path in folder.parents and not (folder / "pytorch_model.bin").exists()
-        load_model(folder, heads=1)
-    storage.use(Storage(cache=tmp_path, mode="offline", s3=bucket.settings(proxy.url)))
-    assert find_model("org/tiny") == folder
-    with pytest.raises(
-        DataNotFoundError, match=r"model\.path = org/none: no config\.json in org/none, in the cache .*Hub"
-    ):
-        find_model("org/none")
+    with using(Storage(cache=tmp_path, s3=bucket.settings(proxy.url))):
+        for path in (f"{bucket.url}/models/tiny", "org/tiny"):
+            folder = find_model(path)
+            assert tmp_path in folder.parents and not (folder / "pytorch_model.bin").exists()
+            load_model(folder, heads=1)
+    nowhere = r"model\.path = org/none: no config\.json in org/none, in the cache .*Hub"
+    with using(Storage(cache=tmp_path, mode="offline", s3=bucket.settings(proxy.url))):
+        assert find_model("org/tiny") == folder
+        with pytest.raises(DataNotFoundError, match=nowhere):
+            find_model("org/none")
 
 
 def test_one_model_of_a_repository_that_holds_several_comes_alone(hub, tmp_path):

@@ -1,24 +1,27 @@
 """Name inputs by what they are, so that a changed input is another name and the same one never is.
 
-[연구 맥락] 캐시의 열쇠에 사람이 올리는 번호가 있으면 언젠가 잊는다. 그래서 파일은 내용으로, 객체는 클래스의
-    소스 코드와 속성으로 부른다: 파서, 프롬프트, 문법을 한 글자만 고쳐도 새 열쇠다.
+[연구 맥락] 캐시의 열쇠에 사람이 올리는 번호가 있으면 언젠가 잊는다. 그래서 파일은 내용으로, 객체는 클래스의 코드와
+    속성으로 부른다: 파서, 프롬프트, 문법이 하는 일이 바뀌면 새 열쇠다. 주석이나 docstring을 고친 것은 바뀐 것이 아니다.
 [동작] 여기서는 torch를 부르지 않는다 (출처와 함께 일찍 불린다).
 [디버깅] 캐시가 자꾸 새로 만들어지면 `identify(객체)`를 두 번 출력해 다른 곳을 찾는다.
 """
 
+import ast
 import hashlib
 import inspect
 import json
 import sys
 import time
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from wmtp.storage import in_use
+from wmtp.cache.texts import remember
 
 LARGE = 64 * 2**20  # bytes; hashing more than this at every start would be felt
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def digest_of(value: Any) -> str:
@@ -42,19 +45,7 @@ def digest_of_file(file: Path) -> str:
     if stat.st_size < LARGE or not settled:
         return _read_digest(file)
     name = digest_of([str(file.resolve()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
-    remembered = in_use().cache / "digests" / name
-    try:
-        return remembered.read_text()
-    except OSError:
-        digest = _read_digest(file)
-    try:
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        temporary = remembered.with_suffix(f".{time.time_ns()}.tmp")
-        temporary.write_text(digest)
-        temporary.replace(remembered)
-    except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
-    return digest
+    return remember("digests", name, lambda: _read_digest(file))
 
 
 def digest_of_model(folder: Path) -> str:
@@ -63,9 +54,23 @@ def digest_of_model(folder: Path) -> str:
     return digest_of([digest_of_file(file) for file in files])
 
 
-def code_of(*modules: ModuleType) -> str:
-    """Name modules by their source code."""
-    return digest_of(sorted(inspect.getsource(module) for module in modules))
+def code_of(*modules: ModuleType | Path) -> str:
+    """Name modules, or files of code, by what they do: comments, docstrings and layout do not count."""
+    return digest_of(sorted(_without_words(_source_of(module)) for module in modules))
+
+
+def _source_of(module: ModuleType | Path) -> str:
+    return module.read_text(encoding="utf-8") if isinstance(module, Path) else inspect.getsource(module)
+
+
+@cache
+def _without_words(source: str) -> str:
+    """Write code down again from its syntax tree, without docstrings; the same in most versions of Python."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return ast.unparse(tree)
 
 
 def modules_of(thing: Any) -> set[ModuleType]:

@@ -17,21 +17,21 @@
 
 import json
 import math
-import os
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from wmtp.cache.fingerprint import digest_of
+from wmtp.cache.fingerprint import code_of, digest_of
+from wmtp.cache.texts import remember
 from wmtp.data.mixture import refuse_evaluation_only
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError, DataLeakError
-from wmtp.storage import in_use
+from wmtp.storage.files import write_atomically
 
 POLICIES = ("drop", "error", "ignore")
 TEXT_GRAM, CODE_GRAM = 8, 13  # words, code tokens
@@ -108,7 +108,7 @@ def record(file: Path, policy: str, leaks: Sequence[Leak], dropped: Mapping[str,
         dropped: 분할마다, 너무 길거나 정답이 없어 버린 문제들.
     """
     listed = {"leakage": policy, "leaks": [asdict(leak) for leak in leaks], "too_long_or_unsolved": dict(dropped)}
-    file.write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_atomically(file, json.dumps(listed, indent=1, ensure_ascii=False).encode())
 
 
 def find_leaks(problems: Iterable[Problem], benchmarks: Iterable[Any]) -> Iterator[Leak | None]:
@@ -232,17 +232,12 @@ def _remembered(source: Source, benchmarks: Sequence[Any]) -> dict[str, Any]:
     asked = [
         [benchmark.name, benchmark.split, benchmark.source.fingerprint(benchmark.split)] for benchmark in benchmarks
     ]
-    key = digest_of([source.fingerprint(), asked, Path(__file__).read_text(encoding="utf-8")])
-    file = in_use().cache / "leaks" / f"{key[:32]}.json"
-    with suppress(OSError, ValueError):
-        return json.loads(file.read_text())
-    every = list(find_leaks(source.stream("train"), benchmarks))
-    leaks = [leak for leak in every if leak]
-    once = {leak.task_id: asdict(leak) for leak in leaks}  # a mixture may give a problem more than once
-    found = {"clean": len(every) - len(leaks), "leaks": list(once.values())}
-    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(found))
-        temporary.replace(file)
-    return found
+    key = digest_of([source.fingerprint(), asked, code_of(sys.modules[__name__])])
+
+    def find() -> str:
+        every = list(find_leaks(source.stream("train"), benchmarks))
+        leaks = [leak for leak in every if leak]
+        once = {leak.task_id: asdict(leak) for leak in leaks}  # a mixture may give a problem more than once
+        return json.dumps({"clean": len(every) - len(leaks), "leaks": list(once.values())})
+
+    return json.loads(remember("leaks", f"{key[:32]}.json", find))

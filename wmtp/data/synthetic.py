@@ -11,10 +11,11 @@
 
 import hashlib
 import random
+import sys
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
+from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.data import grammar
 from wmtp.data.grammar import (
     AGGREGATIONS,
@@ -104,10 +105,8 @@ class Synthetic(Source):
 
     def fingerprint(self, split: str = "all") -> str:
         """Identify the content: the same for the same problems, another when an argument or the grammar changes."""
-        digest = hashlib.sha256(repr((self.sizes, self.seed, float(self.noise))).encode())
-        for module in (grammar.__file__, __file__):
-            digest.update(Path(module).read_bytes())
-        return digest.hexdigest()[:16]
+        code = code_of(grammar, sys.modules[__name__])
+        return digest_of([self.sizes, self.seed, float(self.noise), code])[:16]
 
     def _generate(self, split: str) -> Iterator[Problem]:
         # A string seed goes through SHA-512, so PYTHONHASHSEED has no say.

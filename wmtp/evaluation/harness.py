@@ -17,10 +17,8 @@
 [디버깅] 정답과 테스트의 글은 어느 파일에도 쓰지 않는다. 프로그램이 왜 틀렸는지는 results.jsonl의 message를 본다.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import queue
 import re
 import threading
@@ -45,6 +43,7 @@ from wmtp.evaluation.ranks import Ranks
 from wmtp.evaluation.sandbox import Limits, Program, Sandbox, Verdict, limits_from_references
 from wmtp.progress import progress_bar
 from wmtp.storage.files import write_atomically
+from wmtp.storage.lock import Taken, alone
 
 if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take seconds to load
     from wmtp.models.generation import Sampling
@@ -416,18 +415,13 @@ def _check_same_evaluation(out: Path, fingerprint: dict[str, Any], overwrite: bo
 @contextmanager
 def _claimed(out: Path) -> Iterator[None]:
     """Hold the folder, so that the same command started twice does not write twice."""
-    out.mkdir(parents=True, exist_ok=True)
-    folder = os.open(out, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"out = {out}: another evaluation is writing there. Let it end, or choose another out."
-            ) from None
-        yield
-    finally:
-        os.close(folder)  # the kernel lets go of it after a kill, too
+        with alone(out / ".lock", wait=False):
+            yield
+    except Taken:
+        raise ConfigError(
+            f"out = {out}: another evaluation is writing there. Let it end, or choose another out."
+        ) from None
 
 
 @contextmanager

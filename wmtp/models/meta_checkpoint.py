@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, processors
@@ -37,6 +36,7 @@ from wmtp.errors import CheckpointError, DataNotFoundError, StorageError, is_who
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.models.same_tensors import check_same_tensors
 from wmtp.storage import say
+from wmtp.storage.lock import alone
 
 WEIGHTS, PARAMS, TOKENIZER = "consolidated.pth", "params.json", "tokenizer.model"
 ORIGINALS = "meta"  # where a converted folder keeps the files that `to_meta` gives back
@@ -83,8 +83,7 @@ def convert(folder: Path, cache: Path, key: str = "model.path") -> Path:
     if target.is_dir():
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f".{target.name}.lock")):  # one process converts, the others wait for it
+        with alone(target.with_name(f".{target.name}.lock")):  # one process converts, the others wait for it
             if not target.is_dir():
                 _convert(folder, params, tokenizer_file, weights_file, target, key)
     except (OSError, SafetensorError) as error:

@@ -11,7 +11,6 @@
 [디버깅] 무엇을 왜 고쳤는지는 attempts.json과 보고서에 있다. 처음 설정으로 되돌리려면 attempts.json을 지운다.
 """
 
-import fcntl
 import gc
 import json
 import os
@@ -38,6 +37,7 @@ from wmtp.ranks.meeting import is_first
 from wmtp.reporting import write_report
 from wmtp.run.failure import Failure, describe, write_failure, write_json
 from wmtp.storage.files import swap_in
+from wmtp.storage.lock import alone
 
 JOINT = ("non_finite", "loss_explosion")  # the callbacks raise these on all ranks at once
 RATE = "callbacks.learning_rate.scale"
@@ -316,8 +316,7 @@ def write_attempt(
 ) -> None:
     """Append to attempts.json; nothing where another rank has done so since there were `known` attempts."""
     name, changes = remedy
-    with (run / "attempts.json.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(run / "attempts.json.lock"):
         attempts = read_attempts(run)
         if known is not None and len(attempts) > known:
             return

@@ -9,7 +9,6 @@
 
 import atexit
 import csv
-import fcntl
 import json
 import logging
 import os
@@ -32,6 +31,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from wmtp.errors import CheckpointError
 from wmtp.secrets import mask_secrets
 from wmtp.storage.files import write_atomically
+from wmtp.storage.lock import alone
 
 # What MLflow accepts in one log_batch call.
 _METRICS_A_BATCH, _PARAMS_A_BATCH, _TAG_CHARACTERS = 1000, 100, 5000
@@ -410,9 +410,8 @@ def _client(tracking_uri: str) -> Any:
         return MlflowClient(tracking_uri)
     store = Path(tracking_uri.removeprefix("sqlite:///"))
     store.parent.mkdir(parents=True, exist_ok=True)
-    with store.with_name(store.name + ".lock").open("w") as lock:
-        # Two runs of a sweep that create the store's tables at the same time get in each other's way.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # Two runs of a sweep that create the store's tables at the same time get in each other's way.
+    with alone(store.with_name(store.name + ".lock")):
         return MlflowClient(tracking_uri)
 
 

@@ -6,23 +6,31 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that no kill, crash or full disk can leave half of it.
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write a file under; at the end of the block it gets its own, unless something failed.
 
-    [동작] 임시 이름에 쓰고, 디스크에 내린 뒤(fsync), 이름을 바꾼다.
+    [동작] 디스크에 내린 뒤(fsync) 이름을 바꾼다. 죽거나, 디스크가 차거나, 전원이 꺼져도 반쪽 파일은 남지 않는다.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that no kill, crash or full disk can leave half of it."""
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def swap_in(temporary: Path, path: Path) -> None:
@@ -37,9 +45,14 @@ def swap_in(temporary: Path, path: Path) -> None:
             path.rename(aside)
         temporary.rename(path)
         remove(aside)
-    opened = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder reach the disk."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(opened)  # let the rename reach the disk
+        os.fsync(opened)
     finally:
         os.close(opened)
 

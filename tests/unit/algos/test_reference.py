@@ -12,7 +12,6 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import LambdaCallback
 from transformers import AutoModelForCausalLM
 
-from wmtp import storage
 from wmtp.algos import reference as cached_reference
 from wmtp.algos.reference import ReferenceCache
 from wmtp.algos.rho1 import Rho1
@@ -24,14 +23,13 @@ from wmtp.errors import ConfigError
 from wmtp.maths.weighting import SoftWeighting
 from wmtp.models import loading
 from wmtp.models.loading import find_model, load_model, load_reference, load_tokenizer
-from wmtp.storage import Storage
 
 BASE, REFERENCE = "asset:tiny-base", "asset:tiny-reference"
 
 
 @pytest.fixture(autouse=True)
 def small_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "_in_use", Storage(cache=tmp_path / "cache"))  # not that of an earlier run
+    monkeypatch.setenv("WMTP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cached_reference, "SMALLEST_SHARD", 300)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from wmtp.cache import fingerprint
-from wmtp.cache.entries import entry_file, read_entry, read_or_build
+from wmtp.cache.entries import build_together, entry_file, read_entry, read_or_build
 from wmtp.cache.fingerprint import digest_of_file
 from wmtp.data.module import MTPDataModule
 from wmtp.data.prompts import Synthetic0Shot
@@ -67,7 +67,7 @@ def test_whatever_decides_the_tokens_changes_the_key(cache, monkeypatch):
     keys.append(entry_file("tokens", module().key("validation")))
     with monkeypatch.context() as patch:  # an edited line of code
         getsource = fingerprint.inspect.getsource
-        patch.setattr(fingerprint.inspect, "getsource", lambda of: getsource(of) + "#")
+        patch.setattr(fingerprint.inspect, "getsource", lambda of: getsource(of) + "\n1")
         keys.append(entry_file("tokens", module().key("train")))
     assert len(set(keys)) == len(keys) == 8
     assert entry_file("tokens", module().key("train")) == keys[0]
@@ -137,6 +137,37 @@ def test_of_two_processes_one_builds_and_a_killed_builder_is_replaced(tmp_path):
         process.join(timeout=30)
     assert said.read_text().split() == ["building", "building", "499500", "499500"]
     assert torch.equal(read_entry(file)["x"], torch.arange(1000))
+
+
+def share_work(folder: Path, names: str, seconds: float, said: Path) -> None:
+    def build(name: str) -> dict[str, torch.Tensor]:
+        with said.open("a") as journal:
+            journal.write(f"{name}\n")
+        time.sleep(seconds)
+        return {"x": torch.tensor([ord(name)])}
+
+    entries = build_together(((folder / f"{name}.safetensors", name) for name in names), build)
+    assert {work: chr(entry["x"]) for _, work, entry in entries} == {name: name for name in names}
+
+
+def test_processes_share_entries_and_take_over_what_a_killed_one_had_claimed(tmp_path):
+    said = tmp_path / "said"
+    fork = multiprocessing.get_context("fork")
+    killed = fork.Process(target=share_work, args=(tmp_path, "abcd", 600, said))
+    both = [fork.Process(target=share_work, args=(tmp_path, names, 0.2, said)) for names in ("abcd", "cdab")]
+    killed.start()
+    while not said.exists():
+        time.sleep(0.01)
+    for process in both:
+        process.start()
+    while len(said.read_text().split()) < 4:  # all but what is claimed
+        assert all(process.is_alive() for process in both)
+        time.sleep(0.01)
+    killed.kill()
+    for process in (killed, *both):
+        process.join(timeout=30)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert sorted(said.read_text().split()) == ["a", "a", "b", "c", "d"]
 
 
 def test_what_a_killed_writer_left_is_cleared_away(tmp_path):

@@ -7,7 +7,6 @@
 import json
 import random
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wmtp.cache.entries import entry_file, read_entry, read_or_build
+from wmtp.cache.entries import build_together, entry_file, read_entry
 from wmtp.cache.fingerprint import code_of, modules_of
 from wmtp.data import mutation
 from wmtp.data.module import MTPDataModule
@@ -154,25 +153,14 @@ class Rewards:
         """Judge whatever is not there yet and not in another process's hands, then wait for the rest."""
         rank = data.trainer.global_rank if data.trainer else 0
         shards: dict[Path, list[Judged]] = {}
-        work: Iterable = _cut(folder, _once(data.source.stream(split)), limit)
         with progress_bar(f"rewards: {self.name}", limit, 0, rank == 0, "problem") as bar:
-            while True:
-                held = []
-                for file, problems in work:
-
-                    def build(problems: list[Problem] = problems) -> dict[str, Tensor]:
-                        return _pack(problems, rows_of(problems) if problems else [])
-
-                    entry = read_or_build(file, build, wait=False)
-                    if entry is None:
-                        held.append((file, problems))
-                    else:
-                        shards[file] = _unpack(entry)
-                        bar.update(len(problems))
-                if not held:
-                    return [shards[file] for file in sorted(shards)]
-                time.sleep(0.1)
-                work = held
+            for file, problems, entry in build_together(
+                _cut(folder, _once(data.source.stream(split)), limit),
+                lambda problems: _pack(problems, rows_of(problems) if problems else []),
+            ):
+                shards[file] = _unpack(entry)
+                bar.update(len(problems))
+        return [shards[file] for file in sorted(shards)]
 
 
 def mutant_of(source: Source, problem: Problem, program: str, rng: random.Random) -> tuple[str, tuple[int, int]]:

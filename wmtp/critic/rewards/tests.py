@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wmtp.cache.fingerprint import digest_of_file
+from wmtp.cache.fingerprint import code_of
 from wmtp.critic.rewards.base import DRAWS, Rewards, Row, Spans, mutant_of
 from wmtp.data.module import MTPDataModule
 from wmtp.data.problem import Problem, Source
@@ -45,10 +45,10 @@ class Tests(Rewards):
         self.sandbox, self.limits = sandbox or Sandbox(), limits or Limits()
 
     def key(self, data: MTPDataModule, split: str, model: Any) -> dict[str, Any]:
-        judge = sorted(Path(sandbox_package.__file__).parent.rglob("*.py"))
+        judge = Path(sandbox_package.__file__).parent.rglob("*.py")
         return super().key(data, split, model) | {
             "limits": repr(self.limits),
-            "sandbox": [digest_of_file(file) for file in judge],
+            "sandbox": code_of(*judge),
         }
 
     @contextmanager

@@ -1,0 +1,244 @@
+"""Find data, models and checkpoints: local path, cache, S3, Hub, in this order.
+
+[동작] 여기는 순서와, 못 찾았을 때 어디를 보았는지 말하는 문장뿐이다. 먼 곳의 것은 복사본(copies.py)을 준다.
+    한 프로세스는 한 이름에서 끝까지 같은 판을 본다.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from wmtp.errors import ConfigError, DataNotFoundError, StorageError
+from wmtp.storage.copies import Copies, read_manifest
+from wmtp.storage.download import Place, list_files, reason
+from wmtp.storage.hub import HubPlace
+from wmtp.storage.keys import S3_KEYS, nested_form
+from wmtp.storage.listing import choose
+from wmtp.storage.s3 import S3Place, is_s3
+
+MODEL_FILES = ("*.json", "*.safetensors", "consolidated.pth", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*")
+MODEL_MARKS = ("config.json", "params.json")  # transformers' format, Meta's
+
+
+class Storage:
+    """Find data, models and checkpoints: local path, cache, S3, Hub, in this order.
+
+    Args:
+        mode: "auto", 또는 네트워크를 쓰지 않는 "offline" (환경 변수 HF_HUB_OFFLINE=1도 같은 뜻).
+        cache: 복사본을 둘 폴더. None이면 `$WMTP_CACHE`, 그것도 없으면 ~/.cache/wmtp.
+        s3: bucket, prefix, endpoint_url, region. bucket이 없으면 S3를 쓰지 않는다.
+        accept_licences: 라이선스를 모르지만 써도 된다고 사용자가 확인한 Hub 저장소.
+
+    Attributes:
+        used: 찾아 준 것마다 온 곳, 판, 커밋, 라이선스. 보고서와 MLflow에 남는다.
+
+    Raises:
+        ConfigError: 모르는 키, 평평한 키, 설정에 적힌 비밀번호.
+    """
+
+    def __init__(
+        self,
+        mode: str = "auto",
+        cache: str | os.PathLike | None = None,
+        s3: Mapping[str, Any] | None = None,
+        accept_licences: Sequence[str] = (),
+        **unknown: Any,
+    ) -> None:
+        for key in unknown:
+            raise ConfigError(nested_form(f"storage.{key}") or f"storage.{key} is not a key; see conf/storage/.")
+        for key in s3 or {}:
+            if key not in S3_KEYS:
+                raise ConfigError(
+                    nested_form(f"storage.s3.{key}")
+                    or f"storage.s3.{key} is not a key; there are {', '.join(S3_KEYS)}."
+                )
+        if mode not in ("auto", "offline"):
+            raise ConfigError(f"storage.mode = {mode!r} must be auto or offline.")
+        self.s3 = {key: (s3 or {}).get(key) for key in S3_KEYS}
+        if "@" in (self.s3["endpoint_url"] or ""):
+            raise ConfigError(
+                "storage.s3.endpoint_url holds a user name or a password; give the address alone, and the credentials "
+                "as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment."
+            )
+        self.offline = mode == "offline" or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        self.cache = Path(cache or os.environ.get("WMTP_CACHE") or "~/.cache/wmtp").expanduser()
+        self.accepted = tuple(accept_licences)
+        self.used: dict[str, dict[str, Any]] = {}
+        self._copies = Copies(self.cache)
+        self._found: dict[Path, Path] = {}  # one version for the life of a process
+
+    def find_data(
+        self,
+        name: str,
+        path: str | os.PathLike | None,
+        patterns: Sequence[str],
+        several: bool = False,
+        hub: Sequence[str] = (),
+    ) -> list[Path]:
+        """Find the files of a data set, or say every place that was tried.
+
+        [동작] path를 주면 그곳만 본다: 오타 때문에 다른 데이터로 학습하는 일이 없어야 한다.
+
+        Args:
+            name: 데이터의 이름. 로컬과 S3에서는 폴더 이름이기도 하다.
+            path: 사용자가 준 파일, 폴더, 또는 s3:// 주소. None이면 정해진 순서대로.
+            patterns: 파일 이름들 (`choose` 참고).
+            several: 맞는 파일을 모두 쓸지.
+            hub: Hub의 데이터셋 저장소와, 그 안에서 원하는 파일 이름들.
+
+        Raises:
+            DataNotFoundError: 어느 곳에도 없을 때.
+            StorageError: 있지만 가져올 수 없거나, 라이선스를 먼저 받아들여야 할 때.
+        """
+        patterns = tuple(patterns)
+        remedy = "Put the file there, or set data.path (training) or benchmark.path (evaluation)."
+        folders, places, tried = [], [], []
+        if path is None:
+            root = os.environ.get("WMTP_DATA")
+            folders = [*([Path(root).expanduser() / name] if root else []), self.cache / "data" / name]
+            tried = [f"in $WMTP_DATA/{name}" + ("" if root else " (not set)")]
+            places = [
+                *self._s3(name, patterns, several),
+                HubPlace(hub[0], "dataset", tuple(hub[1:]), True, self.accepted),
+            ]
+        elif is_s3(path):
+            places = [self._s3_url(path, patterns, several)]
+        else:
+            folders, tried = [Path(path).expanduser()], [f"in data.path={path}"]
+            remedy = "Correct the path, or leave it out to look in $WMTP_DATA, the cache, S3 and the Hub."
+        for folder in folders:
+            files = [folder] if folder.is_file() else _matches(folder, patterns, several)
+            if files:
+                self.used[name] = {"from": str(folder)}
+                return files
+        copy = self._anywhere(name, places, tried, revalidate=path is not None)
+        if copy is None:
+            wanted = " or ".join(patterns)
+            raise DataNotFoundError(
+                f"data={name}: no {wanted} {_listed(tried)}. {remedy} The format is described in docs/data.md."
+            )
+        return [copy / file for file in read_manifest(copy)["files"]]
+
+    def find_model(self, path: str, key: str = "model.path") -> Path:
+        """Find a model's folder: a local one, s3://bucket/key, or organization/name in the cache, S3 or on the Hub.
+
+        [동작] 한 저장소에 모델이 여럿이면 organization/name/폴더. 그 폴더와, 저장소 맨 위의 tokenizer.model만 가져온다.
+
+        Args:
+            path: 로컬 폴더, s3:// 주소, 또는 Hub의 이름.
+            key: 오류 문장에 쓸 설정의 이름.
+
+        Raises:
+            DataNotFoundError: config.json(Meta의 형식은 params.json)이 있는 폴더가 어디에도 없을 때.
+            StorageError: 있지만 가져올 수 없거나, 라이선스를 먼저 받아들여야 할 때.
+        """
+        folder = Path(path).expanduser()
+        if _is_model(folder):
+            return folder
+        places: list[Place] = []
+        tried = [] if is_s3(path) else [f"in {folder}"]
+        inside = ""
+        named = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:/([\w.-]+))?", path)
+        if is_s3(path):
+            places = [self._s3_url(path, MODEL_FILES, several=True)]
+        # A mistyped local path must not be looked up elsewhere: its first folder, at least, is there.
+        elif named and not folder.exists() and not (named[2] and Path(folder.parts[0]).exists()):
+            repo, inside, patterns = named[1], named[2] or "", MODEL_FILES
+            if inside:
+                patterns = (*(f"{inside}/{pattern}" for pattern in MODEL_FILES), "tokenizer.model")
+            places = [*self._s3(repo, patterns, True), HubPlace(repo, "model", patterns, True, self.accepted)]
+        copy = self._anywhere(path, places, tried, revalidate=is_s3(path))
+        if copy is None or not _is_model(copy / inside):
+            raise DataNotFoundError(
+                f"{key} = {path}: no config.json {_listed(tried)}. Give a folder that save_pretrained wrote, "
+                "s3://bucket/key, a name on the Hub, or asset:tiny-base."
+            )
+        return copy / inside
+
+    def find_checkpoint(self, url: str) -> Path:
+        """Mirror a .ckpt file of S3 with the tokenizer beside it, or a run directory, or a model folder.
+
+        Returns:
+            복사본 안의 .ckpt 파일, 또는 복사본 폴더.
+
+        Raises:
+            DataNotFoundError: 그 주소에 체크포인트가 없을 때.
+        """
+        where = PurePosixPath(url.removeprefix("s3://"))
+        beside = ("config.yaml", *(f"model/{pattern}" for pattern in MODEL_FILES if pattern != "*.safetensors"))
+        if where.suffix == ".ckpt" and where.parent.name == "checkpoints":
+            root, name, patterns = where.parent.parent, f"checkpoints/{where.name}", beside
+        elif where.suffix == ".ckpt":
+            root, name, patterns = where.parent, where.name, ()
+        else:
+            root, name, patterns = where, "checkpoints/last.ckpt", (*MODEL_FILES, *beside)
+        tried: list[str] = []
+        place = self._s3_url(f"s3://{root}", (name, *patterns), several=True)
+        copy = self._anywhere("ckpt", [place], tried, revalidate=True)
+        if copy and (copy / name).is_file():
+            return copy / name
+        if copy and (copy / "config.json").is_file():
+            return copy
+        raise DataNotFoundError(f"ckpt = {url}: no {name} {_listed(tried)}. Give a run directory or a .ckpt file.")
+
+    def _s3(self, name: str, patterns: tuple[str, ...], several: bool) -> list[S3Place]:
+        """Return where the configured bucket would hold something, if there is a bucket."""
+        if not self.s3["bucket"]:
+            return []
+        key = "/".join(part for part in ((self.s3["prefix"] or "").strip("/"), name) if part)
+        return [S3Place(self.s3["bucket"], key, patterns, several, self.s3["endpoint_url"], self.s3["region"])]
+
+    def _s3_url(self, url: str | os.PathLike, patterns: tuple[str, ...], several: bool) -> S3Place:
+        bucket, _, key = str(url).removeprefix("s3://").partition("/")
+        return S3Place(bucket, key.strip("/"), patterns, several, self.s3["endpoint_url"], self.s3["region"])
+
+    def _anywhere(self, name: str, places: Sequence[Place], tried: list[str], revalidate: bool) -> Path | None:
+        """Return a whole copy from the cache, else from the first place that has it; note in `tried` what was tried."""
+        for place in places:
+            if self._copies.of(place) in self._found:
+                return self._use(name, place, self._found[self._copies.of(place)])
+        if places and (self.offline or not revalidate):
+            for place in places:
+                copy = self._copies.newest(place)
+                if copy:
+                    return self._use(name, place, copy)
+            tried.append(f"in the cache ({self.cache})")
+        if places and not any(isinstance(place, S3Place) for place in places):
+            tried.append("in S3 (storage.s3.bucket is not set)")
+        for place in places:
+            at = f"in {place.url}" if isinstance(place, S3Place) else f"on the Hub as {place.repo}"
+            if self.offline:
+                tried.append(f"{at} (offline)")
+                continue
+            try:
+                listing = list_files(place)
+            except place.transient as error:
+                if isinstance(place, S3Place):  # a bucket that is configured and does not answer is no reason to go on
+                    raise StorageError(self._copies.unreadable(place, error)) from error
+                tried.append(f"{at} ({reason(error)})")
+                continue
+            if listing is not None:
+                return self._use(name, place, self._copies.get(place, listing))
+            tried.append(f"{at} (not there{'' if isinstance(place, S3Place) else ', or private: set HF_TOKEN'})")
+        return None
+
+    def _use(self, name: str, place: Place, copy: Path) -> Path:
+        manifest = read_manifest(copy)
+        self.used[name] = {key: manifest[key] for key in ("from", "version", "commit", "licence") if manifest[key]}
+        self._found[self._copies.of(place)] = copy
+        return copy
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / mark).is_file() for mark in MODEL_MARKS)
+
+
+def _matches(folder: Path, patterns: Sequence[str], several: bool) -> list[Path]:
+    names = [found.relative_to(folder).as_posix() for pattern in patterns for found in sorted(folder.glob(pattern))]
+    return [folder / name for name in choose(names, patterns, several)]
+
+
+def _listed(tried: Sequence[str]) -> str:
+    return tried[0] if len(tried) == 1 else f"{', '.join(tried[:-1])}, or {tried[-1]}"
