@@ -25,7 +25,6 @@ from wmtp.cli import build, config_dir, quiet_libraries
 from wmtp.critic.fitting import TrunkStates, ValueFitting, measure
 from wmtp.critic.rewarded import RewardedSamples
 from wmtp.critic.value import ValueNetwork
-from wmtp.maths.loss import target_nll
 from wmtp.storage import using
 
 
@@ -39,10 +38,8 @@ class FineTuned(ValueNetwork):
         self.network = self._network[0].requires_grad_(True)
 
     def states(self, batch, model):
-        def states(output, unembedding_VD):
-            return output.hidden[0], target_nll(output.hidden[0], unembedding_VD, batch["labels_BT"])
-
-        return self.network.mtp(batch["input_ids_BT"], then=states)
+        output = self.network.mtp(batch["input_ids_BT"])
+        return output.hidden[0], output.next_token_nll(batch)
 
 
 class Implicit(FineTuned):
@@ -62,12 +59,10 @@ class Implicit(FineTuned):
 
     @staticmethod
     def log_probability(network, batch):
-        def gather(output, unembedding_VD):
-            log_p_BTV = (output.hidden[0][:, :-1] @ unembedding_VD.T).log_softmax(dim=-1)
-            target_BT1 = batch["input_ids_BT"][:, 1:, None]
-            return F.pad(log_p_BTV.gather(2, target_BT1).squeeze(2), (1, 0))
-
-        return network.mtp(batch["input_ids_BT"], then=gather)
+        output = network.mtp(batch["input_ids_BT"])
+        log_p_BTV = (output.hidden[0][:, :-1] @ output.unembedding_VD.T).log_softmax(dim=-1)
+        target_BT1 = batch["input_ids_BT"][:, 1:, None]
+        return F.pad(log_p_BTV.gather(2, target_BT1).squeeze(2), (1, 0))
 
 
 class LogRatios(nn.Module):

@@ -149,8 +149,8 @@ GPU = Scale(
 class Naive(Baseline):
     """Compute the loss from the logits of all heads at once."""
 
-    def _loss(self, batch, output, unembedding_VD, weight_BT) -> MTPLoss:
-        return explicit_loss(output.hidden, unembedding_VD, batch["labels_BT"], batch["step_targets"])
+    def _loss(self, batch, output, weight_BT=None) -> MTPLoss:
+        return explicit_loss(output.hidden, output.unembedding_VD, batch["labels_BT"], batch["step_targets"])
 
 
 def explicit_loss(hidden, unembedding_VD, labels_BT, step_targets) -> MTPLoss:

@@ -1,6 +1,7 @@
 """A model spread over ranks learns what it would learn whole, and goes on from any kind of checkpoint."""
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -14,21 +15,28 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 from test_resume import COMMON, KillAt, losses
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import register_fsdp_forward_method
 from training import kill_session, train_here
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 import wmtp
+from tests.tiny import SHAPE
 from wmtp.checkpoints.io import AtomicCheckpointIO, read_meta, read_weights, save_shards
 from wmtp.checkpoints.kinds import is_checkpoint, is_sharded
 from wmtp.checkpoints.saved_model import SavedModel, read_checkpoint
-from wmtp.checkpoints.strategy import ShardedStrategy
+from wmtp.checkpoints.strategy import PRECISIONS, ShardedStrategy
 from wmtp.errors import CheckpointError, ConfigError
+from wmtp.maths.loss import weighted_mtp_loss
 from wmtp.models.loading import ModelSource, load_model
+from wmtp.models.mtp import MTPForCausalLM, MTPOutput
 from wmtp.ranks.meeting import join
+from wmtp.ranks.sharding import shard
 from wmtp.run.directory import newest_run
 from wmtp.run.failure import kind_of
 from wmtp.storage.files import swap_in
@@ -120,6 +128,59 @@ def test_a_sharded_run_killed_in_the_middle_ends_where_ddp_does_on_two_ranks_and
     (saved / "model" / "shard-00002-model-00001-of-00001.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"shard-00002\S+ should have \d+ bytes and has 0; copy the whole folder"):
         read_checkpoint(saved)
+
+
+class Inside(MTPForCausalLM):
+    """Compute the loss before the forward pass ends, where FSDP promises that the output matrix is whole."""
+
+    def loss(self, batch: dict) -> torch.Tensor:
+        return loss_of(MTPForCausalLM.mtp(self, batch["input_ids_BT"]), batch)
+
+
+def loss_of(output: MTPOutput, batch: dict) -> torch.Tensor:
+    weight_BT = output.next_token_nll(batch)
+    return weighted_mtp_loss(output.hidden, output.unembedding_VD, batch["labels_BT"], weight_BT, batch["targets"]).loss
+
+
+def take_losses(rank: int, port: int, results: Path) -> None:
+    """Be one of two ranks: compute losses inside and outside of sharded models, and leave what comes of them."""
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
+    ids_BT = torch.randint(2, 512, (3, 20), generator=torch.Generator().manual_seed(42 + rank))
+    batch, found = {"input_ids_BT": ids_BT, "labels_BT": ids_BT, "targets": 57}, {}
+    for tied, precision, inside in itertools.product((True, False), PRECISIONS, (True, False)):
+        torch.manual_seed(42)
+        model = Inside(LlamaConfig(**SHAPE, mtp_heads=3, tie_word_embeddings=tied))
+        shard(model, init_device_mesh("cpu", (2,)), PRECISIONS[precision])
+        register_fsdp_forward_method(model, "loss")
+        with torch.no_grad():
+            before = model.loss(batch) if inside else loss_of(model.mtp(batch["input_ids_BT"]), batch)
+        loss = model.loss(batch) if inside else loss_of(model.mtp(batch["input_ids_BT"]), batch)
+        loss.backward()
+        gradients = [parameter.grad.full_tensor() for parameter in model.parameters()]
+        model.unshard()  # and see what FSDP, which hangs a hook on what a forward returns, has left on the parameters
+        hooks = sum(len(parameter._backward_hooks or ()) for parameter in model.parameters())
+        found.setdefault(f"{tied} {precision}", []).append(([before, loss.detach(), *gradients], hooks))
+    torch.save(found, results / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_the_loss_outside_a_sharded_model_and_its_gradients_are_bit_for_bit_those_inside(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    ranks = [context.Process(target=take_losses, args=(rank, port, tmp_path)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(timeout=120)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert len(found) == 4
+        for case, ((inside, _), (outside, hooks)) in found.items():
+            assert len(inside) > 20 and all(map(torch.equal, inside, outside)), case
+            assert any(tensor.any() for tensor in inside[2:]) and hooks == 0, case
 
 
 def test_a_precision_without_float32_masters_is_refused():

@@ -96,8 +96,8 @@ def reached_through_configs() -> dict[str, set[str]]:
     for file in sorted((ROOT / "conf").rglob("*.yaml")):
         node = yaml.safe_load(file.read_text(encoding="utf-8"))
         group = file.relative_to(ROOT / "conf").parts
-        # algo/weighting/soft.yaml is composed into the algorithms, whichever of them; the lowest of them is Baseline.
-        inside = "wmtp.algos.baseline.Baseline" if group[0] == "algo" and len(group) > 2 else None
+        # algo/weighting/soft.yaml is composed into the algorithms, whichever of them.
+        inside = "wmtp.algos.weighted_mtp.WeightedMTP" if group[0] == "algo" and len(group) > 2 else None
         walk(node, inside)
     return reached
 

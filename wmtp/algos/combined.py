@@ -4,7 +4,7 @@
     배치가 아니라 시퀀스마다 표준화하므로, 배치를 어떻게 나누어도 같은 점수다.
 """
 
-#   B sequences, T positions, D width, V vocabulary
+#   B sequences, T positions
 
 from typing import Any
 
@@ -35,9 +35,9 @@ class Combined(Critic, Rho1):
             raise ConfigError(f"algo.mix = {mix!r} must be in [0, 1]; 0 is rho1, 1 is critic, try 0.5.")
         self.mix, self.score_name = mix, "mixed"
 
-    def token_scores(self, batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> Tensor:
+    def token_scores(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:
         """Mix both scores."""
         mask_BT = target_mask(batch["labels_BT"])
-        critic_BT = Critic.token_scores(self, batch, output, unembedding_VD)
-        rho1_BT = Rho1.token_scores(self, batch, output, unembedding_VD)
+        critic_BT = Critic.token_scores(self, batch, output)
+        rho1_BT = Rho1.token_scores(self, batch, output)
         return self.mix * standardize(critic_BT, mask_BT) + (1 - self.mix) * standardize(rho1_BT, mask_BT)

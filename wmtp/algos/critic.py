@@ -7,7 +7,7 @@
 [디버깅] critic.json의 AUC와 localisation을 먼저 본다. V가 모르면 가중치에도 뜻이 없다.
 """
 
-#   B sequences, T positions, D width, V vocabulary
+#   B sequences, T positions
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pytorch_lightning import Callback
 from torch import Tensor
 
-from wmtp.algos.baseline import Baseline
+from wmtp.algos.weighted_mtp import WeightedMTP
 from wmtp.critic.value import PolicyValue
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
@@ -23,7 +23,7 @@ from wmtp.maths.credit import value_deltas
 from wmtp.models.mtp import MTPMixin, MTPOutput
 
 
-class Critic(Baseline):
+class Critic(WeightedMTP):
     """Fine-tune with weights from the changes of a value that was fitted to rewards.
 
     Args:
@@ -33,7 +33,7 @@ class Critic(Baseline):
         pretraining: rewards를 받아 1단계 콜백을 돌려주는 함수 (`CriticPretraining`).
         localisation: rewards를 받아 자리를 재는 콜백을 돌려주는 함수 (`Localisation`).
         value_score: "delta" δ_t, 또는 "value" V(s_t) (값이 떨어진 뒤의 토큰도 가볍게).
-        **baseline: `Baseline`의 인자들. weighting을 포함한다.
+        **step: `WeightedMTP`의 인자들. weighting을 포함한다.
     """
 
     name = "critic"
@@ -46,9 +46,9 @@ class Critic(Baseline):
         pretraining: Callable[..., Callback],
         localisation: Callable[..., Callback],
         value_score: Literal["delta", "value"] = "delta",
-        **baseline: Any,
+        **step: Any,
     ) -> None:
-        super().__init__(model, **baseline)
+        super().__init__(model, **step)
         if value_score not in ("delta", "value"):
             raise ConfigError(
                 f"algo.value_score = {value_score!r} must be delta or value (MATHS, section 5); try delta."
@@ -67,10 +67,10 @@ class Critic(Baseline):
         """Bring stage 1 and the measure of it along."""
         return self._callbacks
 
-    def token_scores(self, batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> Tensor:
+    def token_scores(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:
         """Score target tokens by the change of V, or by V itself."""
         mask_BT = target_mask(batch["labels_BT"])
         if self.value.head is None:  # not fitted yet: every token is worth the same
             return mask_BT * 0.0
-        value_BT = self.value.read(batch, output, unembedding_VD)
+        value_BT = self.value.read(batch, output)
         return value_deltas(value_BT, mask_BT) if self.value_score == "delta" else value_BT * mask_BT

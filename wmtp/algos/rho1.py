@@ -8,19 +8,18 @@
 [디버깅] noise가 있는 데이터에서 망가진 토큰의 평균 가중치가 1보다 크면, 참조모델이 그 데이터를 모르는 것이다.
 """
 
-#   B sequences, T positions, D width, V vocabulary
+#   B sequences, T positions
 
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from wmtp.algos.baseline import Baseline
+from wmtp.algos.weighted_mtp import WeightedMTP
 from wmtp.errors import ConfigError
-from wmtp.maths.loss import target_nll
 from wmtp.models.mtp import MTPMixin, MTPOutput
 
 
-class Rho1(Baseline):
+class Rho1(WeightedMTP):
     """Fine-tune with weights from the loss gap to a frozen reference model.
 
     Args:
@@ -28,7 +27,7 @@ class Rho1(Baseline):
         reference: 같은 토크나이저의 얼린 모델 (head 0만 쓴다), 또는 그 손실을 미리 계산해 데이터에 붙여 주는 것
             (`wmtp.algos.reference`).
         score: "excess" 또는 "absolute".
-        **baseline: `Baseline`의 인자들. weighting을 포함한다.
+        **step: `WeightedMTP`의 인자들. weighting을 포함한다.
     """
 
     name = "rho1"
@@ -38,9 +37,9 @@ class Rho1(Baseline):
         model: MTPMixin,
         reference: Any,
         score: Literal["excess", "absolute"] = "excess",
-        **baseline: Any,
+        **step: Any,
     ) -> None:
-        super().__init__(model, **baseline)
+        super().__init__(model, **step)
         if score not in ("excess", "absolute"):
             raise ConfigError(f"algo.score = {score!r} must be excess or absolute (MATHS, section 4); try excess.")
         self.score = self.score_name = score
@@ -65,20 +64,13 @@ class Rho1(Baseline):
             model = self._reference[0].prepare(self.trainer)
             self._reference = (model or self._reference[0],)
 
-    def token_scores(self, batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> Tensor:
+    def token_scores(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:
         """Score target tokens by the gap between the model's loss and the reference's."""
-        gap_BT = _next_token_nll(batch, output, unembedding_VD) - self.reference_nll(batch)
+        gap_BT = output.next_token_nll(batch) - self.reference_nll(batch)
         return gap_BT if self.score == "excess" else gap_BT.abs()
 
     def reference_nll(self, batch: dict[str, Any]) -> Tensor:
         """Return CE_ref of every target token, from the batch where it was computed ahead."""
         if "reference_nll_BT" in batch:
             return batch["reference_nll_BT"]
-        return self.reference.mtp(
-            batch["input_ids_BT"],
-            then=lambda output, unembedding_VD: _next_token_nll(batch, output, unembedding_VD),
-        )
-
-
-def _next_token_nll(batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> Tensor:
-    return target_nll(output.hidden[0], unembedding_VD, batch["labels_BT"], targets=batch["targets"])
+        return self.reference.mtp(batch["input_ids_BT"]).next_token_nll(batch)

@@ -104,7 +104,7 @@ def bad_of(step: dict[str, Any]) -> Tensor:
     """Tell for score, weight and loss of a micro-batch whether something is not finite, on the device.
 
     Args:
-        step: `last_step`. `finite_scores`가 있으면 점수는 그것을 믿는다: 나쁜 점수는 이미 0으로 바뀌었을 수 있다.
+        step: `last_step`.
 
     Example:
         >>> mask, one = torch.tensor([[True, False]]), torch.ones(1, 2)
@@ -116,9 +116,7 @@ def bad_of(step: dict[str, Any]) -> Tensor:
     def bad(value_BT: Tensor | None) -> Tensor:
         return never if value_BT is None else (~torch.isfinite(value_BT) & step["mask_BT"]).any()
 
-    finite_scores = step.get("finite_scores")
-    score = bad(step["score_BT"]) if finite_scores is None else ~finite_scores
-    return torch.stack([score, bad(step["weight_BT"]), ~torch.isfinite(step["loss"].detach()).all()])
+    return torch.stack([bad(step["score_BT"]), bad(step["weight_BT"]), ~torch.isfinite(step["loss"].detach()).all()])
 
 
 def gradient_shards(module: LightningModule) -> list[tuple[str, Tensor]]:

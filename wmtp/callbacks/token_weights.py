@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wmtp.data.batching import collate
 from wmtp.maths.alignment import target_mask
+from wmtp.maths.weighting import check_finite
 from wmtp.storage.files import write_atomically
 
 
@@ -65,6 +66,8 @@ class TokenWeights(Callback):
 
     @torch.no_grad()
     def _capture(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if pl_module.weighting is None:
+            return
         data = trainer.datamodule
         samples, width = [], 0
         for sample in data.samples["train"]:
@@ -76,7 +79,7 @@ class TokenWeights(Callback):
         batch = trainer.strategy.batch_to_device(batch, pl_module.device)
         mask_BT = target_mask(batch["labels_BT"])
         score_BT, weight_BT = self._weigh(trainer, pl_module, batch, mask_BT)
-        if weight_BT is None or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
         kept = json.loads(self.path.read_text())["samples"] if self.path.exists() else []
         earlier = {sample["problem_id"]: sample for sample in kept}
@@ -100,16 +103,14 @@ class TokenWeights(Callback):
 
     def _weigh(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Any], mask_BT: Tensor
-    ) -> tuple[Any, Any]:
-        def weigh(output: Any, unembedding_VD: Tensor) -> tuple[Tensor | None, Tensor | None]:
-            score_BT = pl_module.token_scores(batch, output, unembedding_VD)
-            return score_BT, None if score_BT is None else pl_module.weighting(score_BT, mask_BT)
-
+    ) -> tuple[Tensor, Tensor]:
         training = pl_module.training
         pl_module.eval()
         try:
             with trainer.precision_plugin.forward_context():
-                return pl_module.model.mtp(batch["input_ids_BT"], then=weigh)
+                score_BT = pl_module.token_scores(batch, pl_module.model.mtp(batch["input_ids_BT"]))
+                check_finite(score_BT, mask_BT)
+                return score_BT, pl_module.weighting(score_BT, mask_BT)
         finally:
             pl_module.train(training)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from wmtp.critic.rewarded import RewardedSamples
 from wmtp.errors import ConfigError, is_whole_number
@@ -37,6 +36,8 @@ class Localisation(Callback):
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score the held-out programs, the same on every rank."""
+        if pl_module.weighting is None:
+            return
         data = trainer.datamodule
         if self.heldout is None:
             programs = self.rewards.judge(data, "validation", self.problems, pl_module.model)
@@ -44,15 +45,8 @@ class Localisation(Callback):
         batches, scores = self.heldout.batches(data.token_budget), []
         for rows in batches:
             batch = trainer.strategy.batch_to_device(self.heldout.batch(rows), pl_module.device)
-
-            def score(output: Any, unembedding_VD: Tensor, batch: dict[str, Any] = batch) -> Tensor | None:
-                return pl_module.token_scores(batch, output, unembedding_VD)
-
             with trainer.precision_plugin.forward_context():
-                score_BT = pl_module.model.mtp(batch["input_ids_BT"], then=score)
-            if score_BT is None:
-                return
-            scores.append(score_BT)
+                scores.append(pl_module.token_scores(batch, pl_module.model.mtp(batch["input_ids_BT"])))
         if not any(score_BT.any() for score_BT in scores):
             return
         found = self.heldout.localise(batches, scores, self.rewards.binary)

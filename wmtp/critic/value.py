@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from wmtp.cache.fingerprint import digest_of_model
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
-from wmtp.maths.loss import target_nll
 from wmtp.models.loading import check_frozen_weights, find_model, find_reference, load_frozen
 from wmtp.models.mtp import MTPMixin, MTPOutput
 
@@ -51,7 +50,7 @@ class ValueHead(nn.Module):
 
         Args:
             hidden_BTD: 마지막 norm을 지난 head 0의 은닉상태.
-            nll_BT: 목표 토큰의 CE (`target_nll`).
+            nll_BT: 목표 토큰의 CE (`MTPOutput.next_token_nll`).
             mask_BT: 목표 토큰이면 True.
 
         Returns:
@@ -112,10 +111,7 @@ class PolicyValue(nn.Module):
         training = trunk.training
         trunk.eval()  # no dropout
         try:
-            return trunk.mtp(
-                batch["input_ids_BT"],
-                then=lambda output, unembedding_VD: _states(batch, output, unembedding_VD),
-            )
+            return _states(batch, trunk.mtp(batch["input_ids_BT"]))
         finally:
             trunk.train(training)
 
@@ -124,9 +120,9 @@ class PolicyValue(nn.Module):
         return model
 
     @torch.no_grad()
-    def read(self, batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> Tensor:
+    def read(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:
         """Compute V of a training batch (stage 2), where the model's states are there already."""
-        return self.scaled(self.head(*_states(batch, output, unembedding_VD), target_mask(batch["labels_BT"])))
+        return self.scaled(self.head(*_states(batch, output), target_mask(batch["labels_BT"])))
 
     def scaled(self, logit_BT: Tensor) -> Tensor:
         """Turn logits into V: a probability where rewards are 0 and 1, else in units of the reward."""
@@ -176,14 +172,13 @@ class ValueNetwork(PolicyValue):
         return self._network[0].to(self.head.bias.device)
 
     @torch.no_grad()
-    def read(self, batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> Tensor:
+    def read(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:
         """Compute V of a training batch; the states of the model in training are not looked at."""
         return self.scaled(self.head(*self.states(batch, None), target_mask(batch["labels_BT"])))
 
 
-def _states(batch: dict[str, Any], output: MTPOutput, unembedding_VD: Tensor) -> tuple[Tensor, Tensor]:
-    hidden_BTD = output.hidden[0]
-    return hidden_BTD, target_nll(hidden_BTD, unembedding_VD, batch["labels_BT"], targets=batch["targets"])
+def _states(batch: dict[str, Any], output: MTPOutput) -> tuple[Tensor, Tensor]:
+    return output.hidden[0], output.next_token_nll(batch)
 
 
 def _check_bool(**values: Any) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from wmtp.data.batching import collate, plan_epoch
 from wmtp.data.tokenization import TokenizedSamples
-from wmtp.maths.loss import target_nll
 from wmtp.models.mtp import MTPMixin
 
 
@@ -25,13 +24,8 @@ def score_samples(
     for step in plan_epoch(lengths, samples.targets[first:end], token_budget=token_budget):
         for rows in step.micro_batches:
             batch = collate([samples[first + i] for i in rows], step.targets, pad_token_id)
-            labels_BT, targets = batch["labels_BT"].to(model.device), batch["targets"]
-            nll_BT = model.mtp(
-                batch["input_ids_BT"].to(model.device),
-                then=lambda output, unembedding_VD, labels_BT=labels_BT, targets=targets: target_nll(
-                    output.hidden[0], unembedding_VD, labels_BT, targets=targets
-                ),
-            )
+            batch |= {name: batch[name].to(model.device) for name in ("input_ids_BT", "labels_BT")}
+            nll_BT = model.mtp(batch["input_ids_BT"]).next_token_nll(batch)
             for i, nll_T in zip(rows, nll_BT.float().cpu(), strict=True):
                 start = samples.starts[first + i] - origin
                 losses[start : start + lengths[i]] = nll_T[: lengths[i]]

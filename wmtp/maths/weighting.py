@@ -6,7 +6,7 @@
 평균이 1이므로 손실의 크기와 학습률의 뜻이 baseline과 같고, 상하한이 있어 토큰 하나가 스텝을 차지하지 못한다.
 [동작] 아래 다섯 함수는 행 하나를 한 범위(scope)로 보고 행마다 따로 계산한다. scope=batch는 배치를 한 행으로 편 것이다.
 [디버깅] 가중치가 모두 1에 가까우면 λ와 T를, 모두 상하한에 붙어 있으면 T와 W_max를 본다. 점수 한 개가 아주 크면
-std가 커져 나머지가 0 근처로 모인다. NaN 점수는 가중치가 되지 않고 오류가 된다.
+std가 커져 나머지가 0 근처로 모인다. NaN 점수가 있는 범위의 가중치는 NaN이다: 점수를 지어내지 않는다.
 """
 
 #   B sequences, T positions; S scopes (rows weighted on their own), L positions of a scope; n valid tokens of a scope
@@ -242,24 +242,18 @@ class SoftWeighting:
         _check_choice("scope", self.scope, SCOPES)
         _check_choice("control", self.control, CONTROLS)
 
-    def __call__(self, score_BT: Tensor, mask_BT: Tensor, seed: int = 0, known_finite: bool = False) -> Tensor:
-        """Weight the target tokens of a batch.
+    def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0) -> Tensor:
+        """Weight the target tokens of a batch, without waiting for the device.
 
         Args:
             score_BT: 목표 토큰의 원점수.
             mask_BT: 목표 토큰이면 True (`target_mask`).
-            seed: control="shuffle"에서만 쓴다. 스텝마다 다른 값을 준다.
-            known_finite: 점수가 유한함을 이미 아는 쪽이 True를 준다. 그러면 검사하느라 장치를 기다리지 않는다.
+            draw: control="shuffle"에서만 쓴다. 배치마다 다른 수를 준다.
 
         Returns:
-            weight_BT, float32, 기울기 없음. mask 밖은 0.
-
-        Raises:
-            NonFiniteScoreError: 목표 토큰의 점수에 NaN/Inf가 있을 때. 개수와 첫 위치를 알려 준다.
+            weight_BT, float32, 기울기 없음. mask 밖은 0. 점수 하나라도 NaN/Inf인 범위는 모두 NaN.
         """
-        if not known_finite:
-            _check_finite(score_BT, mask_BT)
-        return _weigh_scopes(self._weigh_rows, score_BT, mask_BT, self.scope, self.control, seed)
+        return _weigh_scopes(self, score_BT, mask_BT, draw)
 
     def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor) -> Tensor:
         z_SL = standardize(score_SL, mask_SL)
@@ -300,11 +294,9 @@ class HardSelection:
         _check_choice("scope", self.scope, SCOPES)
         _check_choice("control", self.control, CONTROLS)
 
-    def __call__(self, score_BT: Tensor, mask_BT: Tensor, seed: int = 0, known_finite: bool = False) -> Tensor:
+    def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0) -> Tensor:
         """Weight the target tokens of a batch; arguments and result as of `SoftWeighting`."""
-        if not known_finite:
-            _check_finite(score_BT, mask_BT)
-        return _weigh_scopes(self._weigh_rows, score_BT, mask_BT, self.scope, self.control, seed)
+        return _weigh_scopes(self, score_BT, mask_BT, draw)
 
     def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor) -> Tensor:
         count_S1 = mask_SL.sum(dim=1, keepdim=True)
@@ -315,25 +307,32 @@ class HardSelection:
 
 
 @torch.no_grad()
-def _weigh_scopes(weigh_rows, score_BT: Tensor, mask_BT: Tensor, scope: str, control: str, seed: int) -> Tensor:
+def _weigh_scopes(rule: SoftWeighting | HardSelection, score_BT: Tensor, mask_BT: Tensor, draw: int) -> Tensor:
     """Lay the scopes out as rows, weigh them, and shuffle within them where the control asks for it."""
-    rows = (1, -1) if scope == "batch" else mask_BT.shape
+    rows = (1, -1) if rule.scope == "batch" else mask_BT.shape
     score_SL, mask_SL = score_BT.reshape(rows), mask_BT.reshape(rows)
-    weight_SL = weigh_rows(score_SL, mask_SL)
-    if control == "shuffle":
+    bad_SL = mask_SL & ~score_SL.isfinite()
+    weight_SL = rule._weigh_rows(score_SL.masked_fill(bad_SL, 0.0), mask_SL)
+    if rule.control == "shuffle":
         # Drawn position by position, so that padding on the right changes no token's key.
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(draw)
         key_BT = torch.rand(mask_BT.shape[::-1], generator=generator, dtype=torch.float64).T
         # Out of memory that is not pinned the host would wait until the GPU gets to it.
         key_BT = key_BT.pin_memory() if weight_SL.is_cuda else key_BT
         key_BT = key_BT.to(weight_SL.device, non_blocking=True)
         weight_SL = shuffle_weights(weight_SL, mask_SL, key_BT.reshape(rows))
+    # What some tokens of a scope weigh depends on all of them: of a bad score no weight is made anywhere in it.
+    weight_SL = weight_SL.masked_fill(mask_SL & bad_SL.any(dim=1, keepdim=True), torch.nan)
     return weight_SL.reshape(mask_BT.shape)
 
 
-def _check_finite(score_BT: Tensor, mask_BT: Tensor) -> None:
-    """Refuse scores that hold NaN or Inf on valid tokens: the one place that waits for the device."""
-    bad_BT = mask_BT & ~torch.isfinite(score_BT)
+def check_finite(score_BT: Tensor, mask_BT: Tensor) -> None:
+    """Refuse scores that are NaN or Inf on target tokens; the host waits for the device to say so.
+
+    Raises:
+        NonFiniteScoreError: 개수와 첫 위치를 알려 준다.
+    """
+    bad_BT = mask_BT & ~score_BT.isfinite()
     if not bad_BT.any():
         return
     row, column = bad_BT.nonzero()[0].tolist()

@@ -18,7 +18,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -295,7 +295,7 @@ class _Decoder:
             # Right padding writes into slots that the row's own tokens overwrite before anyone sees them.
             width = max(1, max(len(row.prompt) for row in fresh) - 1)
             block_NT = self.tensor([row.prompt[:-1] + [0] * (width + 1 - len(row.prompt)) for row in fresh])
-            with self.last_layer_call() as call:
+            with self.caught() as call:
                 self.forward(self.model.base_model, first, block_NT, [0] * len(fresh))
             if self.pace.drafting:
                 hidden_NKD = self.run_heads(call, [max(0, len(row.prompt) - 2) for row in fresh])
@@ -330,7 +330,7 @@ class _Decoder:
         block_NT = self.tensor([[row.last] for row in rows])
         if self.pace.next_block_has_drafts():
             block_NT = torch.cat([block_NT, self.drafts.token_NK], dim=1)
-        with self.last_layer_call() as call:
+        with self.caught() as call:
             logits_NTV = self.forward(self.model, 0, block_NT, [row.position for row in rows]).logits
         accepted, written = self.verify(logits_NTV, block_NT[:, 1:])
         self.on_tokens(written)
@@ -393,8 +393,7 @@ class _Decoder:
         """Let the extra heads read the block's trunk states, and return what they say after the last accepted token."""
         # Rejected positions write keys and values too; the next block overwrites them before they are seen.
         row_N, position_N = self.tensor(range(len(last_accepted))), self.tensor(last_accepted)
-        hidden = [head(*call["args"], **call["kwargs"]) for head in self.model.extra_heads]
-        return torch.stack([(h if torch.is_tensor(h) else h[0])[row_N, position_N] for h in hidden], dim=1)
+        return torch.stack([hidden_NTD[row_N, position_N] for hidden_NTD in self.model.run_heads(call)], dim=1)
 
     def draft(self, hidden_NKD: Tensor, rows: list[_Row]) -> "_Drafts":
         """Draft the tokens after the next one, with the noise that head 0 will draw with."""
@@ -440,22 +439,9 @@ class _Decoder:
         several = window and getattr(config, "layer_types", None)
         return masks if several else masks["sliding_attention" if window else "full_attention"]
 
-    @contextmanager
-    def last_layer_call(self) -> Iterator[dict[str, Any]]:
-        """Catch what head 0's layer is called with (trunk states, mask, rotary angles, cache), for the other heads."""
-        call: dict[str, Any] = {}
-        if not self.pace.drafting:
-            yield call
-            return
-
-        def catch(_module: Any, args: tuple, kwargs: dict) -> None:
-            call["args"], call["kwargs"] = args, kwargs
-
-        hook = self.model.decoder_layers[-1].register_forward_pre_hook(catch, with_kwargs=True)
-        try:
-            yield call
-        finally:
-            hook.remove()
+    def caught(self) -> AbstractContextManager[dict[str, Any]]:
+        """Catch what the extra heads will need to draft, where they are to."""
+        return self.model.last_layer_call() if self.pace.drafting else nullcontext({})
 
     def append(self, row: _Row, token: int) -> None:
         """Add a token and see whether it ends the row."""

@@ -298,8 +298,8 @@ def check_logits(model: MTPMixin) -> None:
     # The weights are still on the CPU, where flash attention has no kernel.
     model.set_attn_implementation(attention if attention in ("sdpa", "eager") else "eager")
     ids_BT = torch.arange(3, device=model.device)[None]
-    (hidden_BTD, *_), _ = model.mtp(ids_BT)
-    ours_BTV, theirs_BTV = hidden_BTD @ model.unembedding_VD.T, model(ids_BT).logits
+    output = model.mtp(ids_BT)
+    ours_BTV, theirs_BTV = output.hidden[0] @ output.unembedding_VD.T, model(ids_BT).logits
     model.set_attn_implementation(attention)
     model.train(was_training)
     rounding = max(1e-4, 4 * torch.finfo(theirs_BTV.dtype).eps)

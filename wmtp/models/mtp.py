@@ -14,7 +14,7 @@
 
 #   B sequences, T positions, H heads, D width, V vocabulary
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel, masking_utils, modeling_flash_attention_utils
 
 from wmtp.errors import ConfigError
+from wmtp.maths.loss import target_nll
 from wmtp.models.adapter import Lora, merge
 
 LAYER_NAMES = ("layers", "h")
@@ -30,15 +31,27 @@ NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 
 
 class MTPOutput(NamedTuple):
-    """Hold what the heads see and say, before the unembedding.
+    """Hold what the heads say, and the matrix that turns it into logits.
 
     Attributes:
         hidden: 헤드마다 하나씩, H × [B, T, D]. 마지막 norm을 지난 은닉상태.
-        trunk_BTD: 몸통의 출력, 모든 헤드의 공통 입력.
+        model: 이것을 낸 모델.
     """
 
     hidden: tuple[Tensor, ...]
-    trunk_BTD: Tensor
+    model: "MTPMixin"
+
+    @property
+    def unembedding_VD(self) -> Tensor:
+        """Return the output matrix that all heads share, whole until the backward pass is over (FSDP2).
+
+        It is not a field: FSDP hangs a hook on every tensor that a forward returns, and this one never goes away.
+        """
+        return self.model.unembedding_VD
+
+    def next_token_nll(self, batch: dict[str, Any]) -> Tensor:
+        """Compute head 0's CE of every target token of the batch (`wmtp.maths.loss.target_nll`)."""
+        return target_nll(self.hidden[0], self.unembedding_VD, batch["labels_BT"], targets=batch["targets"])
 
 
 class MTPMixin:
@@ -100,12 +113,7 @@ class MTPMixin:
             state_dict = merge(self, self.state_dict() if state_dict is None else state_dict)
         return super().save_pretrained(*args, state_dict=state_dict, **kwargs)
 
-    def mtp(
-        self,
-        input_ids_BT: Tensor,
-        then: Callable[[MTPOutput, Tensor], Any] | None = None,
-        **kwargs: Any,
-    ) -> Any:
+    def mtp(self, input_ids_BT: Tensor, **kwargs: Any) -> MTPOutput:
         """Run the trunk once and all heads on its output.
 
         [동작] 채움은 오른쪽에만 있으므로 (`wmtp.data.batching.collate`), 진짜 토큰은 마스크 없이도 채움을 보지 못한다.
@@ -113,32 +121,32 @@ class MTPMixin:
 
         Args:
             input_ids_BT: 토큰 번호. 채움이 있다면 오른쪽에.
-            then: `then(output, unembedding_VD)`. 주어지면 이 안에서 부르고 그 값을 돌려준다.
-                FSDP가 unembedding을 모아 둔 동안에 손실을 계산하기 위해서다.
             **kwargs: Base에 그대로 넘긴다 (왼쪽을 채웠을 때의 attention_mask 등).
-
-        Returns:
-            `MTPOutput`, 또는 `then`의 값.
         """
-        captured: dict[str, Any] = {}
+        with self.last_layer_call() as call, nullcontext() if "position_ids" in kwargs else _one_sequence_in_each_row():
+            base = self.base_model(input_ids_BT, use_cache=False, **kwargs)
+            others = [self.final_norm(hidden_BTD) for hidden_BTD in self.run_heads(call)]
+        return MTPOutput((base.last_hidden_state, *others), self)
 
-        def capture(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-            captured["args"], captured["kwargs"] = args, kwargs
+    @contextmanager
+    def last_layer_call(self) -> Iterator[dict[str, Any]]:
+        """Catch what head 0's layer is called with (trunk states, mask, rotary angles, cache), for the other heads."""
+        call: dict[str, Any] = {}
 
-        hook = self.decoder_layers[-1].register_forward_pre_hook(capture, with_kwargs=True)
+        def catch(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+            call["args"], call["kwargs"] = args, kwargs
+
+        hook = self.decoder_layers[-1].register_forward_pre_hook(catch, with_kwargs=True)
         try:
-            with nullcontext() if "position_ids" in kwargs else _one_sequence_in_each_row():
-                base = self.base_model(input_ids_BT, use_cache=False, **kwargs)
-                args, layer_kwargs = captured["args"], captured["kwargs"]
-                hidden = [base.last_hidden_state]
-                for head in self.extra_heads:
-                    out = head(*args, **layer_kwargs)
-                    hidden.append(self.final_norm(out if torch.is_tensor(out) else out[0]))
+            yield call
         finally:
             hook.remove()
-        trunk_BTD = args[0] if args else layer_kwargs["hidden_states"]
-        output = MTPOutput(tuple(hidden), trunk_BTD)
-        return output if then is None else then(output, self.unembedding_VD)
+
+    def run_heads(self, call: dict[str, Any]) -> Iterator[Tensor]:
+        """Give the extra heads what head 0 was given, one after the other; the final norm is not taken yet."""
+        for head in self.extra_heads:
+            out = head(*call["args"], **call["kwargs"])
+            yield out if torch.is_tensor(out) else out[0]
 
 
 # What transformers reads off tokens and positions (where, name), and the answer for rows of one sequence, padded on the

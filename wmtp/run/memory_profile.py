@@ -124,12 +124,10 @@ class PhaseMeter(Callback):
         self.meter.count([*pl_module.parameters(), *pl_module.buffers()])
         self._hook = model.decoder_layers[-1].register_forward_pre_hook(lambda *_: self.begin("heads", after="trunk"))
 
-        def watched(*args: Any, then: Any = None, **kwargs: Any) -> Any:
-            def loss(*outputs: Any) -> Any:
-                self.begin("loss", after="heads")
-                return then(*outputs)
-
-            return mtp(*args, then=loss if then else None, **kwargs)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            output = mtp(*args, **kwargs)
+            self.begin("loss", after="heads")
+            return output
 
         model.mtp = watched
 

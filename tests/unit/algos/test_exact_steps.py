@@ -13,9 +13,10 @@ from transformers import LlamaForCausalLM
 from tests.tiny import tiny_model
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.rho1 import Rho1
+from wmtp.callbacks.finite_guard import bad_of
 from wmtp.data.batching import StepLoader, collate
 from wmtp.data.tokenization import TokenizedSample, TokenizedSamples
-from wmtp.maths.weighting import HardSelection, SoftWeighting
+from wmtp.maths.weighting import HardSelection, SoftWeighting, check_finite
 from wmtp.models.mtp import MTPForCausalLM
 
 VOCABULARY = 48
@@ -175,12 +176,12 @@ def test_a_score_that_is_not_finite_is_told_on_the_device_and_trains_nothing_sil
     assert len(seen) == split
     assert any(step["score_BT"].isnan().any() for step in seen)
     for step in seen:  # the weights of a piece depend on the scores of the others
-        assert step["finite_scores"].dtype == torch.bool and not step["finite_scores"]
-        assert step["loss"].isnan() and step["loss_display"].isfinite() and step["weight_BT"].isfinite().all()
+        assert step["loss"].isnan() and step["weight_BT"][step["mask_BT"]].isnan().all()
+    assert torch.stack([bad_of(step) for step in seen]).any(0).tolist() == [True, True, True]
     assert algo.model.unembedding_VD.isnan().any()  # without a guard it is loud, not silent
     for algo in (weighted(), Baseline(make_model(), sgd)):
         _, loss, _ = one_training_step(algo)
-        assert algo.last_step["finite_scores"] and loss.isfinite()
+        assert loss.isfinite() and not bad_of(algo.last_step).any()
 
 
 class NoWaiting(TorchDispatchMode):
@@ -197,14 +198,12 @@ class NoWaiting(TorchDispatchMode):
     "weighting", [SoftWeighting(percentile=0.4), SoftWeighting(scope="sequence", control="shuffle"), HardSelection()]
 )
 def test_weighing_does_not_wait_for_the_device(weighting):
-    algo = weighted()
-    algo.weighting = weighting
     score_BT, mask_BT = torch.randn(3, 9, generator=torch.Generator().manual_seed(42)), torch.ones(3, 9).bool()
     with NoWaiting():
-        weights = algo._weigh(score_BT, mask_BT, seed=1)
+        weight_BT = weighting(score_BT, mask_BT, draw=1)
         with pytest.raises(AssertionError, match="waits for the device"):
-            algo.weighting(score_BT, mask_BT)
-    assert weights.finite
+            check_finite(score_BT, mask_BT)
+    assert weight_BT.isfinite().all()
 
 
 def test_lambda_zero_is_the_baseline_bit_for_bit():

@@ -151,10 +151,7 @@ def test_the_token_that_breaks_a_program_weighs_less(well_trained, data_module):
     batch = samples.batch(range(len(samples)))
     mask_BT = target_mask(batch["labels_BT"])
     with torch.no_grad():
-        score_BT = algo.model.mtp(
-            batch["input_ids_BT"],
-            then=lambda output, unembedding_VD: algo.token_scores(batch, output, unembedding_VD),
-        )
+        score_BT = algo.token_scores(batch, algo.model.mtp(batch["input_ids_BT"]))
     weight_BT = algo.weighting(score_BT, mask_BT)
     first_BT = batch["noise_BT"] & (batch["noise_BT"].cumsum(dim=1) == 1)
     assert weight_BT[first_BT].mean() < 0.4 < 0.9 < weight_BT[mask_BT & ~batch["noise_BT"]].mean()
@@ -351,7 +348,7 @@ def test_combined_is_rho1_at_0_and_critic_at_1(train, tmp_path):
     rho1 = Rho1(tiny_model(), reference=tiny_model(seed=1), weighting=SoftWeighting(), optimizer=None)
     batch, mask_BT = step["batch"], step["mask_BT"]
     with torch.no_grad():
-        gap_BT = rho1.model.mtp(batch["input_ids_BT"], then=lambda o, u: rho1.token_scores(batch, o, u))
+        gap_BT = rho1.token_scores(batch, rho1.model.mtp(batch["input_ids_BT"]))
     for row in range(3):
         mine, theirs = step["score_BT"][row][mask_BT[row]], gap_BT[row][mask_BT[row]]
         torch.testing.assert_close((theirs - theirs.mean()) / theirs.std(correction=0), mine, rtol=1e-3, atol=1e-3)

@@ -55,7 +55,7 @@ def test_a_value_depends_on_no_later_token_and_on_no_other_sequence(value, model
 @torch.no_grad()
 def test_reading_along_gives_the_values_that_were_fitted(value, model):
     batch = a_batch(12, 9)
-    read = model.mtp(batch["input_ids_BT"], then=lambda output, u: value.read(batch, output, u))
+    read = value.read(batch, model.mtp(batch["input_ids_BT"]))
     torch.testing.assert_close(read, values_of(value, batch, model), rtol=1e-5, atol=1e-6)
 
 

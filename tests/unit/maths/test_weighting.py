@@ -17,6 +17,7 @@ from wmtp.maths.weighting import (
     HardSelection,
     SoftWeighting,
     blend,
+    check_finite,
     clip_keeping_mean,
     emphasize_top,
     softmax_log_weights,
@@ -125,8 +126,8 @@ def test_equal_scores_get_exactly_one(case, weighting):
 @given(scores(), st.one_of(weightings, hard_selections))
 def test_weights_do_not_depend_on_padding(case, weighting):
     score_BT, mask_BT = case
-    plain_BT = weighting(score_BT, mask_BT, seed=7)
-    padded_BT = weighting(pad(score_BT, (0, 9), value=5.0), pad(mask_BT, (0, 9), value=False), seed=7)
+    plain_BT = weighting(score_BT, mask_BT, draw=7)
+    padded_BT = weighting(pad(score_BT, (0, 9), value=5.0), pad(mask_BT, (0, 9), value=False), draw=7)
     torch.testing.assert_close(padded_BT, pad(plain_BT, (0, 9)), rtol=1e-6, atol=1e-7)
 
 
@@ -145,9 +146,9 @@ def test_shuffle_is_decided_by_its_seed_and_prefers_no_place():
     mask_BT = torch.ones(4, 250, dtype=torch.bool)
     score_BT = torch.arange(1000.0).view(4, 250)
     for weighting in (SoftWeighting(lam=1.0, control="shuffle"), HardSelection(control="shuffle")):
-        first = weighting(score_BT, mask_BT, seed=1)
-        assert first.equal(weighting(score_BT, mask_BT, seed=1))
-        assert not first.equal(weighting(score_BT, mask_BT, seed=2))
+        first = weighting(score_BT, mask_BT, draw=1)
+        assert first.equal(weighting(score_BT, mask_BT, draw=1))
+        assert not first.equal(weighting(score_BT, mask_BT, draw=2))
         correlation = torch.corrcoef(torch.stack([first.flatten(), score_BT.flatten()]))[0, 1]
         assert abs(correlation) < 4 / math.sqrt(1000)
 
@@ -269,7 +270,11 @@ def test_a_non_finite_score_is_an_error_that_says_how_many_and_where(weighting, 
     mask_BT[0, 0] = False
     weighting = type(weighting)(**{**vars(weighting), "scope": scope})
     with pytest.raises(NonFiniteScoreError, match=r"2 of 14 token scores .* first one at sequence 1, position 2"):
-        weighting(score_BT, mask_BT)
+        check_finite(score_BT, mask_BT)
+    # And no weight is made of it, nor of any score that it was to be compared with.
+    weight_BT = weighting(score_BT, mask_BT)
+    assert weight_BT[0, 0] == 0 and weight_BT[1:].isnan().all()
+    assert weight_BT[0, 1:].isnan().all() if scope == "batch" else weight_BT[0, 1:].eq(1).all()
 
 
 @pytest.mark.parametrize(

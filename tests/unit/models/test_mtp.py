@@ -37,12 +37,14 @@ def test_head_zero_is_the_plain_causal_lm(ids_BT):
 def test_every_head_reads_the_trunk_alone(ids_BT):
     """Head k by hand: its layer on the trunk's output, the shared norm, nothing of head 0."""
     model = make()
-    output = model.mtp(ids_BT)
+    with model.last_layer_call() as call:
+        output = model.mtp(ids_BT)
+    (trunk_BTD,) = call["args"]
     position_ids = torch.arange(9)[None]
-    rotary = model.model.rotary_emb(output.trunk_BTD, position_ids)
+    rotary = model.model.rotary_emb(trunk_BTD, position_ids)
     mask = torch.full((9, 9), float("-inf")).triu(1)[None, None]
     for head, hidden_BTD in zip([model.model.layers[-1], *model.extra_heads], output.hidden, strict=True):
-        by_hand = model.model.norm(head(output.trunk_BTD, attention_mask=mask, position_embeddings=rotary))
+        by_hand = model.model.norm(head(trunk_BTD, attention_mask=mask, position_embeddings=rotary))
         torch.testing.assert_close(hidden_BTD, by_hand, rtol=1e-5, atol=1e-6)
 
 
@@ -105,8 +107,3 @@ def test_a_look_for_padding_does_not_wait_for_the_device():
     model.mtp(torch.zeros(2, 9, dtype=torch.long, device="meta"))
     with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):  # all is as before
         model(torch.zeros(2, 9, dtype=torch.long, device="meta"))
-
-
-def test_then_runs_inside_the_forward(ids_BT):
-    model = make()
-    assert model.mtp(ids_BT, then=lambda output, unembedding_VD: unembedding_VD.shape) == (64, 32)

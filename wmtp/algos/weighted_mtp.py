@@ -1,0 +1,208 @@
+"""Take a weighted MTP step: what all algorithms share, from the batch to the loss.
+
+[연구 맥락] L = 1/(H·M) · Σ_k α_k Σ_t w[t+1+k] · CE(head_k(t), y[t+1+k])  (MATHS.md 2절)
+    알고리즘마다 다른 것은 토큰 점수뿐이다. 그래서 알고리즘이 채울 것도 하나, `token_scores`다.
+        은닉상태(model.mtp) ──► 점수(token_scores) ──► 가중치(self.weighting) ──► 손실(weighted_mtp_loss)
+[동작] 스텝과 학습률 일정과 시작 전의 검사가 여기 있고, 알고리즘 파일에는 점수만 있다.
+    점수에 NaN/Inf가 있으면 그 범위의 가중치는 NaN이고 손실도 NaN이다. 여기서 멈추지 않는 까닭은, 랭크 하나만 멈추면
+    나머지가 영원히 기다리기 때문이다 (함께 멈추는 일은 callbacks/finite_guard.py).
+[디버깅] 가중치가 이상하면 `self.last_step`의 score_BT, weight_BT를 보라. 콜백도 이것만 본다.
+"""
+
+#   B sequences, T positions, H heads
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from transformers import get_cosine_schedule_with_warmup
+
+from wmtp.errors import ConfigError
+from wmtp.maths.alignment import target_mask
+from wmtp.maths.loss import MTPLoss, weighted_mtp_loss
+from wmtp.models.mtp import MTPMixin, MTPOutput
+
+
+class TokenWeights(NamedTuple):
+    """Hold what the target tokens of a batch weigh, and why; None where all weigh the same."""
+
+    score_BT: Tensor | None = None
+    weight_BT: Tensor | None = None
+
+
+# One class and not a mixin beside it: the loss needs the model, the weighting and the trainer's counts, and what a
+# mixin must find in its host is found by reading two files.
+class WeightedMTP(LightningModule):
+    """Fine-tune an MTP model with weighted tokens; a subclass says how tokens are scored.
+
+    Attributes:
+        name: 실행 폴더와 MLflow 실험의 이름에 들어간다.
+        score_name: 점수의 이름. 이것으로 `WeightStatistics`가 남길 평균을 고른다.
+        run_config: 체크포인트에 함께 저장할 설정 (평범한 dict).
+
+    Args:
+        model: H개의 헤드를 가진 모델 (`wmtp.models.mtp`).
+        optimizer: 모델을 받아 옵티마이저를 돌려주는 함수 (conf/optimizer/*.yaml).
+        warmup: 학습률을 올리는 구간, 전체 스텝에 대한 비율. 그 뒤는 코사인으로 내린다.
+        head_weights: α_k, 헤드별 손실 가중치. None이면 모두 1.
+        weighting: 점수를 가중치로 바꾸는 규칙 (`wmtp.maths.weighting`). None이면 점수를 내지 않고 모두 1이다.
+    """
+
+    name = "weighted"
+    score_name: str | None = None
+    run_config: dict[str, Any] = {}
+
+    def __init__(
+        self,
+        model: MTPMixin,
+        optimizer: Callable[[MTPMixin], Optimizer],
+        warmup: float = 0.03,
+        head_weights: Sequence[float] | None = None,
+        weighting: Any = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(warmup, bool) or not isinstance(warmup, (int, float)) or not 0 <= warmup < 1:
+            raise ConfigError(f"algo.warmup = {warmup!r} must be a share of the steps in [0, 1); try 0.03.")
+        if head_weights is not None and len(head_weights) != model.heads:
+            raise ConfigError(
+                f"algo.head_weights = {list(head_weights)} must have one number for each of the {model.heads} heads "
+                "(model.heads); or null for all ones."
+            )
+        self.model = model
+        self.optimizer = optimizer
+        self.warmup = warmup
+        self.head_weights = head_weights
+        self.weighting = weighting
+
+    def token_scores(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:
+        """Score every target token: all that an algorithm has to say.
+
+        Args:
+            batch: `wmtp.data.batching.collate`의 배치.
+            output: 헤드들의 은닉상태와 출력 행렬.
+
+        Returns:
+            score_BT, 목표 토큰 j의 자리에 그 점수. 클수록 무겁다. 기울기는 흐르지 않는다.
+        """
+        raise NotImplementedError
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Take the weighted loss of one micro-batch, or of one piece of it (data.split)."""
+        mask_BT = target_mask(batch["labels_BT"])
+        number, count = batch.get("piece", (0, 1))
+        draw = batch_idx // count  # a shuffled control is shuffled alike however the micro-batch is cut
+        if self.weighting is not None and "pieces" in batch:
+            # The scope of weights is the whole micro-batch: its first piece weighs all of them, before any is trained
+            # on. Within a step no parameter changes, so the scores are those that each piece would have had.
+            self._pieces = self._weigh_pieces(batch["pieces"], draw)
+
+        output = self.model.mtp(batch["input_ids_BT"])
+        if self.weighting is None:
+            weights = TokenWeights()
+        elif count > 1:
+            weights = self._pieces[number]
+        else:
+            with torch.no_grad():
+                score_BT = self.token_scores(batch, output)
+                weights = TokenWeights(score_BT, self.weighting(score_BT, mask_BT, draw))
+        loss = self._loss(batch, output, weights.weight_BT)
+
+        count_H = loss.target_count_H.clamp(min=1)
+        nll_H = loss.nll_sum_H / count_H
+        self.last_step = {
+            # Lightning divides by the number of micro-batches, DDP and FSDP by that of ranks; M already holds both.
+            "loss": loss.loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size),
+            "loss_display": loss.loss.detach() * batch["step_targets"] / count_H[0],
+            "nll_H": nll_H,
+            **weights._asdict(),
+            "mask_BT": mask_BT,
+            "batch": batch,
+        }
+        if batch["problem_ids"]:  # an empty micro-batch has no loss to show
+            # Not with prog_bar: Lightning would read it after every micro-batch, and wait for the device.
+            shown = {f"train/ce_head{k}": nll for k, nll in enumerate(nll_H)}
+            self.log_dict({"train/loss": self.last_step["loss_display"], **shown}, batch_size=1)
+        return self.last_step
+
+    @torch.no_grad()
+    def _weigh_pieces(self, batches: list[dict[str, Any]], draw: int) -> list[TokenWeights]:
+        """Weigh the pieces of a micro-batch as the one batch that they were cut from."""
+        # Every piece is scored, an empty one too: sharded models need the same calls on every rank.
+        scores = [self.token_scores(batch, self.model.mtp(batch["input_ids_BT"])) for batch in batches]
+        # Row for row as they lay in the whole batch; a piece without samples holds a row that was not there.
+        held = [len(batch["problem_ids"]) for batch in batches]
+        shape = (max(sum(held), 1), max(score_BT.shape[1] for score_BT in scores))
+        score_BT, mask_BT = scores[0].new_zeros(shape), torch.zeros(shape, dtype=torch.bool, device=scores[0].device)
+        starts = [sum(held[:i]) for i in range(len(held))]
+        for batch, piece_BT, start, rows in zip(batches, scores, starts, held, strict=True):
+            score_BT[start : start + rows, : piece_BT.shape[1]] = piece_BT[:rows]
+            mask_BT[start : start + rows, : piece_BT.shape[1]] = target_mask(batch["labels_BT"])[:rows]
+        whole_BT = self.weighting(score_BT, mask_BT, draw)
+        weights = []
+        for piece_BT, start, rows in zip(scores, starts, held, strict=True):
+            weight_BT = torch.zeros_like(piece_BT, dtype=whole_BT.dtype)
+            weight_BT[:rows] = whole_BT[start : start + rows, : piece_BT.shape[1]]
+            weights.append(TokenWeights(piece_BT, weight_BT))
+        return weights
+
+    def _loss(self, batch: dict[str, Any], output: MTPOutput, weight_BT: Tensor | None = None) -> MTPLoss:
+        return weighted_mtp_loss(
+            output.hidden,
+            output.unembedding_VD,
+            batch["labels_BT"],
+            weight_BT,
+            batch["step_targets"],
+            self.head_weights,
+            batch["targets"],
+        )
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Log the unweighted CE of every head, averaged over target tokens."""
+        loss = self._loss(batch, self.model.mtp(batch["input_ids_BT"]))
+        nll_H = loss.nll_sum_H / loss.target_count_H.clamp(min=1)
+        for k, (nll, count) in enumerate(zip(nll_H, loss.target_count_H.tolist(), strict=True)):
+            # An empty batch too, at no weight: ranks that had logged nothing would leave the others waiting for them.
+            self.log(f"val/ce_head{k}", nll, batch_size=count, on_epoch=True, sync_dist=True)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Optimizer, optimizer_closure: Any = None) -> None:
+        """Take the step, and let go at once of the gradients and the graph: the next forward pass needs the room."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
+        self.last_step["loss"] = self.last_step["loss"].detach()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Warm up linearly, then follow a cosine down to zero."""
+        optimizer = self.optimizer(self.model)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * steps), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_model(self) -> None:
+        """Let the strategy spread the model over the ranks, where it is one that does (trainer=fsdp)."""
+        if hasattr(self.trainer.strategy, "shard"):
+            self.trainer.strategy.shard(self)
+
+    def check(self, trainer: Any, data: Any) -> None:
+        """Refuse what cannot be trained, before anything slow.
+
+        Raises:
+            ConfigError: 위치를 배운 모델(GPT-2)의 위치 수보다 긴 표본이 있을 때.
+        """
+        positions = getattr(self.model.config, "n_positions", None)
+        if positions is None:
+            return
+        longest = max(max(samples.lengths, default=0) for samples in data.samples.values())
+        if longest > positions:
+            raise ConfigError(
+                f"data.max_length = {data.max_length} lets in a sample of {longest} tokens, and this "
+                f"{self.model.config.model_type} has {positions} positions; set data.max_length={positions}."
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Embed what is needed to rebuild the model: plain values, never objects."""
+        adapter = self.model.adapter and asdict(self.model.adapter)
+        checkpoint["wmtp"] = {"config": self.run_config, "model": self.model.config.to_dict(), "adapter": adapter}
