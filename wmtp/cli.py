@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
+from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, MissingMandatoryValue
 
 from wmtp.errors import ConfigError, WmtpError, chain, is_whole_number
 from wmtp.secrets import mask_secrets, refuse_secrets
@@ -126,7 +126,7 @@ def explain(error: BaseException) -> str | None:
     for cause in causes:
         if isinstance(cause, MissingConfigException):
             return f"ConfigError: {_unknown_option(cause)}"
-        if isinstance(cause, MissingMandatoryValue):
+        if isinstance(cause, (MissingMandatoryValue, InterpolationToMissingValueError)):
             named = re.search(r"Missing mandatory value: (\S+)", str(cause))  # where another key refers to it
             key = named[1] if named else cause.full_key or "a key"
             return f"ConfigError: {key} has no value and no default; set it: {key}=…"

@@ -9,10 +9,21 @@ from collections.abc import Iterator
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Walk from an exception to its causes."""
+    """Walk from an exception to what it was raised from; what merely came up while another was handled is a bug.
+
+    Example:
+        >>> try:
+        ...     try:
+        ...         raise ConfigError("lam = 7")
+        ...     except ConfigError:
+        ...         {}["a bug in the report of it"]
+        ... except KeyError as error:
+        ...     [type(one).__name__ for one in chain(error)]
+        ['KeyError']
+    """
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
 
 
 def is_whole_number(value: object, least: int = 1) -> bool:
@@ -62,7 +73,15 @@ class NonFiniteScoreError(WmtpError):
 
 
 class NonFiniteError(WmtpError):
-    """Report NaN or Inf in a training step that was therefore not taken."""
+    """Report NaN or Inf in a training step that was therefore not taken.
+
+    Attributes:
+        recipe: 그 스텝을 되풀이할 배치가 있는 폴더.
+    """
+
+    def __init__(self, sentence: str, recipe: str | None = None) -> None:
+        super().__init__(sentence)
+        self.recipe = recipe
 
 
 class LossExplosionError(WmtpError):

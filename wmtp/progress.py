@@ -1,4 +1,4 @@
-"""Show how far an evaluation is: a bar on a terminal, a line now and then in a log."""
+"""Show how far something slow is: a bar on a terminal, a line now and then in a log."""
 
 import sys
 
@@ -18,12 +18,12 @@ class _Lines(tqdm):
 
 
 def progress_bar(name: str, total: int | None, done: int, shown: bool, unit: str = "sample") -> tqdm:
-    """Open a bar that counts samples, with samples/s and the time left.
+    """Open a bar that counts, with the speed and the time left.
 
     Args:
-        name: 벤치마크 이름.
-        total: 표본 수.
-        done: 이미 채점한 수.
+        name: 무엇을 하는지.
+        total: 모두 몇 개인지. 모르면 None.
+        done: 이미 한 수.
         shown: False면 아무것도 보이지 않는다.
         unit: 세는 것의 이름.
     """

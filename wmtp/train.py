@@ -149,7 +149,7 @@ def attempt(cfg: DictConfig, parts: Parts, checkpoint: Path | None, run: Path, l
 
     data, algo = parts.data, parts.algo
     cfg.trainer.precision = supported_precision(cfg.trainer.precision)
-    callbacks = list(build(cfg.callbacks).values())
+    callbacks = [callback for callback in build(cfg.callbacks).values() if callback is not None]
     trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
     algo.check(trainer, data)
     write_down(cfg, parts, run, trainer)
@@ -160,6 +160,7 @@ def attempt(cfg: DictConfig, parts: Parts, checkpoint: Path | None, run: Path, l
         metrics = {}
         if cfg.eval.before:
             metrics |= run_programs(cfg, "before", parts, trainer)
+            show_before(trainer, metrics)
         trainer.validate(algo, data, verbose=False)  # the curves start before the first step
         metrics |= {f"before/{key}": float(value) for key, value in trainer.callback_metrics.items()}
         algo.train()  # Lightning keeps the mode it finds
@@ -259,11 +260,19 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any, trainer:
                 checkpoint=when,
             )
             write_evaluation_report(out, benchmark.problems)
-    parts.algo.last_pass_at_1 = next(value for key, value in metrics.items() if key.endswith("/pass@1"))
     numbers = {f"{when}/{key}": value for key, value in metrics.items() if isinstance(value, (int, float))}
     for logger in trainer.loggers:
         logger.log_metrics(numbers, step=trainer.global_step)
     return numbers
+
+
+def show_before(trainer: Any, metrics: dict[str, float]) -> None:
+    """Let the bar show what pass@1 was before training."""
+    from wmtp.callbacks.progress import TrainingProgress
+
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, TrainingProgress):
+        bar.pass_at_1_before = next((value for key, value in metrics.items() if key.endswith("/pass@1")), None)
 
 
 def _dry_run(cfg: DictConfig) -> dict[str, float]:

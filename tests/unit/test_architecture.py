@@ -16,8 +16,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 # From the ground up: a room knows those before it, never those after it. docs/guide.md draws it.
 ROOMS = (
-    "errors", "secrets", "progress", "maths", "storage", "cache", "models", "data", "ranks", "checkpoints",
-    "evaluation", "critic", "algos", "callbacks", "reporting", "run", "cli",
+    "errors", "secrets", "progress", "private_names", "maths", "storage", "cache", "models", "data", "ranks",
+    "checkpoints", "evaluation", "critic", "algos", "callbacks", "reporting", "run", "cli",
 )  # fmt: skip
 FRONT_DOORS = {"wmtp.train", "wmtp.eval", "wmtp.precompute", "wmtp.compare", "wmtp.promote", "wmtp.cli"}
 FREE = sys.stdlib_module_names | {"wmtp.errors"}

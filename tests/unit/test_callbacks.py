@@ -1,5 +1,6 @@
 """Hold the promises of wmtp/callbacks on a real, very small training run."""
 
+import contextlib
 import io
 import json
 import math
@@ -10,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_lightning import Callback, Trainer
-from rich.console import Console
 
 from tests.tiny import tiny_model
 from wmtp.algos.baseline import Baseline
@@ -61,18 +61,26 @@ class Steps(Callback):
         self.seen.append((trainer.train_dataloader.epoch, pl_module.last_step))
 
 
+class Terminal(io.StringIO):
+    """Take what is shown as a terminal would."""
+
+    def isatty(self):
+        return True
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tokenizer):
     """Train rho1 for six steps with every callback."""
     run_dir = tmp_path_factory.mktemp("run")
-    screen = io.StringIO()
-    bar = TrainingProgress(console=Console(file=screen, force_terminal=True, width=140))
+    bar = TrainingProgress()
+    bar.pass_at_1_before = 0.125
     histogram = WeightHistogram(run_dir)
     algo = rho1()
-    algo.last_pass_at_1 = 0.125
     ranking, steps = TokenRanking(run_dir, least=3), Steps()
     watching = [WeightStatistics(), histogram, ranking, Throughput(), TokenWeights(run_dir), bar, steps]
-    train(run_dir, algo, tokenizer, watching, token_budget=2048)
+    screen = Terminal()
+    with contextlib.redirect_stderr(screen):
+        train(run_dir, algo, tokenizer, watching, token_budget=2048)
     return {"dir": run_dir, "screen": screen.getvalue(), "histogram": histogram, "ranking": ranking, "steps": steps}
 
 
@@ -276,18 +284,31 @@ def test_capturing_token_weights_does_not_change_the_training(tmp_path, tokenize
         assert torch.equal(a, b)
 
 
-def test_the_bar_shows_loss_pass_at_1_and_speed(run):
-    for part in ("training", "6/6", "loss ", "pass@1 12.5 %", "tokens/s"):
+def test_the_bar_shows_loss_speed_and_the_pass_at_1_of_before_as_such(run):
+    for part in ("training", "6/6", "loss ", ", before: pass@1 12.5 %", "tokens/s"):
         assert part in run["screen"], part
+
+
+def test_the_bar_shows_the_pass_at_1_that_a_callback_finds_while_training(tmp_path, tokenizer):
+    class Evaluate(Callback):
+        def on_train_batch_start(self, trainer, algo, batch, batch_idx):
+            algo.log("mbpp/pass@1", 0.25)
+
+    bar = TrainingProgress()
+    bar.pass_at_1_before = 0.125
+    with contextlib.redirect_stderr(Terminal()) as screen:
+        train(tmp_path, rho1(), tokenizer, [bar, Evaluate()], max_steps=2, log_every_n_steps=1)
+    assert ", pass@1 25.0 %" in screen.getvalue()
 
 
 def test_a_log_file_gets_plain_lines_and_a_baseline_no_weight_files(tmp_path, tokenizer, capsys):
     callbacks = [WeightStatistics(), WeightHistogram(tmp_path), TokenRanking(tmp_path), Throughput()]
     callbacks += [TokenWeights(tmp_path)]
     train(tmp_path, Baseline(tiny_model(), optimizer=sgd), tokenizer, [*callbacks, TrainingProgress()])
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
-    assert lines[0].startswith("step 1/6  loss ") and lines[-1].startswith("step 6/6  loss ")
-    assert "\x1b" not in "".join(lines)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("training: ")]
+    shown = [(next(n for n in range(7) if f" {n}/6 " in line), ", loss " in line) for line in lines]
+    assert shown[:2] == [(0, False), (1, True)] and shown[-1] == (6, True)
+    assert "\x1b" not in "".join(lines) and "\r" not in "".join(lines)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv"]
 
 

@@ -2,7 +2,7 @@
 
 [연구 맥락] NaN 하나가 옵티마이저를 지나면 모든 가중치가 NaN이 되고, 그 뒤의 체크포인트도 모두 못 쓴다.
     그래서 스텝을 밟기 직전에 점수, 가중치, 손실, 기울기를 차례로 본다.
-[동작] 조각마다 장치 위에서 깃발만 세운다. 호스트로 가져오는 것은 스텝마다 한 번, 모든 랭크의 깃발을 더한 수 넷이다.
+[동작] 조각마다 장치 위에서 깃발만 세운다. 스텝마다 모든 랭크의 깃발 넷을 더한다 (step_check.py).
     그래서 모든 랭크가 같은 스텝에서 같은 텐서의 이름으로 멈춘다. 기울기는 자르기(clipping) 전의 것이다.
 [디버깅] `<run>/failures/step-N/rank-R.json`에 텐서의 이름, 문제 번호, 통계, 씨앗이, 그 옆 safetensors에 배치가 있다.
     되풀이하는 법은 docs/recovery.md.
@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils import get_total_norm
-from torch.optim import Optimizer
 
+from wmtp.callbacks.step_check import StepCheck
 from wmtp.errors import NonFiniteError
 
 CHECKED = ("score", "weight", "loss", "gradient")
 
 
-class FiniteGuard(Callback):
+class FiniteGuard(StepCheck):
     """Raise NonFiniteError on all ranks before a step that would poison the weights.
 
     Args:
@@ -47,18 +47,21 @@ class FiniteGuard(Callback):
         kept = {name: step[name] for name in ("batch", "score_BT", "weight_BT")} | {"loss": step["loss"].detach()}
         self._micro_batches.append({**kept, "bad_3": bad_of(step)})
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Decide together whether this step may be taken.
+    def ask(self, trainer: Trainer, pl_module: LightningModule) -> Tensor:
+        """Tell for score, weight, loss and gradient of this rank's step whether something is not finite."""
+        bad_3 = torch.stack([micro_batch["bad_3"] for micro_batch in self._micro_batches]).any(0)
+        self._bad_4 = torch.cat([bad_3, self._bad_gradient(trainer, pl_module, bad_3.device)])
+        return self._bad_4.float()
+
+    def answer(self, trainer: Trainer, pl_module: LightningModule, sums: list[float]) -> None:
+        """Stop if anything is bad anywhere.
 
         Raises:
             NonFiniteError: 어느 랭크에서든 유한하지 않은 값이 있을 때, 모든 랭크에서.
         """
         micro_batches, self._micro_batches = self._micro_batches, []
-        bad_3 = torch.stack([micro_batch["bad_3"] for micro_batch in micro_batches]).any(0)
-        bad_4 = torch.cat([bad_3, self._bad_gradient(trainer, pl_module, bad_3.device)])
-        ranks_4 = trainer.strategy.reduce(bad_4.float(), reduce_op="sum").tolist()  # the one wait for the device
-        if any(ranks_4):
-            self._stop(trainer, pl_module, micro_batches, bad_4.tolist())
+        if any(sums):
+            self._stop(trainer, pl_module, micro_batches, self._bad_4.tolist())
 
     def _bad_gradient(self, trainer: Trainer, pl_module: LightningModule, device: torch.device) -> Tensor:
         # The norm that clipping takes: one pass, 20 times as fast on a CPU as looking for the largest element.
@@ -84,12 +87,12 @@ class FiniteGuard(Callback):
             torch.distributed.all_gather_object(found, (place, trainer.global_rank, tensor))
         _, rank, tensor = min(found, key=lambda one: one[:2])
         ids = sum(len(micro_batch["batch"].get("problem_ids", ())) for micro_batch in micro_batches)
-        error = NonFiniteError(
+        higher = "" if str(trainer.precision).startswith(("32", "64")) else ", or trainer.precision=32-true"
+        raise NonFiniteError(
             f"{tensor} is not finite at step {trainer.global_step} on rank {rank}; the step was not taken, and its "
-            f"{ids} problems are kept in {folder}. Try a smaller optimizer.lr, or trainer.precision=32-true."
+            f"{ids} problems are kept in {folder}. Try a smaller optimizer.lr{higher}.",
+            recipe=str(folder),
         )
-        error.recipe = str(folder)
-        raise error
 
     def _free_folder(self, step: int) -> Path:
         """Name the folder of this failure; an earlier one at the same step stays."""

@@ -2,7 +2,8 @@
 
 [동작] 첫 번째 신호: 지금 스텝을 끝내고 last.ckpt를 쓴 뒤 멈춘다. 두 번째: 곧바로 멈춘다 (마지막 저장까지는 남아 있다).
     스텝의 경계에서만 저장하므로, 이어 하면 멈추지 않은 것과 같은 숫자가 나온다.
-    랭크가 여럿이면 신호가 한 랭크에만 와도 함께 멈춘다. FiniteGuard가 장치를 기다린 바로 뒤에 정하므로 거의 공짜다.
+    랭크가 여럿이면 신호가 한 랭크에만 와도 함께 멈춘다 (step_check.py). 체크포인트를 쓰는 콜백이므로 Lightning이 다른
+    콜백 뒤에 부른다: 그 스텝을 센 히스토그램까지 저장된다.
 [디버깅] Lightning의 SIGTERM 처리는 신호 처리기 안에서 다른 랭크에 방송하다가 멈춰 설 수 있어 쓰지 않는다.
 """
 
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
-from torch.optim import Optimizer
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
 
+from wmtp.callbacks.step_check import StepCheck, decide_together
 from wmtp.errors import ConfigError
+from wmtp.private_names import leave_signals_alone
 
 
-class GracefulStop(Callback):
+class GracefulStop(StepCheck, Checkpoint):
     """Turn signals into a saved checkpoint.
 
     Args:
@@ -40,9 +44,8 @@ class GracefulStop(Callback):
         self._previous: dict[signal.Signals, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep Lightning from listening for SIGTERM itself, and all ranks from waiting for it every micro-batch."""
-        trainer._signal_connector.register_signal_handlers = lambda: None
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+        """Keep Lightning from listening for signals itself."""
+        leave_signals_alone(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen while training."""
@@ -57,24 +60,28 @@ class GracefulStop(Callback):
         name = "Ctrl-C" if number == signal.SIGINT else number.name
         print(f"\n{name}: finishing this step and saving; a second one stops at once.", file=sys.stderr)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Learn whether any rank was asked to stop."""
-        if trainer.world_size > 1:
-            asked = torch.tensor(list(self._asked.values()), dtype=torch.float32, device=pl_module.device)
-            together = trainer.strategy.reduce(asked, reduce_op="sum").tolist()
-            self.stopped, self.preempted = (count > 0 for count in together)
+    def ask(self, trainer: Trainer, pl_module: LightningModule) -> Tensor:
+        """Say what this rank was asked."""
+        return torch.cat([torch.full((1,), float(asked), device=pl_module.device) for asked in self._asked.values()])
+
+    def answer(self, trainer: Trainer, pl_module: LightningModule, sums: list[float]) -> None:
+        """Stop if any rank was asked to."""
+        self.stopped, self.preempted = (count > 0 for count in sums)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save and stop, once all micro-batches of the step are done."""
-        if trainer.fit_loop._should_accumulate():
-            return
-        if trainer.world_size == 1:
-            self.stopped, self.preempted = self._asked.values()
+        """Save and stop, now that the step is taken."""
         if self.stopped:
             trainer.save_checkpoint(self.checkpoint)
             trainer.should_stop = True
             if self.preempted:
                 trainer.limit_val_batches = 0  # a node that is being taken away has no time for it
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hear what came after the last step was decided on."""
+        if not self.stopped:
+            decide_together([self], trainer, pl_module)
+            if self.stopped:
+                trainer.save_checkpoint(self.checkpoint)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals their usual meaning back."""

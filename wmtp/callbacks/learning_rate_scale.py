@@ -8,6 +8,8 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from wmtp.private_names import scale_last_rates
+
 
 class LearningRateScale(Callback):
     """Multiply every learning rate by `scale`.
@@ -29,7 +31,7 @@ class LearningRateScale(Callback):
         for config in trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             scheduler.base_lrs = [rate * ratio for rate in scheduler.base_lrs]
-            scheduler._last_lr = [rate * ratio for rate in scheduler._last_lr]
+            scale_last_rates(scheduler, ratio)
         self._restored = self.scale
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
-from torch.optim import Optimizer
 
+from wmtp.callbacks.step_check import StepCheck
 from wmtp.errors import ConfigError, LossExplosionError, is_whole_number
 
 
-class LossExplosion(Callback):
+class LossExplosion(StepCheck):
     """Raise LossExplosionError on all ranks when a step's loss is far above the recent ones.
 
     Args:
@@ -44,14 +44,18 @@ class LossExplosion(Callback):
         """Remember the loss of a micro-batch, on the device."""
         self._losses.append(pl_module.last_step["loss"].detach())
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+    def ask(self, trainer: Trainer, pl_module: LightningModule) -> Tensor:
+        """Give this rank's share of the mean loss of the step."""
+        losses, self._losses = self._losses, []
+        return torch.stack(losses).float().mean().reshape(1) / trainer.world_size
+
+    def answer(self, trainer: Trainer, pl_module: LightningModule, sums: list[float]) -> None:
         """Compare this step with the ones before it.
 
         Raises:
             LossExplosionError: 손실이 폭발했을 때, 모든 랭크에서.
         """
-        losses, self._losses = self._losses, []
-        loss = float(trainer.strategy.reduce(torch.stack(losses).float().mean(), reduce_op="mean"))
+        (loss,) = sums
         if len(self.recent) >= max(self.window // 2, 2):
             usual = max(median(self.recent), self.floor)
             if loss > self.factor * usual:

@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from wmtp.models.flops import peak_flops, step_flops
+from wmtp.private_names import logs_this_step, step_goes_on
 
 
 def name_of(device: torch.device) -> str:
@@ -55,11 +56,11 @@ class Throughput(Callback):
         self._tokens += sum(batch["lengths"])
         self._pairs += sum(length**2 for length in batch["lengths"])
         self._positions += mask_BT.numel()
-        if trainer.fit_loop._should_accumulate():
+        if step_goes_on(trainer):
             return
         self._steps += 1
         self._targets += batch["step_targets"]  # of all micro-batches and ranks
-        if not trainer._logger_connector.should_update_logs:
+        if not logs_this_step(trainer):
             return
         # Waits for the device: the time is true.
         work_4 = torch.tensor([self._tokens, self._pairs, self._predictions, self._positions], dtype=torch.float64)

@@ -16,6 +16,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from wmtp.private_names import logs_this_step, step_goes_on
+
 EXTREME = 5.0
 ROUNDING = 1e-4  # the mean is 1 up to this; so near to a bound or to 1, a weight is at it
 
@@ -130,14 +132,14 @@ class WeightStatistics(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Keep what this micro-batch weighed; at the end of the step reduce on the device, and fetch all at once."""
         step = pl_module.last_step
-        if not trainer._logger_connector.should_update_logs or step["weight_BT"] is None:
+        if not logs_this_step(trainer) or step["weight_BT"] is None:
             self._parts = []
             return
         noise_BT = step["batch"].get("noise_BT")
         noise_BT = torch.zeros_like(step["mask_BT"]) if noise_BT is None else noise_BT
         kept = (step["weight_BT"], step["score_BT"], step["mask_BT"], noise_BT)
         self._parts.append(tuple(value_BT.detach().flatten() for value_BT in kept))
-        if trainer.fit_loop._should_accumulate():
+        if step_goes_on(trainer):
             return
         weight_N, score_N, mask_N, noise_N = (torch.cat(pieces) for pieces in zip(*self._parts, strict=True))
         self._parts = []

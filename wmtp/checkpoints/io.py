@@ -25,7 +25,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from wmtp.checkpoints.kinds import META, is_sharded
-from wmtp.errors import CheckpointError, chain
+from wmtp.errors import CheckpointError
 from wmtp.ranks.meeting import agree, is_first
 from wmtp.storage.files import remove, swap_in
 
@@ -170,7 +170,9 @@ def _save(values: dict[str, Any], path: Path) -> None:
         try:
             torch.save(values, file)
         except RuntimeError as error:  # what torch finds wrong with the half file that a full disk left
-            raise next((one for one in chain(error) if isinstance(one, OSError)), error) from None
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         file.flush()
         os.fsync(file.fileno())
 

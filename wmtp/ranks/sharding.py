@@ -66,10 +66,10 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy, c
     )
     # After the weights, which torch hands out only while all that it sees is on one device, offloaded or not.
     for name, buffer in model.named_buffers():  # small, needed on the device, and partly in no state dict
-        module = model.get_submodule(name.rpartition(".")[0])
+        module, _, leaf = name.rpartition(".")
         whole = buffers[name].to(here) if first else torch.empty_like(buffer, device=here)
         dist.broadcast(whole, src=0)
-        module._buffers[name.rpartition(".")[2]] = whole
+        setattr(model.get_submodule(module), leaf, whole)
     object.__setattr__(model, "skeleton", skeleton)  # no submodule: it is not trained, moved or saved
 
 
@@ -84,7 +84,7 @@ def _tie(model: nn.Module, tied: dict[str, str]) -> None:
     """Let those names mean one parameter again: moving a model between devices makes a new one for each."""
     for name, first in tied.items():
         module, _, leaf = name.rpartition(".")
-        model.get_submodule(module)._parameters[leaf] = model.get_parameter(first)
+        setattr(model.get_submodule(module), leaf, model.get_parameter(first))
 
 
 def whole(model: nn.Module) -> nn.Module | None:
@@ -100,7 +100,8 @@ def whole(model: nn.Module) -> nn.Module | None:
     together = copy.deepcopy(model.skeleton)
     together.load_state_dict(weights, assign=True)
     for name, buffer in model.named_buffers():
-        together.get_submodule(name.rpartition(".")[0])._buffers[name.rpartition(".")[2]] = buffer.detach().cpu()
+        module, _, leaf = name.rpartition(".")
+        setattr(together.get_submodule(module), leaf, buffer.detach().cpu())
     together.tie_weights()
     left = [name for name, tensor in chain(together.named_parameters(), together.named_buffers()) if tensor.is_meta]
     assert not left, f"gathered without a value: {left[0]}"

@@ -100,7 +100,7 @@ def describe(error: BaseException, step: int | None = None, rank: int = 0, world
     """Describe an exception, secrets masked."""
     text = str(error).strip() or repr(error)
     stack = "".join(traceback.format_exception(error))
-    recipe = next((one.recipe for one in chain(error) if hasattr(one, "recipe")), None)
+    recipe = next((one.recipe for one in chain(error) if isinstance(one, NonFiniteError)), None)
     cause = mask_secrets(f"{type(error).__name__}: {text}")[:2000]
     return Failure(kind_of(error), cause, step, rank, world_size, mask_secrets(stack)[-20_000:], recipe)
 

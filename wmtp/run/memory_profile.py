@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from wmtp.data.batching import collate, plan_epoch
 from wmtp.errors import ConfigError
+from wmtp.private_names import number_of
 
 PHASES = ("trunk", "heads", "loss", "backward", "optimizer")
 # Of the memory there is, this much may be tensors. On a CPU glibc keeps what is freed: with 0.82 and 1.70 GB of tensors
@@ -65,10 +66,11 @@ class HostMeter(TorchDispatchMode):
             if not isinstance(tensor, torch.Tensor) or tensor.device.type != "cpu":
                 continue
             storage = tensor.untyped_storage()
-            if storage._cdata not in self._known:
-                self._known.add(storage._cdata)
+            number = number_of(storage)
+            if number not in self._known:
+                self._known.add(number)
                 self.now += storage.nbytes()
-                weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+                weakref.finalize(storage, self._freed, number, storage.nbytes())
         self.peak = max(self.peak, self.now)
 
     def _freed(self, storage: int, size: int) -> None:

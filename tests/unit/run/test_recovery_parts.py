@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback, Trainer
 from safetensors.torch import load_file
@@ -15,9 +16,11 @@ from safetensors.torch import load_file
 from tests.tiny import tiny_model
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks.finite_guard import FiniteGuard
+from wmtp.callbacks.graceful_stop import GracefulStop
 from wmtp.callbacks.learning_rate_scale import LearningRateScale
 from wmtp.callbacks.loss_explosion import LossExplosion
-from wmtp.cli import explain
+from wmtp.callbacks.step_check import StepCheck
+from wmtp.cli import build, config_dir, explain
 from wmtp.data.module import MTPDataModule
 from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
@@ -77,8 +80,8 @@ def train(run_dir, algo, tokenizer, callbacks, ckpt_path=None, **kwargs):
     data = MTPDataModule(source, Synthetic0Shot(), tokenizer, token_budget=1024)
     trainer = Trainer(
         accelerator="cpu", default_root_dir=run_dir, logger=False, callbacks=callbacks, limit_val_batches=0,
-        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, log_every_n_steps=1,
-        use_distributed_sampler=False, **{"max_steps": 4, "gradient_clip_val": 1.0, **kwargs},
+        enable_model_summary=False, enable_progress_bar=False, log_every_n_steps=1, use_distributed_sampler=False,
+        **{"max_steps": 4, "gradient_clip_val": 1.0, "enable_checkpointing": False, **kwargs},
     )  # fmt: skip
     trainer.fit(algo, data, ckpt_path=ckpt_path, weights_only=True)
     return trainer
@@ -114,10 +117,64 @@ def test_a_step_with_a_value_that_is_not_finite_is_not_taken_and_is_kept(
     assert (recipe["place"]["epoch"], recipe["place"]["position"]) == (0, 3 * accumulate)
 
 
-def test_a_whole_run_passes_the_guards(tmp_path, tokenizer):
-    trainer = train(tmp_path, rho1(), tokenizer, [FiniteGuard(tmp_path), LossExplosion(window=2)])
+class CountReductions(Callback):
+    """Count what is added up over the ranks between the backward pass and the step."""
+
+    def __init__(self):
+        self.asked = []
+
+    def on_train_start(self, trainer, algo):
+        reduce = trainer.strategy.reduce
+
+        def counted(tensor, *args, **kwargs):
+            self.asked.append(len(tensor))
+            return reduce(tensor, *args, **kwargs)
+
+        trainer.strategy.reduce = counted
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_whole_run_passes_the_guards_with_one_reduction_a_step(tmp_path, tokenizer, accumulate):
+    counted = CountReductions()
+    guards = [FiniteGuard(tmp_path), LossExplosion(window=2), GracefulStop(tmp_path)]
+    trainer = train(
+        tmp_path, rho1(), tokenizer, [counted, *guards], accumulate_grad_batches=accumulate, enable_checkpointing=True
+    )
     assert trainer.global_step == 4
+    assert counted.asked == [4 + 1 + 2] * 4 + [2]  # the last: a signal after the last step was decided on
     assert not (tmp_path / "failures").exists()
+
+
+@pytest.mark.parametrize("left_out", [0, 1, 2])
+def test_any_one_of_the_guards_can_be_left_out(tmp_path, tokenizer, left_out):
+    counted = CountReductions()
+    guards = [FiniteGuard(tmp_path), LossExplosion(window=2), GracefulStop(tmp_path)]
+    del guards[left_out]
+    train(tmp_path, rho1(), tokenizer, [counted, *guards], max_steps=1, enable_checkpointing=True)
+    assert counted.asked[0] == 7 - (4, 1, 2)[left_out]
+
+
+def test_what_is_not_finite_is_said_before_what_explodes_and_both_before_a_wish_to_stop(tmp_path, tokenizer):
+    guards = [FiniteGuard(tmp_path), LossExplosion(factor=3, window=2), GracefulStop(tmp_path)]
+    fault = Break("loss", step=3, value=math.inf)
+    with pytest.raises(NonFiniteError, match="loss is not finite at step 3"):
+        train(tmp_path, rho1(), tokenizer, [fault, *guards], enable_checkpointing=True)
+
+
+def test_callbacks_are_called_in_the_order_in_which_the_config_names_them(tmp_path):
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("train", [f"run_dir={tmp_path}"])
+    callbacks = build(cfg.callbacks)
+    trainer = build(cfg.trainer, callbacks=list(callbacks.values()), logger=False)
+    assert trainer.callbacks == list(callbacks.values())
+    checks = [callback for callback in trainer.callbacks if isinstance(callback, StepCheck)]
+    assert [type(check) for check in checks] == [FiniteGuard, LossExplosion, GracefulStop]
+
+
+def test_float32_is_no_advice_where_it_is_set_already(tmp_path, tokenizer):
+    for precision, advice in (("32-true", r"smaller optimizer\.lr\."), ("bf16-mixed", "or trainer.precision=32-true")):
+        with pytest.raises(NonFiniteError, match=advice):
+            train(tmp_path, rho1(), tokenizer, [Break("loss"), FiniteGuard(tmp_path)], precision=precision)
 
 
 def test_a_loss_far_above_the_recent_ones_stops_the_run(tmp_path, tokenizer):
