@@ -4,6 +4,7 @@
     토큰은 캐시(wmtp.cache.entries)에 남는다. 두 번째 시작부터는 문제를 읽거나 만들지도 않는다.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -25,6 +26,10 @@ from wmtp.models.loading import tokenizer_content
 
 class MTPDataModule(LightningDataModule):
     """Hold the tokenized training and validation samples of one source.
+
+    Attributes:
+        samples: 분할마다 그 표본들.
+        reference_losses: 학습 표본마다 참조모델의 토큰별 손실. 알고리즘이 넣어 준다 (`wmtp.algos.reference`).
 
     Args:
         source: 문제의 출처 (`wmtp.data.problem.Source`).
@@ -59,6 +64,7 @@ class MTPDataModule(LightningDataModule):
         self.source, self.prompt, self.tokenizer = source, prompt, tokenizer
         self.token_budget, self.max_length, self.seed, self.split = token_budget, max_length, seed, split
         self.samples: dict[str, TokenizedSamples] = {}
+        self.reference_losses: Sequence[Tensor] | None = None
         self.dropped: dict[str, list[str]] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -104,11 +110,16 @@ class MTPDataModule(LightningDataModule):
         """Return how many tokens a sample may have."""
         return min(self.max_length, self.token_budget)
 
+    @property
+    def training_samples(self) -> TokenizedSamples:
+        """Return the training samples, with a reference's losses where an algorithm has brought them."""
+        return self.samples["train"].with_reference(self.reference_losses)
+
     def loader(self, part: str, accumulate: int = 1, **more: Any) -> StepLoader:
         """Return this rank's loader of a part of the data, train or validation."""
         trainer = self.trainer
         return StepLoader(
-            self.samples[part],
+            self.training_samples if part == "train" else self.samples[part],
             token_budget=self.token_budget,
             pad_token_id=self.tokenizer.pad_token_id,
             accumulate=accumulate,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
 
-from tests.tiny import tiny_model
+from tests.tiny import InMemory, tiny_model
 from wmtp.algos.combined import Combined
 from wmtp.algos.critic import Critic
 from wmtp.algos.rho1 import Rho1
@@ -336,7 +336,7 @@ def test_rewards_that_are_no_probability_get_a_loss_that_fits_them():
 
 def test_combined_is_rho1_at_0_and_critic_at_1(train, tmp_path):
     def step_of(mix=None, algo_class=Combined):
-        parts = {} if mix is None else {"mix": mix, "reference": tiny_model(seed=1)}
+        parts = {} if mix is None else {"mix": mix, "reference": InMemory(tiny_model(seed=1))}
         algo = train(tmp_path / f"{algo_class.name}-{mix}", algo_class=algo_class, parts=parts)
         return algo.last_step
 
@@ -345,7 +345,7 @@ def test_combined_is_rho1_at_0_and_critic_at_1(train, tmp_path):
 
     assert order_of(step_of(1.0)) == order_of(step_of(algo_class=Critic))
     step = step_of(0.0)
-    rho1 = Rho1(tiny_model(), reference=tiny_model(seed=1), weighting=SoftWeighting(), optimizer=None)
+    rho1 = Rho1(tiny_model(), reference=InMemory(tiny_model(seed=1)), weighting=SoftWeighting(), optimizer=None)
     batch, mask_BT = step["batch"], step["mask_BT"]
     with torch.no_grad():
         gap_BT = rho1.token_scores(batch, rho1.model.mtp(batch["input_ids_BT"]))
