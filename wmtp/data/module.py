@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Sequence
-from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from wmtp.data.problem import Problem
 from wmtp.data.tokenization import TokenizedSamples, pack_names, tokenize_problems, unpack_names
 from wmtp.errors import ConfigError, is_whole_number
 from wmtp.models.loading import tokenizer_content
+from wmtp.private_names import count_again
 
 
 class MTPDataModule(LightningDataModule):
@@ -132,7 +133,7 @@ class MTPDataModule(LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         """Return the training batches, grouped into optimizer steps."""
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else self.split
-        return self.loader("train", accumulate, split=self.split, resumed=self._count_again)
+        return self.loader("train", accumulate, split=self.split, resumed=partial(count_again, self.trainer))
 
     def val_dataloader(self) -> StepLoader:
         """Return the validation batches, whole: without gradients they need far less memory."""
@@ -143,11 +144,3 @@ class MTPDataModule(LightningDataModule):
         if device.type == "cuda":
             batch = apply_to_collection(batch, Tensor, Tensor.pin_memory)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
-    def _count_again(self, position: int, finer: Fraction) -> None:
-        """Make Lightning's count of micro-batches, by which it takes steps and validates, fit the loader's place."""
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        for count, ready in ((progress.current, position), (progress.total, round(progress.total.ready * finer))):
-            # The other counters are as far behind as they were: by that Lightning knows where in a step it stopped.
-            behind = {name: count.ready - value for name, value in vars(count).items()}
-            count.load_state_dict({name: ready - late for name, late in behind.items()})

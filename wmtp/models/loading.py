@@ -31,6 +31,7 @@ from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, Tokeniz
 from wmtp.models.adapter import Lora
 from wmtp.models.meta_checkpoint import convert, is_meta, read_params
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
+from wmtp.private_names import attention_of
 from wmtp.storage import in_use
 
 # How a frozen model may be held, and what it computes in. int8 and int4 are bitsandbytes'; embeddings stay bfloat16.
@@ -275,8 +276,9 @@ def empty_model(folder: Path, heads: int, attn_implementation: str | None = None
     """Build the shapes of a model as `load_model` would, without reading a weight."""
     config = _read_config(folder, "model.path")
     config.mtp_heads = heads
-    attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    model = mtp_class(config)._from_config(config, dtype=torch.float32, **attention)
+    model = mtp_class(config)(config)
+    if attn_implementation is not None:
+        model.set_attn_implementation(attn_implementation)
     model.tie_weights()
     return model
 
@@ -288,7 +290,7 @@ def check_logits(model: MTPMixin) -> None:
     Raises:
         ConfigError: 로짓에 무언가를 더 하는 구조일 때 (편향, 배율, soft cap). 손실이 틀린 모델을 학습하게 된다.
     """
-    was_training, attention = model.training, model.config._attn_implementation
+    was_training, attention = model.training, attention_of(model)
     model.eval()
     # The weights are still on the CPU, where flash attention has no kernel.
     model.set_attn_implementation(attention if attention in ("sdpa", "eager") else "eager")
