@@ -3,8 +3,8 @@
 [연구 맥락] rho1의 CE_ref는 학습 중에 변하지 않는다 (MATHS.md 4절). 배치마다 채점할 수도 있지만 (online), 한 번 계산해
     두면 (cached) 학습하는 동안 참조모델은 메모리에도 시간표에도 없다: rho1 한 스텝의 값이 baseline 한 스텝과 같아진다.
 [동작] cached의 열쇠는 (토큰, 참조모델의 내용, 그것을 담은 정밀도, 계산의 정밀도). 데이터를 많아야 256조각으로 나누고,
-    조각마다 캐시의 항목 하나다. 조각을 잠그고 계산하므로 랭크든, 따로 띄운 프로세스든, 같은 폴더를 보는 다른 컴퓨터든 통신 없이
-    나누어 계산하고, 죽었다 깨어나면 남은 조각만 한다. `python -m wmtp.precompute`가 미리 해 둔다.
+    조각마다 캐시의 항목 하나다. 조각을 잠그고 계산하므로 랭크든, 따로 띄운 프로세스든, 같은 폴더를 보는 다른 컴퓨터든
+    통신 없이 나누어 계산하고, 죽었다 깨어나면 남은 조각만 한다. `python -m wmtp.precompute`가 미리 해 둔다.
     미리 해 두지 않았고 데이터의 한 바퀴도 돌지 않을 실행이라면, 전부 계산하는 것이 낭비이므로 그때그때 채점한다.
     only: true이면 학습하는 프로세스는 참조모델을 절대 읽지 않는다: 캐시에 다 있거나, 시작하지 않는다.
 [디버깅] 미리 계산한 값과 그때그때 채점한 값은 배치의 모양만 다르다: 차이는 반올림(약 1e-6)뿐이다.
@@ -12,19 +12,19 @@
 
 #   B sequences, T positions
 
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wmtp.cache.entries import entry_file, read_or_build
+from wmtp.cache.entries import build_together, entry_file
 from wmtp.cache.fingerprint import digest_of_model
 from wmtp.data.losses import score_samples
 from wmtp.data.tokenization import TokenizedSamples
@@ -157,30 +157,21 @@ class CachedReference(OnlineReference):
             world_size: 프로세스의 수.
         """
         files, firsts = self.files(samples, precision), shard_firsts(samples.starts)
-        shards: list[Tensor | None] = [None] * len(files)
+        work = list(zip(files, pairwise(firsts), strict=True))
         offset = rank * len(files) // world_size
-        waiting = [*range(offset, len(files)), *range(offset)]
         shown = rank == 0 and not self.complete(samples, precision)
-        in_use = self.frozen.model
+        shards, in_use = {}, self.frozen.model
+
+        def build(part: tuple[int, int]) -> dict[str, Tensor]:
+            with autocast():
+                return {"nll": score_samples(self.frozen.load().to(device), samples, *part, token_budget, pad_token_id)}
+
         with progress_bar("reference", len(samples), 0, shown) as bar:
-            while waiting:
-                for n in waiting:
-
-                    def build(first: int = firsts[n], end: int = firsts[n + 1]) -> dict[str, Tensor]:
-                        with autocast():
-                            model = self.frozen.load().to(device)
-                            return {"nll": score_samples(model, samples, first, end, token_budget, pad_token_id)}
-
-                    entry = read_or_build(files[n], build, wait=False)
-                    if entry is not None:
-                        shards[n] = entry["nll"]
-                        bar.update(firsts[n + 1] - firsts[n])
-                held = [n for n in waiting if shards[n] is None]  # by other processes
-                if len(held) == len(waiting):
-                    time.sleep(0.1)
-                waiting = held
+            for file, (first, end), entry in build_together([*work[offset:], *work[:offset]], build):
+                shards[file] = entry["nll"]
+                bar.update(end - first)
         self.frozen.model = in_use  # training does not need it
-        return ReferenceLosses(samples.starts, firsts, shards)
+        return ReferenceLosses(samples.starts, firsts, [shards[file] for file in files])
 
     def files(self, samples: TokenizedSamples, precision: str) -> list[Path]:
         """Return where the shards lie."""

@@ -118,7 +118,8 @@ class WeightedMTP(LightningModule):
             "loss": loss.loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size),
             "loss_display": loss.loss.detach() * batch["step_targets"] / count_H[0],
             "nll_H": nll_H,
-            **weights._asdict(),
+            "score_BT": weights.score_BT,
+            "weight_BT": weights.weight_BT,
             "mask_BT": mask_BT,
             "batch": batch,
         }
