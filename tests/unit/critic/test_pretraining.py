@@ -94,7 +94,7 @@ def train(data_module):
             optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.01),
             **(parts or {}),
         )
-        algo.run_config = {"run_dir": str(run)}
+        algo.run_dir = run
         trainer = Trainer(
             accelerator="cpu", max_steps=max_steps, max_epochs=-1, logger=False, limit_val_batches=1,
             val_check_interval=max_steps, check_val_every_n_epoch=None, num_sanity_val_steps=0,
