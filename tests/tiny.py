@@ -1,8 +1,12 @@
 """Make the smallest model that still is one: ours, of random weights, the same every time."""
 
+from pathlib import Path
+
 import torch
 from transformers import LlamaConfig
 
+from wmtp.algos.reference import OnlineReference
+from wmtp.models.loading import FrozenModel
 from wmtp.models.mtp import MTPForCausalLM
 
 # As many tokens as the tokenizer that ships with wmtp has.
@@ -13,3 +17,10 @@ def tiny_model(seed: int = 42, heads: int = 2, **changes) -> MTPForCausalLM:
     """Make a model of `SHAPE`, or changed from it."""
     torch.manual_seed(seed)
     return MTPForCausalLM(LlamaConfig(**(SHAPE | changes), mtp_heads=heads))
+
+
+class InMemory(OnlineReference):
+    """A reference that lies in no folder."""
+
+    def __init__(self, model: MTPForCausalLM) -> None:
+        self.frozen = FrozenModel(Path(), model=model.requires_grad_(False).eval())

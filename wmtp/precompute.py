@@ -26,13 +26,13 @@ def precompute(cfg: DictConfig) -> None:
     check_all_set(cfg)
     from lightning_fabric import Fabric
 
-    from wmtp.algos.reference import ReferenceCache
+    from wmtp.algos.reference import CachedReference
     from wmtp.data.leakage import guard
 
     quiet_libraries()
     started = time.monotonic()
     reference = build(cfg.algo.get("reference"))
-    if not isinstance(reference, ReferenceCache):
+    if not isinstance(reference, CachedReference):
         raise ConfigError("algo has no losses to compute ahead; choose algo=rho1 algo/reference=cached.")
     tokenizer = build(cfg.model).load_tokenizer()
     data = build(cfg.data.module, tokenizer=tokenizer)
@@ -45,8 +45,9 @@ def precompute(cfg: DictConfig) -> None:
         precision=cfg.trainer.precision,
     )
     fabric.launch()
-    samples = reference.score(
-        data.samples["train"],
+    samples = data.samples["train"]
+    reference.compute(
+        samples,
         fabric.strategy.precision.precision,
         token_budget=data.token_budget,
         pad_token_id=tokenizer.pad_token_id,

@@ -143,16 +143,19 @@ def check_fits(checkpoint: Path, algo: Any) -> None:
 
 def attempt(cfg: DictConfig, parts: Parts, checkpoint: Path | None, run: Path, loggers: list[Any]) -> dict[str, float]:
     """Train once, from a checkpoint or from the beginning, with the evaluations around it."""
+    from wmtp.checkpoints.description import Description
     from wmtp.ranks.whole_model import export
     from wmtp.reporting.screen import overview, summary
     from wmtp.run.recovery import supported_precision, watched
 
     data, algo = parts.data, parts.algo
+    algo.run_dir = run
     cfg.trainer.precision = supported_precision(cfg.trainer.precision)
     callbacks = [callback for callback in build(cfg.callbacks).values() if callback is not None]
-    trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    settled = describe(cfg, parts)
+    trainer = build(cfg.trainer, callbacks=[*callbacks, Description(settled)], logger=loggers)
     algo.check(trainer, data)
-    write_down(cfg, parts, run, trainer)
+    write_down(settled, parts, run, trainer)
     if trainer.is_global_zero:
         print(overview(algo, data, parts.leaks, run))
 
@@ -184,22 +187,27 @@ def attempt(cfg: DictConfig, parts: Parts, checkpoint: Path | None, run: Path, l
     return metrics
 
 
-def write_down(cfg: DictConfig, parts: Parts, run: Path, trainer: Any) -> None:
-    """Write the resolved config, the licences and what is left out into the run directory and its records."""
-    from wmtp.data.leakage import record
+def describe(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
+    """Resolve the config, and add what was used and its licences."""
     from wmtp.secrets import mask_secrets
 
     used = {**in_use().used}
     for source in (parts.data.source, *(benchmark.source for benchmark in parts.benchmarks)):
         for part, licence in source.licences.items():
             used[part] = {"licence": licence} | used.get(part, {})
-    parts.algo.run_config = plain = mask_secrets(OmegaConf.to_container(cfg, resolve=True) | {"used": used})
+    return mask_secrets(OmegaConf.to_container(cfg, resolve=True) | {"used": used})
+
+
+def write_down(settled: dict[str, Any], parts: Parts, run: Path, trainer: Any) -> None:
+    """Write the config, the tokenizer and what is left out into the run directory and its records."""
+    from wmtp.data.leakage import record
+
     if trainer.is_global_zero:
-        OmegaConf.save(plain, run / "config.yaml")
-        record(run / "left_out.json", cfg.data.get("leakage", "drop"), parts.leaks, parts.data.dropped)
+        OmegaConf.save(settled, run / "config.yaml")
+        record(run / "left_out.json", settled["data"].get("leakage", "drop"), parts.leaks, parts.data.dropped)
         parts.tokenizer.save_pretrained(run / "model")
         for logger in trainer.loggers:
-            logger.log_hyperparams(plain)
+            logger.log_hyperparams(settled)
 
 
 def leave_if_stopped(cfg: DictConfig, callbacks: list[Any], trainer: Any, run: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningDataModule
+from scale import Scored
 from step import make_batch, make_model, make_trainer
 
 from wmtp.algos.optimizers import adamw
@@ -76,7 +77,7 @@ def train(batch: dict, steps: int, every: int) -> tuple[dict[str, float], float]
     with tempfile.TemporaryDirectory() as folder:
         watching = [WeightStatistics(), WeightHistogram(folder), TokenRanking(folder), Throughput()]
         timed, clock = {type(callback).__name__: Timed(callback) for callback in watching}, Clock()
-        algo = Rho1(make_model(), None, weighting=SoftWeighting(), optimizer=partial(adamw), warmup=0.0)
+        algo = Rho1(make_model(), Scored(), weighting=SoftWeighting(), optimizer=partial(adamw), warmup=0.0)
         loggers = [MetricsCSV(folder)]
         trainer = make_trainer(steps, logger=loggers, callbacks=[*watching, clock], log_every_n_steps=every)
         trainer.fit(algo.train(), Data(batch))

@@ -35,7 +35,7 @@ class FineTuned(ValueNetwork):
 
     def prepare(self, model):
         super().prepare(model)
-        self.network = self._network[0].requires_grad_(True)
+        self.network = self.frozen.load().requires_grad_(True)
 
     def states(self, batch, model):
         output = self.network.mtp(batch["input_ids_BT"])

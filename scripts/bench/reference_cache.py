@@ -87,11 +87,13 @@ def compare_weights(overrides: list[str]) -> None:
     for weights in WEIGHTS:
         try:
             reference = build(config("algo=rho1", f"algo.reference.weights={weights}", *small).algo.reference)
-            scored = reference.score(samples, token_budget=data.token_budget, pad_token_id=data.tokenizer.pad_token_id)
+            losses = reference.compute(
+                samples, token_budget=data.token_budget, pad_token_id=data.tokenizer.pad_token_id
+            )
         except ConfigError as error:
             print(f"{weights:10} {error}")
             continue
-        nll_N = torch.cat([torch.tensor(sample.reference_nll)[sample.prompt_length :] for sample in scored])
+        nll_N = torch.cat([nll_T[s.prompt_length :] for s, nll_T in zip(samples, losses, strict=True)])
         exact = nll_N if exact is None else exact
         error_N = nll_N - exact
         size = f"{error_N.abs().mean():13.5f} {error_N.abs().max():9.3f} {error_N.mean():10.5f}"
@@ -105,9 +107,8 @@ def compare_steps(steps: int, overrides: list[str]) -> None:
     small = ["data.train_size=1500", *overrides]
     data = data_module(config(*small))
     data.setup()
-    plain = data.samples["train"]
-    reference = build(config("algo=rho1", *small).algo.reference)
-    scored = reference.score(plain, token_budget=data.token_budget, pad_token_id=data.tokenizer.pad_token_id)
+    samples, reference = data.samples["train"], build(config("algo=rho1", *small).algo.reference)
+    losses = reference.compute(samples, token_budget=data.token_budget, pad_token_id=data.tokenizer.pad_token_id)
     arms = {"baseline": ["algo=baseline"], "rho1, cache": ["algo=rho1"], "rho1, online": ["algo/reference=online"]}
     step_of = {}
     for name, choice in arms.items():
@@ -118,7 +119,7 @@ def compare_steps(steps: int, overrides: list[str]) -> None:
         step_of[name] = stepper(algo)
 
     seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for i, batches in enumerate(paired(data, plain, scored)):
+    for i, batches in enumerate(paired(data, losses)):
         if i == WARM_UP + steps:
             break
         for name in sorted(
@@ -132,12 +133,12 @@ def compare_steps(steps: int, overrides: list[str]) -> None:
         print(f"{name:34} {1000 * statistics.median(taken[WARM_UP:]):8.1f} {statistics.median(ratios):11.3f}")
 
 
-def paired(data, plain, scored):
+def paired(data, losses):
     """Yield the same batches without and with the reference's losses."""
     while True:
-        data.samples["train"] = plain
+        data.reference_losses = None
         without = data.train_dataloader()
-        data.samples["train"] = scored
+        data.reference_losses = losses
         for a, b in zip(without, data.train_dataloader(), strict=True):
             yield {"baseline": a, "rho1, cache": b}
 

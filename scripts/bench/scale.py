@@ -171,6 +171,10 @@ class Scored:
     def prepare(self, trainer: Any) -> None:
         """Have nothing to compute."""
 
+    def losses(self, batch: dict) -> torch.Tensor:
+        """Read them."""
+        return batch["reference_nll_BT"]
+
 
 class Machine:
     """Hold the device, and how time and memory are read on it."""

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_lightning import Callback, Trainer
 
-from tests.tiny import tiny_model
+from tests.tiny import InMemory, tiny_model
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks import throughput
@@ -35,7 +35,7 @@ def sgd(model):
 
 
 def rho1():
-    return Rho1(tiny_model(), tiny_model(seed=43), weighting=SoftWeighting(lam=1.0), optimizer=sgd)
+    return Rho1(tiny_model(), InMemory(tiny_model(seed=43)), weighting=SoftWeighting(lam=1.0), optimizer=sgd)
 
 
 def train(run_dir, algo, tokenizer, callbacks, split=1, token_budget=1024, **kwargs):

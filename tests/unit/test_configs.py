@@ -1,8 +1,13 @@
 """Hold that no config under conf/ has a typo that only a long run would find."""
 
+import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.check_configs import check_configs
+import yaml
+
+from scripts.check_configs import CODE, CONF, check_configs
 
 
 def test_every_config_composes_and_every_target_takes_its_keys():
@@ -56,3 +61,45 @@ def test_a_key_that_nothing_reads_is_named(tmp_path):
         "train data=typo: data.weights.a: nothing reads this key",
         "train data=mix: data.path.b: nothing reads this key",
     }
+
+
+def keys_of(conf: Path) -> set[str]:
+    """List every key of every option, as a user writes it; a group is a key of what it is a part of."""
+    keys: set[str] = set()
+
+    def walk(node: object, path: tuple[str, ...]) -> None:
+        keys.add(".".join(path))
+        for name, inner in node.items() if isinstance(node, dict) else ():
+            walk(inner, (*path, str(name)))
+
+    for file in conf.rglob("*.yaml"):
+        walk(yaml.safe_load(file.read_text(encoding="utf-8")), file.relative_to(conf).parts[:-1])
+    return keys
+
+
+def sentences_of(code: ast.Module) -> Iterator[str]:
+    """Yield the sentences that a module can say, not its docstrings; what it fills in is {}."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {id(n.body[0].value) for n in ast.walk(code) if isinstance(n, documented) and ast.get_docstring(n)}
+    for node in ast.walk(code):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_every_key_and_every_file_that_a_sentence_names_is_there():
+    keys, wrong, seen = keys_of(CONF), [], 0
+    groups = "|".join(sorted({key.split(".")[0] for key in keys} - {""}))
+    # What begins like a key, and what is said to have a value.
+    key_in = re.compile(rf"(?<![\w./}}])(?:(?:{groups})(?:\.[a-z_0-9]+)+(?![\w.(/*{{])|\w+(?:\.\w+)+(?= = ))")
+    for file in sorted(CODE.rglob("*.py")):
+        for sentence in sentences_of(ast.parse(file.read_text(encoding="utf-8"))):
+            if " " not in sentence:
+                continue
+            named = key_in.findall(sentence)
+            wrong += [f"{file.name}: {key}" for key in named if key not in keys and not key.endswith(("json", "jsonl"))]
+            places = [place.rstrip(".") for place in re.findall(r"\bconf/[\w/.-]*", sentence)]
+            wrong += [f"{file.name}: {place}" for place in places if not (CONF.parent / place).exists()]
+            seen += len(named) + len(places)
+    assert wrong == [] and seen > 100

@@ -11,7 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from wmtp.algos.critic import Critic
+from wmtp.algos.reference import OnlineReference
 from wmtp.algos.rho1 import Rho1
+from wmtp.critic.value import PolicyValue
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.weighting import standardize
@@ -23,14 +25,19 @@ class Combined(Critic, Rho1):
 
     Args:
         model: 학습할 모델.
+        value, reference: `Critic`과 `Rho1`의 것.
         mix: critic의 몫, [0, 1]. 0은 rho1, 1은 critic.
-        **parts: `Critic`과 `Rho1`의 인자들.
+        **parts: 그 밖의 `Critic`과 `Rho1`의 인자들.
     """
 
     name = "combined"
 
-    def __init__(self, model: MTPMixin, mix: float = 0.5, **parts: Any) -> None:
-        super().__init__(model, **parts)
+    def __init__(
+        self, model: MTPMixin, value: PolicyValue, reference: OnlineReference, mix: float = 0.5, **parts: Any
+    ) -> None:
+        if reference.frozen == value.frozen:
+            reference.frozen = value.frozen  # one model, in memory once
+        super().__init__(model, value=value, reference=reference, **parts)
         if isinstance(mix, bool) or not isinstance(mix, (int, float)) or not 0 <= mix <= 1:
             raise ConfigError(f"algo.mix = {mix!r} must be in [0, 1]; 0 is rho1, 1 is critic, try 0.5.")
         self.mix, self.score_name = mix, "mixed"

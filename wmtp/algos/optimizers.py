@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from wmtp.errors import ConfigError
+from wmtp.private_names import let_lightning_unscale
 
 
 def adamw(
@@ -25,8 +26,7 @@ def adamw(
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = AdamW([group for group in groups if group["params"]], lr=lr, betas=tuple(betas), fused=True)
-    # A fused step could unscale float16 gradients itself, and Lightning would refuse to clip them: let it do both.
-    optimizer._step_supports_amp_scaling = False
+    let_lightning_unscale(optimizer)
     return optimizer
 
 

@@ -12,7 +12,7 @@
 #   B sequences, T positions, H heads
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -42,7 +42,7 @@ class WeightedMTP(LightningModule):
     Attributes:
         name: 실행 폴더와 MLflow 실험의 이름에 들어간다.
         score_name: 점수의 이름. 이것으로 `WeightStatistics`가 남길 평균을 고른다.
-        run_config: 체크포인트에 함께 저장할 설정 (평범한 dict).
+        run_dir: 실행 폴더. 모델 밖에서 배운 것(critic의 V)을 남긴다. 없으면 (profile_memory) 배우지도 않는다.
 
     Args:
         model: H개의 헤드를 가진 모델 (`wmtp.models.mtp`).
@@ -54,7 +54,7 @@ class WeightedMTP(LightningModule):
 
     name = "weighted"
     score_name: str | None = None
-    run_config: dict[str, Any] = {}
+    run_dir: Path | None = None
 
     def __init__(
         self,
@@ -118,7 +118,8 @@ class WeightedMTP(LightningModule):
             "loss": loss.loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size),
             "loss_display": loss.loss.detach() * batch["step_targets"] / count_H[0],
             "nll_H": nll_H,
-            **weights._asdict(),
+            "score_BT": weights.score_BT,
+            "weight_BT": weights.weight_BT,
             "mask_BT": mask_BT,
             "batch": batch,
         }
@@ -201,8 +202,3 @@ class WeightedMTP(LightningModule):
                 f"data.max_length = {data.max_length} lets in a sample of {longest} tokens, and this "
                 f"{self.model.config.model_type} has {positions} positions; set data.max_length={positions}."
             )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Embed what is needed to rebuild the model: plain values, never objects."""
-        adapter = self.model.adapter and asdict(self.model.adapter)
-        checkpoint["wmtp"] = {"config": self.run_config, "model": self.model.config.to_dict(), "adapter": adapter}

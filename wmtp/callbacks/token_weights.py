@@ -70,7 +70,7 @@ class TokenWeights(Callback):
             return
         data = trainer.datamodule
         samples, width = [], 0
-        for sample in data.samples["train"]:
+        for sample in data.training_samples:
             width = max(width, len(sample.input_ids))
             if samples and (len(samples) + 1) * width > data.token_budget:
                 break

@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from wmtp.maths.credit import auc
 from wmtp.private_names import logs_this_step, step_goes_on
 
 EXTREME = 5.0
@@ -96,18 +97,13 @@ def corruption_statistics(weight_BT: Tensor, score_BT: Tensor, mask_BT: Tensor, 
         >>> {key: round(value.item(), 3) for key, value in s.items()}
         {'corrupted_mean': 0.4, 'clean_mean': 1.2, 'auc': 0.5}
     """
-    score_N, weight_N = score_BT.detach().flatten().double(), weight_BT.detach().flatten().double()
+    weight_N = weight_BT.detach().flatten().double()
     corrupted_N, clean_N = (mask_BT & noise_BT).flatten(), (mask_BT & ~noise_BT).flatten()
-    ascending_N = torch.where(clean_N, score_N, torch.inf).sort().values
-    clean_count = clean_N.sum()
-    # Rank formula (Mann-Whitney): for each corrupted token, how many clean ones lie above it; a tie counts half.
-    not_above_N = torch.searchsorted(ascending_N, score_N) + torch.searchsorted(ascending_N, score_N, right=True)
-    above_N = 1.0 - not_above_N / (2 * clean_count)
-    pick = lambda value_N, chosen_N: torch.where(chosen_N, value_N, 0.0).sum() / chosen_N.sum()  # noqa: E731
+    means = [torch.where(chosen_N, weight_N, 0.0).sum() / chosen_N.sum() for chosen_N in (corrupted_N, clean_N)]
     return {
-        "corrupted_mean": pick(weight_N, corrupted_N),
-        "clean_mean": pick(weight_N, clean_N),
-        "auc": torch.where(clean_count > 0, pick(above_N, corrupted_N), torch.nan),
+        "corrupted_mean": means[0],
+        "clean_mean": means[1],
+        "auc": auc(score_BT.flatten(), clean_N, corrupted_N),
     }
 
 

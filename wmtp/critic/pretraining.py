@@ -125,9 +125,9 @@ class CriticPretraining(Callback):
         value.binary = self.rewards.binary
         value.prepare(pl_module.model)
         value.to(pl_module.device)
-        if "run_dir" not in pl_module.run_config:  # profile_memory=true: a head that knows nothing is as large
+        run = pl_module.run_dir
+        if run is None:  # profile_memory=true: a head that knows nothing is as large
             return
-        run = Path(pl_module.run_config["run_dir"])
         earlier = self._earlier(trainer, run)
         if earlier and not self.refresh:
             value.load_state_dict(earlier["head"])
@@ -167,7 +167,7 @@ class CriticPretraining(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave V in the run directory as it is in the end."""
         if self.fitting and trainer.is_global_zero:
-            write_head(Path(pl_module.run_config["run_dir"]), self._value.state_dict(), self._identity)
+            write_head(pl_module.run_dir, self._value.state_dict(), self._identity)
 
     def state_dict(self) -> dict[str, Any]:
         """Keep V in the checkpoint, and how to go on with it where it changes along the way."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from wmtp.cache.fingerprint import digest_of_model
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
-from wmtp.models.loading import check_frozen_weights, find_model, find_reference, load_frozen
+from wmtp.models.loading import FrozenModel, check_frozen_weights, find_model, find_reference
 from wmtp.models.mtp import MTPMixin, MTPOutput
 
 
@@ -76,6 +76,7 @@ class PolicyValue(nn.Module):
     """
 
     name = "head"
+    frozen: FrozenModel | None = None  # of its own
 
     def __init__(self, path: str, cumulative: bool = True, surprise: bool = True, seed: int = 42) -> None:
         super().__init__()
@@ -160,16 +161,16 @@ class ValueNetwork(PolicyValue):
         folder = find_reference(path, model_path)
         super().__init__(str(folder), cumulative, surprise, seed)
         self.settings |= {} if weights == "float32" else {"weights": weights}
-        # In a tuple, so that the frozen weights are not among the parameters.
-        self._network = (load_frozen(self.folder, weights, "algo.value.path"),)
+        self.frozen = FrozenModel(self.folder, weights, "algo.value.path")  # no module: not among the parameters
+        self.frozen.load()
 
     def prepare(self, model: MTPMixin) -> None:
         """Make the head for the width of its own model."""
-        super().prepare(self._network[0])
+        super().prepare(self.frozen.load())
 
     def trunk(self, model: MTPMixin) -> MTPMixin:
         """Return its own model, on the device of the head."""
-        return self._network[0].to(self.head.bias.device)
+        return self.frozen.load().to(self.head.bias.device)
 
     @torch.no_grad()
     def read(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:

@@ -4,7 +4,8 @@
     토큰은 캐시(wmtp.cache.entries)에 남는다. 두 번째 시작부터는 문제를 읽거나 만들지도 않는다.
 """
 
-from fractions import Fraction
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,10 +22,15 @@ from wmtp.data.problem import Problem
 from wmtp.data.tokenization import TokenizedSamples, pack_names, tokenize_problems, unpack_names
 from wmtp.errors import ConfigError, is_whole_number
 from wmtp.models.loading import tokenizer_content
+from wmtp.private_names import count_again
 
 
 class MTPDataModule(LightningDataModule):
     """Hold the tokenized training and validation samples of one source.
+
+    Attributes:
+        samples: 분할마다 그 표본들.
+        reference_losses: 학습 표본마다 참조모델의 토큰별 손실. 알고리즘이 넣어 준다 (`wmtp.algos.reference`).
 
     Args:
         source: 문제의 출처 (`wmtp.data.problem.Source`).
@@ -59,6 +65,7 @@ class MTPDataModule(LightningDataModule):
         self.source, self.prompt, self.tokenizer = source, prompt, tokenizer
         self.token_budget, self.max_length, self.seed, self.split = token_budget, max_length, seed, split
         self.samples: dict[str, TokenizedSamples] = {}
+        self.reference_losses: Sequence[Tensor] | None = None
         self.dropped: dict[str, list[str]] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -104,11 +111,16 @@ class MTPDataModule(LightningDataModule):
         """Return how many tokens a sample may have."""
         return min(self.max_length, self.token_budget)
 
+    @property
+    def training_samples(self) -> TokenizedSamples:
+        """Return the training samples, with a reference's losses where an algorithm has brought them."""
+        return self.samples["train"].with_reference(self.reference_losses)
+
     def loader(self, part: str, accumulate: int = 1, **more: Any) -> StepLoader:
         """Return this rank's loader of a part of the data, train or validation."""
         trainer = self.trainer
         return StepLoader(
-            self.samples[part],
+            self.training_samples if part == "train" else self.samples[part],
             token_budget=self.token_budget,
             pad_token_id=self.tokenizer.pad_token_id,
             accumulate=accumulate,
@@ -121,7 +133,7 @@ class MTPDataModule(LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         """Return the training batches, grouped into optimizer steps."""
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else self.split
-        return self.loader("train", accumulate, split=self.split, resumed=self._count_again)
+        return self.loader("train", accumulate, split=self.split, resumed=partial(count_again, self.trainer))
 
     def val_dataloader(self) -> StepLoader:
         """Return the validation batches, whole: without gradients they need far less memory."""
@@ -132,11 +144,3 @@ class MTPDataModule(LightningDataModule):
         if device.type == "cuda":
             batch = apply_to_collection(batch, Tensor, Tensor.pin_memory)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
-    def _count_again(self, position: int, finer: Fraction) -> None:
-        """Make Lightning's count of micro-batches, by which it takes steps and validates, fit the loader's place."""
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        for count, ready in ((progress.current, position), (progress.total, round(progress.total.ready * finer))):
-            # The other counters are as far behind as they were: by that Lightning knows where in a step it stopped.
-            behind = {name: count.ready - value for name, value in vars(count).items()}
-            count.load_state_dict({name: ready - late for name, late in behind.items()})

@@ -9,6 +9,7 @@
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -83,6 +84,12 @@ class TokenizedSamples(Sequence[TokenizedSample]):
                 "task_ids": pack_names(names),
             }
         )
+
+    def with_reference(self, losses: Sequence[Tensor] | None) -> "TokenizedSamples":
+        """Return the same samples, each with what a reference model loses on its tokens."""
+        samples = copy(self)  # and what was counted already
+        object.__setattr__(samples, "reference_nll", losses)
+        return samples
 
     @cached_property
     def starts(self) -> list[int]:

@@ -92,7 +92,7 @@ def weighted_mtp_loss(
     heads = len(hidden)
     head_weights = [1.0] * heads if head_weights is None else list(head_weights)
     if len(head_weights) != heads:
-        raise ConfigError(f"heads.loss_weights = {head_weights} must hold one number for each of the {heads} heads.")
+        raise ConfigError(f"algo.head_weights = {head_weights} must hold one number for each of the {heads} heads.")
     rows = _Rows(labels_BT, weight_BT, head_weights, targets, _reduction_dtype(unembedding_VD.dtype))
     if rows.targets > step_targets:
         raise ValueError(f"step_targets = {step_targets}, but this batch alone has {rows.targets} target tokens.")

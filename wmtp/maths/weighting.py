@@ -12,6 +12,7 @@ std가 커져 나머지가 0 근처로 모인다. NaN 점수가 있는 범위의
 #   B sequences, T positions; S scopes (rows weighted on their own), L positions of a scope; n valid tokens of a scope
 
 import math
+import random
 from dataclasses import dataclass
 from numbers import Real
 
@@ -214,6 +215,7 @@ class SoftWeighting:
         w_max: 가중치의 상한, > 1.
         scope: "batch" 또는 "sequence". 표준화와 평균 1의 범위.
         control: "none" 또는 "shuffle" (대조군).
+        seed: 대조군이 자리를 바꾸는 씨앗. 실행의 것을 준다.
 
     Raises:
         ConfigError: 값의 종류나 범위가 틀릴 때.
@@ -223,16 +225,17 @@ class SoftWeighting:
         tensor([[0.0000, 0.1086, 1.8914]])
     """
 
-    lam: float = 0.3
+    lam: float = 1.0
     temperature: float = 0.7
     percentile: float = 1.0
     epsilon: float = 0.05
     w_max: float = 3.0
     scope: str = "batch"
     control: str = "none"
+    seed: int = 42
 
     def __post_init__(self):
-        _check_number("lam", self.lam, "in [0, 1]", lambda v: 0 <= v <= 1, "It blends the weights with 1; try 0.3")
+        _check_number("lam", self.lam, "in [0, 1]", lambda v: 0 <= v <= 1, "It blends the weights with 1; try 1.0")
         _check_number("temperature", self.temperature, "> 0", lambda v: v > 0, "It divides the scores; try 0.7")
         _check_number(
             "percentile", self.percentile, "in (0, 1]", lambda v: 0 < v <= 1, "It is the emphasised fraction; try 1.0"
@@ -241,6 +244,7 @@ class SoftWeighting:
         _check_number("w_max", self.w_max, "> 1", lambda v: v > 1, "It is the largest weight; try 3.0")
         _check_choice("scope", self.scope, SCOPES)
         _check_choice("control", self.control, CONTROLS)
+        _check_number("seed", self.seed, "a whole number", lambda v: v == int(v), "It decides the shuffle; try 42")
 
     def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0) -> Tensor:
         """Weight the target tokens of a batch, without waiting for the device.
@@ -248,7 +252,7 @@ class SoftWeighting:
         Args:
             score_BT: 목표 토큰의 원점수.
             mask_BT: 목표 토큰이면 True (`target_mask`).
-            draw: control="shuffle"에서만 쓴다. 배치마다 다른 수를 준다.
+            draw: control="shuffle"에서만 쓴다. 몇 번째로 섞는지, 배치마다 다른 수.
 
         Returns:
             weight_BT, float32, 기울기 없음. mask 밖은 0. 점수 하나라도 NaN/Inf인 범위는 모두 NaN.
@@ -274,6 +278,7 @@ class HardSelection:
         percentile: 남길 비율 p, (0, 1].
         scope: "batch" 또는 "sequence".
         control: "none" 또는 "shuffle" (대조군).
+        seed: 대조군이 자리를 바꾸는 씨앗. 실행의 것을 준다.
 
     Raises:
         ConfigError: 값의 종류나 범위가 틀릴 때.
@@ -286,6 +291,7 @@ class HardSelection:
     percentile: float = 0.6
     scope: str = "batch"
     control: str = "none"
+    seed: int = 42
 
     def __post_init__(self):
         _check_number(
@@ -293,6 +299,7 @@ class HardSelection:
         )
         _check_choice("scope", self.scope, SCOPES)
         _check_choice("control", self.control, CONTROLS)
+        _check_number("seed", self.seed, "a whole number", lambda v: v == int(v), "It decides the shuffle; try 42")
 
     def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0) -> Tensor:
         """Weight the target tokens of a batch; arguments and result as of `SoftWeighting`."""
@@ -315,7 +322,7 @@ def _weigh_scopes(rule: SoftWeighting | HardSelection, score_BT: Tensor, mask_BT
     weight_SL = rule._weigh_rows(score_SL.masked_fill(bad_SL, 0.0), mask_SL)
     if rule.control == "shuffle":
         # Drawn position by position, so that padding on the right changes no token's key.
-        generator = torch.Generator().manual_seed(draw)
+        generator = torch.Generator().manual_seed(random.Random(f"{rule.seed}/{draw}").getrandbits(63))
         key_BT = torch.rand(mask_BT.shape[::-1], generator=generator, dtype=torch.float64).T
         # Out of memory that is not pinned the host would wait until the GPU gets to it.
         key_BT = key_BT.pin_memory() if weight_SL.is_cuda else key_BT
@@ -348,7 +355,7 @@ def _check_number(key: str, value: object, range_: str, inside, advice: str) -> 
     if not (is_number and math.isfinite(value) and inside(value)):
         kind = "" if is_number else "a number "
         raise ConfigError(
-            f"algo.weighting.{key} = {value!r} must be {kind}{range_}. {advice} (see conf/algo/rho1.yaml)."
+            f"algo.weighting.{key} = {value!r} must be {kind}{range_}. {advice} (see conf/algo/weighting/)."
         )
 
 

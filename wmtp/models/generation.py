@@ -29,6 +29,7 @@ from wmtp.errors import ConfigError, is_whole_number
 from wmtp.maths.speculative import accept_matching, accept_sampled
 from wmtp.models.draw import draw_tokens, noise_seed, nucleus_probabilities, uniform
 from wmtp.models.slot_cache import SlotCache
+from wmtp.private_names import attention_of
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ class _Decoder:
         self.cache = SlotCache(min(sampling.batch_size, len(requests)), slots)
 
     def run(self) -> Iterator[tuple[int, Completion]]:
-        was_training, attention = self.model.training, self.model.config._attn_implementation
+        was_training, attention = self.model.training, attention_of(self.model)
         self.model.eval()
         # Rows attend to slots through a mask of their own, which flash and flex attention do not take.
         self.model.set_attn_implementation(attention if attention in ("sdpa", "eager") else "sdpa")

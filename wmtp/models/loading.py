@@ -10,12 +10,11 @@
 import json
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakValueDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +31,7 @@ from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, Tokeniz
 from wmtp.models.adapter import Lora
 from wmtp.models.meta_checkpoint import convert, is_meta, read_params
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
+from wmtp.private_names import attention_of
 from wmtp.storage import in_use
 
 # How a frozen model may be held, and what it computes in. int8 and int4 are bitsandbytes'; embeddings stay bfloat16.
@@ -45,10 +45,6 @@ WEIGHTS = {
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 # What an architecture may do to its logits after the output matrix; the value that does nothing is None or 1.
 LOGIT_CHANGES = ("final_logit_softcapping", "logits_soft_cap", "logit_scale", "logits_scaling", "lm_head_multiplier")
-
-
-# The frozen models in use, by folder and precision.
-_frozen: WeakValueDictionary[tuple[Path, str], MTPMixin] = WeakValueDictionary()
 
 
 def find_model(path: str, key: str = "model.path", heads: int | None = None) -> Path:
@@ -280,8 +276,9 @@ def empty_model(folder: Path, heads: int, attn_implementation: str | None = None
     """Build the shapes of a model as `load_model` would, without reading a weight."""
     config = _read_config(folder, "model.path")
     config.mtp_heads = heads
-    attention = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    model = mtp_class(config)._from_config(config, dtype=torch.float32, **attention)
+    model = mtp_class(config)(config)
+    if attn_implementation is not None:
+        model.set_attn_implementation(attn_implementation)
     model.tie_weights()
     return model
 
@@ -293,7 +290,7 @@ def check_logits(model: MTPMixin) -> None:
     Raises:
         ConfigError: 로짓에 무언가를 더 하는 구조일 때 (편향, 배율, soft cap). 손실이 틀린 모델을 학습하게 된다.
     """
-    was_training, attention = model.training, model.config._attn_implementation
+    was_training, attention = model.training, attention_of(model)
     model.eval()
     # The weights are still on the CPU, where flash attention has no kernel.
     model.set_attn_implementation(attention if attention in ("sdpa", "eager") else "eager")
@@ -311,8 +308,37 @@ def check_logits(model: MTPMixin) -> None:
         )
 
 
-def load_reference(path: str, model_path: str, weights: str = "float32") -> MTPMixin:
-    """Load a frozen reference model, after proving that both read the same tokens.
+@dataclass
+class FrozenModel:
+    """Know where a model is that only scores, and load it when first asked: one head, no gradient, few bits.
+
+    [동작] 폴더와 정밀도가 같으면 같은(==) 모델이다. 그래서 combined는 참조모델과 critic의 몸통을 하나만 읽는다.
+
+    Attributes:
+        folder: 모델의 폴더.
+        weights: 메모리에 담는 정밀도 (`WEIGHTS`).
+        key: 오류 문장에 쓸 설정의 이름.
+        model: 읽은 모델. 아직이거나 이제 필요 없으면 None.
+    """
+
+    folder: Path
+    weights: str = "float32"
+    key: str = field(default="model.reference", compare=False)
+    model: MTPMixin | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.folder = self.folder.resolve()  # however it was spelt
+
+    def load(self) -> MTPMixin:
+        """Return the model."""
+        if self.model is None:
+            model = load_model(self.folder, heads=1, key=self.key, weights=self.weights)
+            self.model = model.requires_grad_(False).eval()
+        return self.model
+
+
+def find_frozen(path: str, model_path: str, weights: str = "float32") -> FrozenModel:
+    """Find a reference model, after proving that both models read the same tokens and that it can be held so.
 
     Args:
         path: 참조모델 폴더 (model.reference).
@@ -320,19 +346,9 @@ def load_reference(path: str, model_path: str, weights: str = "float32") -> MTPM
         weights: 메모리에 담는 정밀도 (`WEIGHTS`).
     """
     check_frozen_weights(weights)
-    return load_frozen(find_reference(path, model_path), weights)
-
-
-def load_frozen(folder: Path, weights: str = "float32", key: str = "model.reference") -> MTPMixin:
-    """Load a model that only scores: one head, no gradient, and as few bits as asked.
-
-    [동작] 변하지 않으므로 여럿이 함께 쓴다: combined의 참조모델과 critic의 몸통은 메모리에 하나뿐이다.
-    """
-    model = _frozen.get((folder.resolve(), weights))
-    if model is None:
-        model = load_model(folder, heads=1, key=key, weights=weights).requires_grad_(False).eval()
-        _frozen[folder.resolve(), weights] = model
-    return model
+    folder = find_reference(path, model_path)
+    check_weights(folder, "model.reference")
+    return FrozenModel(folder, weights)
 
 
 def check_frozen_weights(weights: str, key: str = "algo.reference.weights") -> None:

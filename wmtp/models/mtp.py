@@ -15,16 +15,17 @@
 #   B sequences, T positions, H heads, D width, V vocabulary
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, PreTrainedModel, masking_utils, modeling_flash_attention_utils
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from wmtp.errors import ConfigError
 from wmtp.maths.loss import target_nll
 from wmtp.models.adapter import Lora, merge
+from wmtp.private_names import one_sequence_in_each_row
 
 LAYER_NAMES = ("layers", "h")
 NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
@@ -123,7 +124,7 @@ class MTPMixin:
             input_ids_BT: 토큰 번호. 채움이 있다면 오른쪽에.
             **kwargs: Base에 그대로 넘긴다 (왼쪽을 채웠을 때의 attention_mask 등).
         """
-        with self.last_layer_call() as call, nullcontext() if "position_ids" in kwargs else _one_sequence_in_each_row():
+        with self.last_layer_call() as call, nullcontext() if "position_ids" in kwargs else one_sequence_in_each_row():
             base = self.base_model(input_ids_BT, use_cache=False, **kwargs)
             others = [self.final_norm(hidden_BTD) for hidden_BTD in self.run_heads(call)]
         return MTPOutput((base.last_hidden_state, *others), self)
@@ -147,26 +148,6 @@ class MTPMixin:
         for head in self.extra_heads:
             out = head(*call["args"], **call["kwargs"])
             yield out if torch.is_tensor(out) else out[0]
-
-
-# What transformers reads off tokens and positions (where, name), and the answer for rows of one sequence, padded on the
-# right: a mask for packed sequences, flash attention's own look at a single row, GPT-2's warning that padding is seen.
-READINGS = (
-    (masking_utils, "find_packed_sequence_indices", lambda position_ids: None),
-    (modeling_flash_attention_utils, "_is_packed_sequence", lambda position_ids, batch_size: False),
-    (PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda self, input_ids, attention_mask: None),
-)
-
-
-@contextmanager
-def _one_sequence_in_each_row() -> Iterator[None]:
-    """Tell transformers what it would otherwise read from the device, for which the host waits."""
-    with ExitStack() as stack:
-        for where, name, answer in READINGS:
-            if hasattr(where, name):  # another version of transformers may wait, and that is all
-                stack.callback(setattr, where, name, getattr(where, name))
-                setattr(where, name, answer)
-        yield
 
 
 def _first_attribute(module: nn.Module, names: tuple[str, ...]) -> Any:

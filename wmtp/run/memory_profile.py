@@ -176,7 +176,7 @@ class SampleBatches:
 
     def heaviest(self) -> Iterator[dict[str, Any]]:
         """Yield two micro-batches for each budget."""
-        samples, pad = self.data.samples["train"], self.data.tokenizer.pad_token_id
+        samples, pad = self.data.training_samples, self.data.tokenizer.pad_token_id
         for budget in (self.budgets[0], *self.budgets):  # the first one twice: it makes the optimizer's state
             plan = plan_epoch(samples.lengths, samples.targets, token_budget=budget)
             batches = [batch for step in plan for batch in step.micro_batches]

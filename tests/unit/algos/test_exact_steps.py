@@ -10,7 +10,7 @@ from torch.optim import SGD
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaForCausalLM
 
-from tests.tiny import tiny_model
+from tests.tiny import InMemory, tiny_model
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks.finite_guard import bad_of
@@ -96,7 +96,7 @@ def test_gradient_is_the_same_however_the_step_is_split():
 
 def weighted(**weighting):
     weighting = SoftWeighting(lam=1.0, **weighting)
-    return Rho1(make_model(), make_model(heads=1, seed=7), weighting=weighting, optimizer=sgd)
+    return Rho1(make_model(), InMemory(make_model(heads=1, seed=7)), weighting=weighting, optimizer=sgd)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_cutting_micro_batches_into_pieces_changes_no_step(make, precision):
     def train(split):
         algo = make()
         if precision == "64-true" and isinstance(algo, Rho1):
-            algo.reference.double()  # Lightning does not know it
+            algo.reference.frozen.model.double()  # Lightning does not know it
         model = fit(algo, Loaders(samples, 40)(2, split=split), accumulate=2 * split, steps=2, precision=precision)
         return model.state_dict()
 
@@ -209,7 +209,7 @@ def test_weighing_does_not_wait_for_the_device(weighting):
 def test_lambda_zero_is_the_baseline_bit_for_bit():
     reference = make_model(heads=1, seed=7)
     _, loss, gradients = one_training_step(Baseline(make_model(), sgd))
-    weighted = Rho1(make_model(), reference, weighting=SoftWeighting(lam=0.0), optimizer=sgd)
+    weighted = Rho1(make_model(), InMemory(reference), weighting=SoftWeighting(lam=0.0), optimizer=sgd)
     _, loss_of_ones, gradients_of_ones = one_training_step(weighted)
     assert torch.equal(loss, loss_of_ones)
     assert all(torch.equal(a, b) for a, b in zip(gradients, gradients_of_ones, strict=True))
@@ -230,7 +230,7 @@ def test_one_head_with_uniform_weights_is_the_hugging_face_loss():
 def test_the_reference_is_neither_trained_nor_saved():
     reference = make_model(heads=1, seed=7)
     before = copy.deepcopy(reference.state_dict())
-    algo = Rho1(make_model(), reference, weighting=SoftWeighting(), optimizer=sgd)
+    algo = Rho1(make_model(), InMemory(reference), weighting=SoftWeighting(), optimizer=sgd)
     fit(algo, Loaders(make_samples(), 64)(accumulate=1), steps=3)
     assert not any("reference" in name for name in algo.state_dict())
     assert all(torch.equal(value, before[name]) for name, value in reference.state_dict().items())
@@ -239,7 +239,7 @@ def test_the_reference_is_neither_trained_nor_saved():
 @pytest.mark.parametrize("score", ["excess", "absolute"])
 def test_rho1_scores_are_the_gap_of_the_two_losses(score):
     reference, model = make_model(heads=1, seed=7), make_model()
-    algo = Rho1(model, reference, weighting=SoftWeighting(), score=score, optimizer=sgd)
+    algo = Rho1(model, InMemory(reference), weighting=SoftWeighting(), score=score, optimizer=sgd)
     batch, _, _ = one_training_step(algo)
 
     def ce(of):

@@ -15,11 +15,12 @@ from pytorch_lightning import Callback, Trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GPTNeoXConfig, MistralConfig, Qwen2Config
 
-from tests.tiny import SHAPE, tiny_model
+from tests.tiny import SHAPE, InMemory, tiny_model
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.combined import Combined
 from wmtp.algos.critic import Critic
 from wmtp.algos.optimizers import adamw
+from wmtp.algos.reference import CachedReference
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks.finite_guard import FiniteGuard
 from wmtp.callbacks.loss_explosion import LossExplosion
@@ -36,6 +37,7 @@ from wmtp.data.tokenization import TokenizedSample, TokenizedSamples
 from wmtp.maths.weighting import HardSelection, SoftWeighting
 from wmtp.models.mtp import put_heads_on
 
+BASE = "asset:tiny-base"
 LENGTHS = (9, 30, 12, 5, 21)
 
 
@@ -60,7 +62,7 @@ def critic_parts():
 
 
 def rho1(weighting):
-    return Rho1(tiny_model(), tiny_model(heads=1), weighting=weighting, optimizer=None)
+    return Rho1(tiny_model(), InMemory(tiny_model(heads=1)), weighting=weighting, optimizer=None)
 
 
 ALGORITHMS = {
@@ -69,7 +71,7 @@ ALGORITHMS = {
     "shuffled": lambda: rho1(SoftWeighting(control="shuffle")),
     "hard": lambda: rho1(HardSelection()),
     "critic": lambda: Critic(tiny_model(), **critic_parts()),
-    "combined": lambda: Combined(tiny_model(), reference=tiny_model(heads=1), **critic_parts()),
+    "combined": lambda: Combined(tiny_model(), reference=InMemory(tiny_model(heads=1)), **critic_parts()),
 }
 
 
@@ -132,7 +134,7 @@ def test_nothing_around_a_step_asks_for_a_value_between_logging_steps(tmp_path):
         def on_train_batch_start(self, *_):
             counts.append(asked.count)
 
-    algo = Rho1(tiny_model(), tiny_model(heads=1), weighting=SoftWeighting(), optimizer=adamw)
+    algo = Rho1(tiny_model(), InMemory(tiny_model(heads=1)), weighting=SoftWeighting(), optimizer=adamw)
     watching = [Throughput(), WeightStatistics(), WeightHistogram(tmp_path), FiniteGuard(str(tmp_path)), Watch()]
     trainer = Trainer(
         accelerator="cpu", max_steps=4, max_epochs=-1, gradient_clip_val=1.0, accumulate_grad_batches=2,
@@ -147,7 +149,7 @@ def test_nothing_around_a_step_asks_for_a_value_between_logging_steps(tmp_path):
 
 
 def test_a_step_with_a_cached_reference_never_waits():
-    algo = on_meta(Rho1(tiny_model(), object(), weighting=SoftWeighting(), optimizer=None))
+    algo = on_meta(Rho1(tiny_model(), CachedReference(BASE, BASE), weighting=SoftWeighting(), optimizer=None))
     for i, batch in enumerate(batches(cached=True)):
         algo.training_step(batch, i)["loss"].backward()
 

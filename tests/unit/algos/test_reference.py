@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import LambdaCallback
 from transformers import AutoModelForCausalLM
 
 from wmtp.algos import reference as cached_reference
-from wmtp.algos.reference import ReferenceCache
+from wmtp.algos.reference import CachedReference, OnlineReference
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks.token_weights import TokenWeights
 from wmtp.data.module import MTPDataModule
@@ -22,7 +22,7 @@ from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError
 from wmtp.maths.weighting import SoftWeighting
 from wmtp.models import loading
-from wmtp.models.loading import find_model, load_model, load_reference, load_tokenizer
+from wmtp.models.loading import FrozenModel, find_model, load_model, load_tokenizer
 
 BASE, REFERENCE = "asset:tiny-base", "asset:tiny-reference"
 
@@ -42,9 +42,10 @@ def data_module(size: int = 30, **source) -> MTPDataModule:
 
 
 def score(data, reference=None):
-    reference = reference or ReferenceCache(REFERENCE, BASE)
+    reference = reference or CachedReference(REFERENCE, BASE)
     samples = data.samples["train"]
-    return reference.score(samples, token_budget=data.token_budget, pad_token_id=data.tokenizer.pad_token_id)
+    losses = reference.compute(samples, token_budget=data.token_budget, pad_token_id=data.tokenizer.pad_token_id)
+    return samples.with_reference(losses)
 
 
 def test_the_losses_are_those_of_the_reference_in_transformers():
@@ -78,8 +79,7 @@ def train(tmp_path, reference, steps=8):
 
 
 def in_memory(algo):
-    (reference,) = algo._reference
-    return not isinstance(reference, ReferenceCache) or "model" in vars(reference)
+    return algo.reference.frozen.model is not None
 
 
 def sgd(model):
@@ -89,10 +89,10 @@ def sgd(model):
 def test_the_cache_gives_the_weights_of_online_scoring_and_needs_no_reference(tmp_path, monkeypatch):
     for folder in "abc":
         (tmp_path / folder).mkdir()
-    _, online, shown_online = train(tmp_path / "a", load_reference(REFERENCE, BASE))
-    train(tmp_path / "b", ReferenceCache(REFERENCE, BASE))
-    monkeypatch.setattr(cached_reference, "load_frozen", lambda *_, **__: pytest.fail("the reference was loaded"))
-    algo, cached, shown_cached = train(tmp_path / "c", ReferenceCache(REFERENCE, BASE))
+    _, online, shown_online = train(tmp_path / "a", OnlineReference(REFERENCE, BASE))
+    train(tmp_path / "b", CachedReference(REFERENCE, BASE))
+    monkeypatch.setattr(FrozenModel, "load", lambda *_: pytest.fail("the reference was loaded"))
+    algo, cached, shown_cached = train(tmp_path / "c", CachedReference(REFERENCE, BASE))
     assert not in_memory(algo)
     assert len(online) == len(cached) == 8
     for a, b in zip(online, cached, strict=True):
@@ -105,26 +105,26 @@ def test_the_cache_gives_the_weights_of_online_scoring_and_needs_no_reference(tm
 
 
 def test_a_run_that_sees_less_than_the_data_scores_as_it_goes_unless_the_cache_has_it(tmp_path, capsys):
-    algo, _, _ = train(tmp_path, ReferenceCache(REFERENCE, BASE), steps=2)
+    algo, _, _ = train(tmp_path, CachedReference(REFERENCE, BASE), steps=2)
     assert in_memory(algo)
     assert "python -m wmtp.precompute" in capsys.readouterr().out
     score(data_module())
-    algo, _, _ = train(tmp_path, ReferenceCache(REFERENCE, BASE), steps=2)
+    algo, _, _ = train(tmp_path, CachedReference(REFERENCE, BASE), steps=2)
     assert not in_memory(algo)
 
 
 def test_other_data_another_reference_or_precision_is_another_entry(tmp_path):
     samples, others = data_module().samples["train"], data_module(seed=43).samples["train"]
-    reference, another = ReferenceCache(REFERENCE, BASE), ReferenceCache(BASE, BASE)
+    reference, another = CachedReference(REFERENCE, BASE), CachedReference(BASE, BASE)
     files = [
         reference.files(samples, "32-true")[0],
         reference.files(others, "32-true")[0],
         reference.files(samples, "bf16-mixed")[0],
         another.files(samples, "32-true")[0],
-        ReferenceCache(REFERENCE, BASE, weights="bfloat16").files(samples, "32-true")[0],
+        CachedReference(REFERENCE, BASE, weights="bfloat16").files(samples, "32-true")[0],
     ]
     assert len(set(files)) == 5
-    assert ReferenceCache(REFERENCE, BASE).files(data_module().samples["train"], "32-true")[0] == files[0]
+    assert CachedReference(REFERENCE, BASE).files(data_module().samples["train"], "32-true")[0] == files[0]
 
 
 @pytest.mark.parametrize(("weights", "error"), [("bfloat16", 0.02), ("float16", 0.002), ("int8", 0.03), ("int4", None)])
@@ -134,33 +134,34 @@ def test_a_reference_held_in_fewer_bits_gives_nearly_the_same_losses(weights, er
     data = data_module(20)
     if error is None:
         with pytest.raises(ConfigError, match=r"inputs are multiples of 64 on a CPU, .* has one of 352; set .*=int8"):
-            score(data, ReferenceCache(REFERENCE, BASE, weights=weights))
+            score(data, CachedReference(REFERENCE, BASE, weights=weights))
         return
     exact, held = (
-        torch.cat([torch.tensor(sample.reference_nll)[sample.prompt_length :] for sample in samples])
-        for samples in (score(data), score(data, ReferenceCache(REFERENCE, BASE, weights=weights)))
+        torch.cat([sample.reference_nll[sample.prompt_length :] for sample in samples])
+        for samples in (score(data), score(data, CachedReference(REFERENCE, BASE, weights=weights)))
     )
     assert 0 < (exact - held).abs().mean() < error
-    assert load_reference(REFERENCE, BASE, weights).unembedding_VD.element_size() == 2
+    assert OnlineReference(REFERENCE, BASE, weights).frozen.load().unembedding_VD.element_size() == 2
 
 
 def test_weights_that_cannot_be_held_so_are_refused_at_once(monkeypatch):
     with pytest.raises(ConfigError, match=r"algo.reference.weights = 'fp8' must be one of float32, bfloat16"):
-        ReferenceCache(REFERENCE, BASE, weights="fp8")
+        CachedReference(REFERENCE, BASE, weights="fp8")
     monkeypatch.setattr(loading, "find_spec", lambda name: None)
-    for make in (ReferenceCache, load_reference):
+    for make in (CachedReference, OnlineReference):
         with pytest.raises(ConfigError, match=r"= int8 needs bitsandbytes, .* pip install 'wmtp\[quantized\]', or set"):
             make(REFERENCE, BASE, weights="int8")
 
 
 def test_only_the_cache_starts_when_all_is_in_it_and_loads_no_reference(tmp_path, monkeypatch):
-    monkeypatch.setattr(cached_reference, "load_frozen", lambda *_, **__: pytest.fail("the reference was loaded"))
+    load = FrozenModel.load
+    monkeypatch.setattr(FrozenModel, "load", lambda *_: pytest.fail("the reference was loaded"))
     with pytest.raises(ConfigError, match=r"algo.reference.only = true, .* python -m wmtp.precompute, with the same"):
-        train(tmp_path, ReferenceCache(REFERENCE, BASE, only=True))
+        train(tmp_path, CachedReference(REFERENCE, BASE, only=True))
     with monkeypatch.context() as patch:
-        patch.setattr(cached_reference, "load_frozen", loading.load_frozen)
+        patch.setattr(FrozenModel, "load", load)
         score(data_module())
-    _, cached, _ = train(tmp_path, ReferenceCache(REFERENCE, BASE, only=True))
+    _, cached, _ = train(tmp_path, CachedReference(REFERENCE, BASE, only=True))
     assert len(cached) == 8
 
 
@@ -183,8 +184,8 @@ def test_two_ranks_share_the_work_and_a_killed_one_is_replaced(tmp_path, monkeyp
     fork = multiprocessing.get_context("fork")
 
     def rank(n):
-        reference = ReferenceCache(REFERENCE, BASE)
-        reference.score(data.samples["train"], token_budget=512, pad_token_id=0, rank=n, world_size=2)
+        reference = CachedReference(REFERENCE, BASE)
+        reference.compute(data.samples["train"], token_budget=512, pad_token_id=0, rank=n, world_size=2)
 
     torch.set_num_threads(1)
     ranks = [fork.Process(target=rank, args=(n,), name=f"rank{n}") for n in range(2)]
@@ -198,7 +199,7 @@ def test_two_ranks_share_the_work_and_a_killed_one_is_replaced(tmp_path, monkeyp
     ranks[0].join(timeout=60)
     assert ranks[0].exitcode == 0
     said = [line.split() for line in log.read_text().splitlines()]
-    files = ReferenceCache(REFERENCE, BASE).files(data.samples["train"], "32-true")
+    files = CachedReference(REFERENCE, BASE).files(data.samples["train"], "32-true")
     assert {name for name, _ in said} == {"rank0", "rank1"}
     assert len({first for _, first in said}) == len(files) >= 8
     assert len(said) <= len(files) + 1  # at most the shard that was in the killed hands is done twice
@@ -210,7 +211,7 @@ def test_two_ranks_share_the_work_and_a_killed_one_is_replaced(tmp_path, monkeyp
 def test_a_damaged_shard_alone_is_computed_again(tmp_path, monkeypatch, capsys):
     data, log = data_module(), tmp_path / "log"
     first = score(data)
-    file = ReferenceCache(REFERENCE, BASE).files(data.samples["train"], "32-true")[2]
+    file = CachedReference(REFERENCE, BASE).files(data.samples["train"], "32-true")[2]
     content = file.read_bytes()
     file.unlink()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
 
-from tests.tiny import tiny_model
+from tests.tiny import InMemory, tiny_model
 from wmtp.algos.combined import Combined
 from wmtp.algos.critic import Critic
 from wmtp.algos.rho1 import Rho1
@@ -94,7 +94,7 @@ def train(data_module):
             optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.01),
             **(parts or {}),
         )
-        algo.run_config = {"run_dir": str(run)}
+        algo.run_dir = run
         trainer = Trainer(
             accelerator="cpu", max_steps=max_steps, max_epochs=-1, logger=False, limit_val_batches=1,
             val_check_interval=max_steps, check_val_every_n_epoch=None, num_sanity_val_steps=0,
@@ -336,7 +336,7 @@ def test_rewards_that_are_no_probability_get_a_loss_that_fits_them():
 
 def test_combined_is_rho1_at_0_and_critic_at_1(train, tmp_path):
     def step_of(mix=None, algo_class=Combined):
-        parts = {} if mix is None else {"mix": mix, "reference": tiny_model(seed=1)}
+        parts = {} if mix is None else {"mix": mix, "reference": InMemory(tiny_model(seed=1))}
         algo = train(tmp_path / f"{algo_class.name}-{mix}", algo_class=algo_class, parts=parts)
         return algo.last_step
 
@@ -345,7 +345,7 @@ def test_combined_is_rho1_at_0_and_critic_at_1(train, tmp_path):
 
     assert order_of(step_of(1.0)) == order_of(step_of(algo_class=Critic))
     step = step_of(0.0)
-    rho1 = Rho1(tiny_model(), reference=tiny_model(seed=1), weighting=SoftWeighting(), optimizer=None)
+    rho1 = Rho1(tiny_model(), reference=InMemory(tiny_model(seed=1)), weighting=SoftWeighting(), optimizer=None)
     batch, mask_BT = step["batch"], step["mask_BT"]
     with torch.no_grad():
         gap_BT = rho1.token_scores(batch, rho1.model.mtp(batch["input_ids_BT"]))

@@ -3,13 +3,15 @@
 import pytest
 import torch
 
+from wmtp.algos.combined import Combined
+from wmtp.algos.reference import CachedReference
 from wmtp.critic.fitting import value_loss
 from wmtp.critic.value import PolicyValue, ValueHead, ValueNetwork
 from wmtp.data.batching import collate
 from wmtp.data.tokenization import TokenizedSample
 from wmtp.errors import ConfigError, TokenizerMismatchError
 from wmtp.maths.alignment import target_mask
-from wmtp.models.loading import find_model, load_model, load_reference
+from wmtp.models.loading import find_model, load_model
 
 BASE, REFERENCE = "asset:tiny-base", "asset:tiny-reference"
 
@@ -62,8 +64,12 @@ def test_reading_along_gives_the_values_that_were_fitted(value, model):
 @torch.no_grad()
 def test_a_network_may_be_held_in_half_the_memory_and_is_shared_with_the_reference(model):
     whole, half = (taught(ValueNetwork(REFERENCE, BASE, weights=weights), model) for weights in ("float32", "bfloat16"))
-    assert whole._network[0] is load_reference(REFERENCE, BASE)
-    assert {p.dtype for p in half._network[0].parameters()} == {torch.bfloat16}
+    for value, shared in ((whole, True), (half, False)):
+        reference = CachedReference(REFERENCE, BASE)
+        none = dict(rewards=None, pretraining=lambda **_: None, localisation=lambda **_: None, optimizer=None)
+        Combined(model, value, reference, **none)
+        assert (reference.frozen.model is value.frozen.model) == shared
+    assert {p.dtype for p in half.frozen.model.parameters()} == {torch.bfloat16}
     assert whole.identity != half.identity
     batch = a_batch(12, 9)
     near = (values_of(whole, batch, model) - values_of(half, batch, model)).abs().max()

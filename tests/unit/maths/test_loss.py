@@ -414,7 +414,7 @@ def test_rows_without_a_target_spoil_nothing_whatever_they_hold():
 def test_mistakes_are_said_aloud():
     case = make_case()
     with pytest.raises(
-        ConfigError, match=r"heads\.loss_weights = \[1\.0, 2\.0\] must hold one number for each of the 4"
+        ConfigError, match=r"algo\.head_weights = \[1\.0, 2\.0\] must hold one number for each of the 4"
     ):
         case.loss(head_weights=[1.0, 2.0])
     with pytest.raises(ValueError, match="step_targets = 1, but this batch alone has"):

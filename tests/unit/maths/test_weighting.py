@@ -2,6 +2,7 @@
 
 #   B sequences, T positions
 
+import dataclasses
 import math
 import time
 
@@ -149,6 +150,7 @@ def test_shuffle_is_decided_by_its_seed_and_prefers_no_place():
         first = weighting(score_BT, mask_BT, draw=1)
         assert first.equal(weighting(score_BT, mask_BT, draw=1))
         assert not first.equal(weighting(score_BT, mask_BT, draw=2))
+        assert not first.equal(dataclasses.replace(weighting, seed=43)(score_BT, mask_BT, draw=1))
         correlation = torch.corrcoef(torch.stack([first.flatten(), score_BT.flatten()]))[0, 1]
         assert abs(correlation) < 4 / math.sqrt(1000)
 

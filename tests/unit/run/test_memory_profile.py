@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import Trainer
 from transformers import AutoTokenizer
 
-from tests.tiny import tiny_model
+from tests.tiny import InMemory, tiny_model
 from wmtp.algos.rho1 import Rho1
 from wmtp.data.batching import collate
 from wmtp.data.module import MTPDataModule
@@ -31,7 +31,9 @@ def parts():
     data.token_budget = 256
     data.setup()
     adamw = partial(torch.optim.AdamW, lr=1e-3)
-    algo = Rho1(model, reference, weighting=SoftWeighting(), optimizer=lambda model: adamw(model.parameters()))
+    algo = Rho1(
+        model, InMemory(reference), weighting=SoftWeighting(), optimizer=lambda model: adamw(model.parameters())
+    )
     return algo, data
 
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning import Callback, Trainer
 from safetensors.torch import load_file
 
-from tests.tiny import tiny_model
+from tests.tiny import InMemory, tiny_model
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks.finite_guard import FiniteGuard
 from wmtp.callbacks.graceful_stop import GracefulStop
@@ -35,7 +35,7 @@ from wmtp.run.recovery import Recovery, good_checkpoint, read_attempts, replace_
 def rho1():
     sgd = lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)  # noqa: E731
     model, reference = (tiny_model(seed, num_hidden_layers=1) for seed in (42, 43))
-    return Rho1(model, reference, weighting=SoftWeighting(lam=1.0), optimizer=sgd)
+    return Rho1(model, InMemory(reference), weighting=SoftWeighting(lam=1.0), optimizer=sgd)
 
 
 class Break(Callback):
