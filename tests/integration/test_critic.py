@@ -70,7 +70,6 @@ def test_a_critic_leaves_what_it_knows_behind(config, tmp_path, algo):
     assert 12 < found["programs"]["train"] <= 24 and found["programs"]["heldout"] == 16
     assert found["near_chance"] in (True, False)
     head = read_head(run)["head"]
-    assert torch.load(run / "value_head.pt", weights_only=True).keys() == head.keys()
     saved = last_checkpoint(run)
     assert apart(saved["callbacks"]["CriticPretraining"]["head"], head) == 0
     assert not any("value" in key or "network" in key for key in saved["state_dict"])
@@ -147,9 +146,8 @@ def test_a_run_killed_in_stage_1_goes_on_in_its_own_directory_to_the_same_head(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("refresh", [0, 2])
-def test_a_run_killed_on_its_way_goes_on_with_its_value_bit_for_bit(tmp_path, refresh):
-    small = [*SMALL, "algo=critic", "algo/value=head", f"algo.pretraining.refresh={refresh}", f"runs={tmp_path}"]
+def test_a_run_killed_on_its_way_goes_on_with_its_value_bit_for_bit(tmp_path):
+    small = [*SMALL, "algo=critic", "algo/value=head", f"runs={tmp_path}"]
     assert start(*small, "name=whole").returncode == 0
     assert start(*small, "name=killed", kill_at("on_before_backward", 6)).returncode != 0
     killed = tmp_path / "killed"
@@ -209,16 +207,14 @@ def test_two_ranks_fit_the_head_that_one_does_and_all_have_it(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
-def test_two_ranks_that_refresh_their_value_and_are_killed_go_on_together(tmp_path, trainer):
-    small = [*SMALL, f"trainer={trainer}", *CPU, "algo=critic", "algo/value=head", "algo.pretraining.refresh=2"]
+def test_two_ranks_that_are_killed_go_on_together_with_their_value(tmp_path, trainer):
+    small = [*SMALL, f"trainer={trainer}", *CPU, "algo=critic", "algo/value=head"]
     small += [f"runs={tmp_path / 'runs'}", "optimizer=adamw", "trainer.max_steps=6"]
     assert start(*small, "name=whole", keep_value(tmp_path / "whole")).returncode == 0
     assert start(*small, "name=killed", kill_at("on_before_backward", 4)).returncode != 0
     assert start(*small, "name=killed", "ckpt=last", keep_value(tmp_path / "resumed")).returncode == 0
     whole, resumed = values(tmp_path / "whole"), values(tmp_path / "resumed")
-    assert apart(whole["start-0"], whole["end-0"]) > 0
-    for one, other in (("end-0", "end-1"), ("end-0", "end-0")):
-        assert apart(whole[one], resumed[other]) < 1e-5
+    assert all(apart(whole["start-0"], value) == 0 for value in (*whole.values(), *resumed.values()))
     saved = [AtomicCheckpointIO().load_checkpoint(tmp_path / "runs" / name / "checkpoints" / "last.ckpt")
              for name in ("whole", "killed")]  # fmt: skip
     assert apart(*(checkpoint["state_dict"] for checkpoint in saved)) < 1e-5

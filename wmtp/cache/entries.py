@@ -9,6 +9,7 @@
 """
 
 import hashlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -52,7 +53,7 @@ def read_or_build(file: Path, build: Callable[[], dict[str, Tensor]], wait: bool
         이름 → 텐서. 파일에 비춘(mmap) 것이며, 쓸 수 없는 캐시라면 방금 만든 것.
         wait=False인데 다른 프로세스가 잡고 있으면 None.
     """
-    with suppress(Taken), alone_with(file, wait):
+    with suppress(Taken), claimed(file, wait):
         entry = read_entry(file)
         if entry is None:
             built = build()
@@ -61,7 +62,7 @@ def read_or_build(file: Path, build: Callable[[], dict[str, Tensor]], wait: bool
     return None
 
 
-def alone_with(file: Path, wait: bool = True) -> AbstractContextManager[bool]:
+def claimed(file: Path, wait: bool = True) -> AbstractContextManager[bool]:
     """Hold the lock of an entry (`wmtp.storage.lock.alone`)."""
     return alone(file.with_suffix(".lock"), wait, f"cache: another process is making {file}; waiting for it")
 
@@ -122,6 +123,16 @@ def write_entry(file: Path, entry: dict[str, Tensor]) -> bool:
     except (OSError, SafetensorError) as error:
         _say(f"cannot keep {file} ({error}); going on without it")
         return False
+
+
+def pack(value: Any) -> Tensor:
+    """Write a value of plain types as the bytes of a JSON text, so that an entry can hold it."""
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def unpack(packed: Tensor) -> Any:
+    """Read what `pack` wrote."""
+    return json.loads(packed.numpy().tobytes())
 
 
 def _digest(entry: dict[str, Tensor]) -> str:

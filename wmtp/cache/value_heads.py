@@ -1,11 +1,10 @@
 """Keep V on the disk: in the run directory when it is fitted, in the cache while it is being fitted.
 
-[동작] 실행 폴더의 value_head.safetensors와 value_head.pt는 같은 것이고, 앞의 것에는 V가 무엇을 읽는지(identity)도 있다.
+[동작] 실행 폴더의 value_head.safetensors에는 V가 무엇을 읽는지(identity)도 있다.
     맞추는 동안의 것(.partial.pt)은 죽었다 깨어난 프로세스가 이어 가는 데만 쓰고, 다 맞추면 지운다.
-    모두 임시 이름 → fsync → rename이라, 있으면 온전하다.
 """
 
-import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,19 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from wmtp.storage.files import write_atomically
+from wmtp.storage.files import write_atomically, written_atomically
 
 HEAD = "value_head.safetensors"
 
 
 def write_head(run: Path, head: dict[str, Tensor], identity: str) -> None:
-    """Write V into a run directory, under both of its names.
+    """Write V into a run directory.
 
     Raises:
         OSError: 디스크가 찼을 때. 반쯤 쓴 파일은 남지 않는다.
     """
     head = {name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}
-    write_atomically(run / "value_head.pt", _saved(head))
-    write_atomically(run / HEAD, save(head, metadata={"value": identity}))  # last: where it is, the rest is too
+    write_atomically(run / HEAD, save(head, metadata={"value": identity}))
 
 
 def read_head(run: Path) -> dict[str, Any] | None:
@@ -41,11 +39,10 @@ def read_head(run: Path) -> dict[str, Any] | None:
 
 def write_partial(entry: Path, state: dict[str, Any]) -> None:
     """Keep a fit that is not at its end; on a full disk a kill costs its steps, nothing else."""
-    try:
+    with suppress(OSError, RuntimeError):  # torch says RuntimeError where the disk is full
         entry.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(partial_of(entry), _saved(state))
-    except OSError:
-        pass
+        with written_atomically(partial_of(entry)) as temporary:
+            torch.save(state, temporary)
 
 
 def read_partial(entry: Path) -> dict[str, Any] | None:
@@ -59,9 +56,3 @@ def read_partial(entry: Path) -> dict[str, Any] | None:
 def partial_of(entry: Path) -> Path:
     """Name the file of a fit that is not at its end."""
     return entry.with_suffix(".partial.pt")
-
-
-def _saved(values: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()  # torch.save into a file says RuntimeError where the disk is full
-    torch.save(values, buffer)
-    return buffer.getvalue()

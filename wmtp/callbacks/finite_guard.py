@@ -22,6 +22,7 @@ from torch.nn.utils import get_total_norm
 
 from wmtp.callbacks.step_check import StepCheck
 from wmtp.errors import NonFiniteError
+from wmtp.storage.files import write_atomically
 
 CHECKED = ("score", "weight", "loss", "gradient")
 
@@ -181,4 +182,5 @@ def write_recipe(
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file({**tensors, "rng/torch": torch.get_rng_state()}, folder / f"{name}.safetensors")
-    (folder / f"{name}.json").write_text(json.dumps(recipe, indent=1, ensure_ascii=False, default=str))
+    text = json.dumps(recipe, indent=1, ensure_ascii=False, default=str)
+    write_atomically(folder / f"{name}.json", text.encode())

@@ -119,13 +119,8 @@ class ValueFitting:
         self.parameters = [p for p in value.parameters() if p.requires_grad]
         batches = train.batches(token_budget, shuffled_by=str(seed))
         self.states = TrunkStates(value, model, train, batches, rank=rank, world_size=world_size)
-        self.restart(0)
-
-    def restart(self, steps_taken: int) -> None:
-        """Forget the moments of the optimizer and the states of the trunk: as if V had come from elsewhere."""
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=self.lr, betas=(0.9, 0.95), weight_decay=0.0)
-        self.steps_taken = steps_taken
-        self.states.forget()
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
+        self.steps_taken = 0
 
     def batch_of(self, step: int) -> int:
         """Say which batch a step reads, on all ranks together; their order changes with every epoch."""
@@ -174,7 +169,6 @@ class ValueFitting:
             "head": self.value.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "steps_taken": self.steps_taken,
-            "reward_S": self.states.programs.reward_S,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,8 +176,6 @@ class ValueFitting:
         self.value.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps_taken = state["steps_taken"]
-        # Rewards of the model itself (neg_ce) would be others by now.
-        self.states.programs.reward_S.copy_(state["reward_S"])
 
 
 class TrunkStates:
@@ -209,7 +201,8 @@ class TrunkStates:
     ) -> None:
         self.value, self.model, self.programs, self.batches, self.limit = value, model, programs, batches, limit
         self.rank, self.world_size = rank, world_size
-        self.forget()
+        self._remembered: dict[int, Any] = {}
+        self._bytes = 0.0
 
     def __getitem__(self, i: int) -> tuple[dict[str, Any], Tensor, Tensor, Tensor]:
         """Return batch, hidden_BTD, nll_BT and mask_BT of the i-th batch."""
@@ -231,11 +224,6 @@ class TrunkStates:
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], Tensor, Tensor, Tensor]]:
         return (self[i] for i in range(len(self.batches)))
-
-    def forget(self) -> None:
-        """Compute everything anew: the trunk has changed."""
-        self._remembered: dict[int, Any] = {}
-        self._bytes = 0.0
 
 
 @torch.no_grad()

@@ -14,12 +14,12 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from wmtp.cache.entries import entry_file, read_or_build
+from wmtp.cache.entries import entry_file, pack, read_or_build, unpack
 from wmtp.cache.fingerprint import code_of, identify
 from wmtp.data import tokenization
 from wmtp.data.batching import StepLoader
 from wmtp.data.problem import Problem
-from wmtp.data.tokenization import TokenizedSamples, pack_names, tokenize_problems, unpack_names
+from wmtp.data.tokenization import TokenizedSamples, tokenize_problems
 from wmtp.errors import ConfigError, is_whole_number
 from wmtp.models.loading import tokenizer_content
 from wmtp.private_names import count_again
@@ -74,7 +74,7 @@ class MTPDataModule(LightningDataModule):
             return
         for split in ("train", "validation"):
             entry = read_or_build(entry_file("tokens", self.key(split)), lambda split=split: self.tokenize(split))
-            self.dropped[split] = unpack_names(entry.pop("dropped"))
+            self.dropped[split] = unpack(entry.pop("dropped"))
             self.samples[split] = TokenizedSamples(entry)
         if not self.samples["train"]:
             raise ConfigError(
@@ -99,7 +99,7 @@ class MTPDataModule(LightningDataModule):
         """Read and tokenize a split."""
         problems, shots = self.source.stream(split), self.shots()
         samples, dropped = tokenize_problems(problems, self.prompt, self.tokenizer, self.length, shots)
-        return {**samples.tensors, "dropped": pack_names(dropped)}
+        return {**samples.tensors, "dropped": pack(dropped)}
 
     def shots(self) -> list[Problem]:
         """Read the example problems that the prompt shows."""

@@ -45,7 +45,6 @@ for _one, _other in map(str.split, PAIRS):
     CONFUSED.setdefault(_one, []).append(_other)
     CONFUSED.setdefault(_other, []).append(_one)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.GeneratorExp, ast.DictComp)
 PLAIN = (ast.Name, ast.Call, ast.Attribute, ast.Subscript)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from wmtp.cache.entries import pack, unpack
 from wmtp.data.problem import Problem
 
 
@@ -81,7 +82,7 @@ class TokenizedSamples(Sequence[TokenizedSample]):
                 "noise": _tensor(noise, torch.bool),
                 "starts": _tensor(starts, torch.int64),
                 "prompt_lengths": _tensor(prompt_lengths, torch.int32),
-                "task_ids": pack_names(names),
+                "task_ids": pack(names),
             }
         )
 
@@ -97,7 +98,7 @@ class TokenizedSamples(Sequence[TokenizedSample]):
 
     @cached_property
     def task_ids(self) -> list[str]:
-        return unpack_names(self.tensors["task_ids"])
+        return unpack(self.tensors["task_ids"])
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -131,16 +132,6 @@ class TokenizedSamples(Sequence[TokenizedSample]):
             self.tensors["noise"][here],
             None if self.reference_nll is None else self.reference_nll[i],
         )
-
-
-def pack_names(names: Sequence[str]) -> Tensor:
-    """Write names as bytes in a tensor."""
-    return _tensor(bytearray("\0".join(names).encode()), torch.uint8)
-
-
-def unpack_names(packed: Tensor) -> list[str]:
-    """Read names that `pack_names` wrote."""
-    return packed.numpy().tobytes().decode().split("\0") if len(packed) else []
 
 
 def _tensor(values: array | bytearray, dtype: torch.dtype) -> Tensor:

@@ -36,6 +36,7 @@ from wmtp.errors import CheckpointError, DataNotFoundError, StorageError, is_who
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.models.same_tensors import check_same_tensors
 from wmtp.storage import say
+from wmtp.storage.files import written_atomically
 from wmtp.storage.lock import alone
 
 WEIGHTS, PARAMS, TOKENIZER = "consolidated.pth", "params.json", "tokenizer.model"
@@ -125,12 +126,8 @@ def to_meta(folder: Path, out: Path) -> None:
     weights = {}
     for ours, theirs in sorted(_names(config).items(), key=lambda pair: _meta_order(pair[1])):
         weights[theirs] = to_pairs(stored[ours].get_tensor(ours), _rotary_heads(theirs, config))
-    temporary = out / f".{WEIGHTS}.part"
-    with temporary.open("wb") as opened:
-        torch.save(weights, opened)
-        opened.flush()
-        os.fsync(opened.fileno())
-    temporary.rename(out / WEIGHTS)
+    with written_atomically(out / WEIGHTS) as temporary:
+        torch.save(weights, temporary)
 
 
 def to_halves(weight_RD: Tensor, heads: int) -> Tensor:

@@ -4,7 +4,6 @@
     통신 없이 나누어 한다. 조각의 이름은 문제의 번호라서, limit을 늘리면 더해진 조각만 채점한다.
 """
 
-import json
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,10 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from wmtp.cache.entries import build_together, entry_file, read_entry
+from wmtp.cache.entries import build_together, entry_file, pack, read_entry, unpack
 from wmtp.cache.fingerprint import code_of, modules_of
 from wmtp.data import mutation
 from wmtp.data.module import MTPDataModule
@@ -220,18 +218,16 @@ def _read(folder: Path, limit: int | None) -> list[list[Judged]] | None:
 
 
 def _pack(problems: Sequence[Problem], rows: Sequence[Sequence[Row]]) -> dict[str, Tensor]:
-    """Write judged problems as the bytes of a JSON text; their own programs and inputs are not needed any more."""
+    """Write judged problems; their own programs and inputs are not needed any more."""
     bare = [replace(problem, solutions=(), incorrect_solutions=(), noise_spans=(), stdio=()) for problem in problems]
-    text = json.dumps([[vars(problem), programs] for problem, programs in zip(bare, rows, strict=True)])
-    return {"json": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+    return {"json": pack([[vars(problem), programs] for problem, programs in zip(bare, rows, strict=True)])}
 
 
 def _unpack(entry: dict[str, Tensor]) -> list[Judged]:
-    judged = json.loads(entry["json"].numpy().tobytes())
     return [
         (
             Problem(**{name: tuple(value) if isinstance(value, list) else value for name, value in problem.items()}),
             [(program, reward, tuple(map(tuple, spans))) for program, reward, spans in rows],
         )
-        for problem, rows in judged
+        for problem, rows in unpack(entry["json"])
     ]
