@@ -221,7 +221,12 @@ def _summary(name: str, metrics: dict[str, Any], report: Path) -> str:
         for key, value in metrics.items()
         if key.startswith(f"{name}/pass@") and key + "_low" in metrics
     ]
-    for what, meaning in (("missing", "problems without a sample, not counted"), ("too_long", "prompts too long")):
+    left_out = (
+        ("missing", "problems without a sample, not counted"),
+        ("unjudgeable", "problems whose own reference fails, not counted"),
+        ("too_long", "prompts too long"),
+    )
+    for what, meaning in left_out:
         if metrics[f"{name}/{what}"]:
             lines.append(f"{name + '/' + what:<24} {len(metrics[f'{name}/{what}'])} {meaning}")
     rates = [f"{value:.2f}" for key, value in metrics.items() if key.startswith(f"{name}/acceptance/")]

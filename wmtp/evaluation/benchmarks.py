@@ -76,13 +76,15 @@ class Benchmark:
         """Write the prompt of one problem."""
         return self.prompt.render(problem, self.shots)
 
-    def program(self, problem: Problem, completion: str, limits: Limits | None = None) -> Program:
+    def program(
+        self, problem: Problem, completion: str, limits: Limits | None = None, place: str = "either"
+    ) -> Program:
         """Build the program to judge from a completion."""
-        return program_of(problem, self.prompt.program(problem, completion), limits or self.limits)
+        return program_of(problem, self.prompt.program(problem, completion), limits or self.limits, place)
 
-    def reference(self, problem: Problem, limits: Limits) -> Program:
-        """Build the reference solution as a program to judge."""
-        return program_of(problem, problem.solutions[0], limits)
+    def reference(self, problem: Problem, limits: Limits, place: str = "either") -> Program:
+        """Build the reference solution as a program to judge, an empty program where there is none."""
+        return program_of(problem, next(iter(problem.solutions), ""), limits, place)
 
     def identity(self) -> dict[str, Any]:
         """Describe everything about the benchmark that a result depends on."""
@@ -102,7 +104,7 @@ class Benchmark:
         }
 
 
-def program_of(problem: Problem, source: str, limits: Limits) -> Program:
+def program_of(problem: Problem, source: str, limits: Limits, place: str = "either") -> Program:
     """Join a program and the tests of its problem."""
     return Program(
         source=source,
@@ -111,6 +113,7 @@ def program_of(problem: Problem, source: str, limits: Limits) -> Program:
         stdio=problem.stdio,
         imports=imports_of(problem.solutions[0]) if problem.solutions else "",
         entry_point=problem.entry_point,
+        place=place,
         task_id=problem.task_id,
         limits=limits,
     )

@@ -6,7 +6,7 @@
 
     out/eval.json       무엇을 평가하는지 (다르면 이어 하지 않는다)
         samples.jsonl   task_id, sample, completion
-        results.jsonl   task_id, sample, status, message, cpu_limit
+        results.jsonl   task_id, sample, status, message, cpu_limit, 프로그램의 프로세스 안에서 시험했다면 tests: inside
         metrics.json    <benchmark>/pass@1 …
         timings.jsonl   task_id, sample, seconds, generation_seconds, tokens, blocks, accepted
         speed.json      <benchmark>/acceptance/head1 …
@@ -35,12 +35,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wmtp.data.sources import read_jsonl
-from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError
+from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError, HarnessError
 from wmtp.evaluation.benchmarks import Benchmark
 from wmtp.evaluation.journal import Journal, Key
 from wmtp.evaluation.metrics import PassAtK, require_samples
 from wmtp.evaluation.ranks import Ranks
-from wmtp.evaluation.sandbox import Limits, Program, Sandbox, Verdict, limits_from_references
+from wmtp.evaluation.sandbox import (
+    STATUSES,
+    UNJUDGEABLE,
+    Limits,
+    Program,
+    Sandbox,
+    Verdict,
+    limits_from_references,
+    places_by_references,
+)
 from wmtp.progress import progress_bar
 from wmtp.storage.files import write_atomically
 from wmtp.storage.lock import Taken, alone
@@ -49,7 +58,6 @@ if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take se
     from wmtp.models.generation import Sampling
 
 ALONE = Ranks()
-STATUSES = ("passed", "wrong", "error", "timeout", "memory", "output", "crashed")
 FILES = ("eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metrics.json", "speed.json")
 
 
@@ -91,7 +99,7 @@ def evaluate(
     Raises:
         ConfigError: out에 다른 평가가 있을 때, k보다 표본이 적을 때.
         DataFormatError: samples 파일의 줄이 잘못됐거나 모르는 task_id가 있을 때.
-        HarnessError: 채점 자체가 거듭 실패할 때. 그때까지의 결과는 남아 있다.
+        HarnessError: 채점 자체가 거듭 실패할 때, 채점할 수 있는 문제가 하나도 없을 때. 그때까지의 결과는 남아 있다.
     """
     if (model is None) == (samples is None):
         raise ConfigError("an evaluation needs either a model or a samples file. Give ckpt=… or samples=FILE.")
@@ -198,6 +206,7 @@ class _Evaluation:
         self.benchmark, self.out, self.sandbox, self.keys = benchmark, out, sandbox, keys
         self.unanswerable = unanswerable
         self.problems = {problem.task_id: problem for problem in benchmark.problems}
+        self.places = self.find_places()
         self.samples = Journal(out / "samples.jsonl")
         self.results = Journal(out / "results.jsonl")
         self.timings = Journal(out / "timings.jsonl")
@@ -211,6 +220,17 @@ class _Evaluation:
         self.bar.close()
         for journal in (self.samples, self.results, self.timings):
             journal.close()
+
+    def find_places(self) -> dict[str, str]:
+        """Ask the reference solutions where the tests of each problem run, and which cannot be judged at all."""
+        references = [self.benchmark.reference(problem, self.benchmark.limits) for problem in self.problems.values()]
+        places = dict(zip(self.problems, places_by_references(self.sandbox, references), strict=True))
+        if UNJUDGEABLE in places.values() and set(places.values()) == {UNJUDGEABLE}:
+            raise HarnessError(
+                f"{self.benchmark.name}: no problem can be judged: every reference solution fails its own tests. "
+                "Correct the tests, or install the packages that they import."
+            )
+        return places
 
     def run(self, fresh: Iterable[dict[str, Any]]) -> None:
         """Judge the samples that wait and those that come, then put the files in order."""
@@ -252,7 +272,8 @@ class _Evaluation:
         def programs() -> Iterator[Program]:
             for key, limits in work:
                 asked.append((key, limits))
-                yield self.benchmark.program(self.problems[key[0]], self.samples.rows[key]["completion"], limits)
+                problem, place = self.problems[key[0]], self.places[key[0]].replace(UNJUDGEABLE, "outside")
+                yield self.benchmark.program(problem, self.samples.rows[key]["completion"], limits, place)
 
         for index, verdict in self.sandbox.judge(programs()):
             self.record(*asked[index], verdict)
@@ -266,7 +287,8 @@ class _Evaluation:
         self.passed += verdict.passed  # a sample judged again had not passed before
         # The result last: it alone says that the sample is done.
         self.timings.append(self.timings.rows.get(key, name) | {"seconds": round(verdict.seconds, 4)})
-        self.results.append(name | {"status": verdict.status, "message": message, "cpu_limit": limits.cpu_seconds})
+        result = name | {"status": verdict.status, "message": message, "cpu_limit": limits.cpu_seconds}
+        self.results.append(result if verdict.place == "outside" else result | {"tests": verdict.place})
         self.bar.set_postfix_str(f"pass@1 {self.passed / len(self.results.rows):.3f}", refresh=False)
         self.bar.update(len(self.results.rows) - self.bar.n)
 
@@ -275,8 +297,9 @@ class _Evaluation:
         base = self.benchmark.limits
         timeouts = [key for key in self.keys if self.results.rows[key]["status"] == "timeout"]
         slow = [self.problems[task_id] for task_id in dict.fromkeys(task_id for task_id, _ in timeouts)]
-        slow = [problem for problem in slow if problem.solutions]
-        found = limits_from_references(self.sandbox, [self.benchmark.reference(problem, base) for problem in slow])
+        slow = [one for one in slow if one.solutions and self.places[one.task_id] != UNJUDGEABLE]
+        references = [self.benchmark.reference(problem, base, self.places[problem.task_id]) for problem in slow]
+        found = limits_from_references(self.sandbox, references)
         longer = {problem.task_id: limits for problem, limits in zip(slow, found, strict=True)}
         for key in timeouts:
             limits = longer.get(key[0], base)
@@ -285,8 +308,14 @@ class _Evaluation:
 
     def metrics(self, sampling: "Sampling | None", ks: Sequence[int]) -> dict[str, Any]:
         """Sum the verdicts up, with everything that the numbers depend on beside them."""
-        number = {task_id: i for i, task_id in enumerate(self.problems)}
-        rows = [self.results.rows[key] for key in self.keys]
+        judgeable = [task_id for task_id, place in self.places.items() if place != UNJUDGEABLE]
+        number = {task_id: i for i, task_id in enumerate(judgeable)}
+        rows = [self.results.rows[key] for key in self.keys if key[0] in number]
+        if not rows:
+            raise HarnessError(
+                f"{self.benchmark.name}: all samples are of problems whose own reference solutions fail their tests "
+                f"({', '.join(dict.fromkeys(task_id for task_id, _ in self.keys))}). Correct those tests."
+            )
         metric = PassAtK(len(number), ks, sync_on_compute=False)  # one process has them all
         metric.update(
             torch.tensor([number[row["task_id"]] for row in rows]),
@@ -300,6 +329,8 @@ class _Evaluation:
             "samples": len(rows),
             "missing": [task_id for task_id in number if task_id not in counts],
             "too_long": list(self.unanswerable),
+            "unjudgeable": [task_id for task_id in self.places if task_id not in number],
+            "inside": [task_id for task_id, place in self.places.items() if place in ("inside", "trusting")],
             **{f"verdicts/{status}": statuses[status] for status in STATUSES},
             "prompt": self.benchmark.prompt.name,
             "split": self.benchmark.split,

@@ -75,7 +75,12 @@ def tiles(metrics: dict[str, Any]) -> list[Tile]:
     return [*found, Tile("Problems", "문제의 수", f"{metrics.get('problems', 0):,}", samples)]
 
 
-_LEFT_OUT = (("missing", "without a sample, not counted"), ("too_long", "prompts too long for the model, counted"))
+_LEFT_OUT = (
+    ("missing", "without a sample, not counted"),
+    ("unjudgeable", "whose own reference fails, not counted"),
+    ("too_long", "prompts too long for the model, counted"),
+    ("inside", "judged in the program's process"),
+)
 
 
 def side_by_side(evaluation: Evaluation, problems: dict[str, "Problem"]) -> list[dict[str, Any]]:

@@ -226,15 +226,52 @@ def test_limits_follow_the_time_of_the_reference_solution(tmp_path, sandbox):
     assert [r["cpu_limit"] for r in results] == [0.8, 0.8, 0.1]  # 0.1 doubled until it is 4 times the reference's 0.15
 
 
+class Odd:
+    """One plain problem, one that no border lets through, two whose references fail, one without a reference."""
+
+    def problems(self, split):
+        same = "def f(x): return x\n"
+        return [
+            Problem("odd/plain", "odd", "test", "Return.", (same,), tests=("assert f(1) == 1",)),
+            Problem("odd/same", "odd", "test", "Return.", (same,), tests=("a = [1]\nassert f(a) is a",)),
+            Problem("odd/wrong", "odd", "test", "Return.", (same,), tests=("assert f(1) == 2",)),
+            Problem("odd/package", "odd", "test", "Return.", (same,), tests=("import no_such_package",)),
+            Problem("odd/alone", "odd", "test", "Return.", tests=("a = [1]\nassert f(a) is a",)),
+        ]
+
+
+def test_the_reference_decides_what_can_be_judged_and_where(tmp_path, sandbox):
+    benchmark = Benchmark("odd", Odd(), Synthetic0Shot(), limits=Limits(cpu_seconds=1))
+    rows = [
+        {"task_id": problem.task_id, "completion": f"def f(x): return {answer}"}
+        for problem in benchmark.problems
+        for answer in ("x", "[*x] if type(x) is list else x + 1")
+    ]
+    file = write_samples(tmp_path / "s", rows)
+    metrics = evaluate(benchmark, tmp_path / "out", sandbox=sandbox, samples=file, progress=False)
+    assert metrics["odd/unjudgeable"] == ["odd/wrong", "odd/package"] and metrics["odd/inside"] == ["odd/same"]
+    assert metrics["odd/problems"] == 3 and metrics["odd/pass@1"] == 0.5
+    results = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
+    places = {(row["task_id"], row["sample"]): (row["status"], row.get("tests")) for row in results}
+    assert places["odd/plain", 0] == ("passed", None) and places["odd/plain", 1] == ("wrong", None)
+    assert places["odd/same", 0] == ("passed", "inside") and places["odd/same", 1] == ("wrong", "inside")
+    assert places["odd/alone", 0] == ("passed", "inside") and places["odd/alone", 1][0] == "wrong"
+    only_odd = write_samples(tmp_path / "only", [row for row in rows if row["task_id"] == "odd/wrong"])
+    with pytest.raises(HarnessError, match=r"own reference solutions fail their tests \(odd/wrong\)"):
+        evaluate(benchmark, tmp_path / "none", sandbox=sandbox, samples=only_odd, progress=False)
+
+
 def test_what_was_judged_is_kept_when_the_sandbox_gives_up(tmp_path, benchmark, sandbox):
     class Breaking:
         """Stand in for a machine that breaks down, which a test cannot bring about for real."""
 
         isolation = sandbox.isolation
+        left = 20 + 7  # the references, and some samples
 
         def judge(self, programs):
-            for done, verdict in enumerate(sandbox.judge(programs)):
-                if done == 7:
+            for verdict in sandbox.judge(programs):
+                self.left -= 1
+                if self.left < 0:
                     raise HarnessError("sandbox: judging failed 3 times.")
                 yield verdict
 

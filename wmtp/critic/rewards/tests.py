@@ -65,6 +65,8 @@ class Tests(Rewards):
         given = self.given(tested)
         passed = self._passed(problems, [(i, program) for i, program, _ in given], limits)
         for (i, program, claimed), passes in zip(given, passed, strict=True):
+            if passes is None:
+                continue  # nothing is known about it
             if not passes:
                 wrong[i][program] = ()
             elif claimed:
@@ -80,7 +82,7 @@ class Tests(Rewards):
                 if mutant and mutant not in wrong[i]
             }
             for (i, mutant), passes in zip(drawn, self._passed(problems, list(drawn), limits), strict=True):
-                if not passes:
+                if passes is False:
                     wrong[i][mutant] = (drawn[i, mutant],)
         return [
             [(program, 1.0, ()) for program in good] + [(program, 0.0, spans) for program, spans in bad.items()]
@@ -89,8 +91,11 @@ class Tests(Rewards):
 
     def _passed(
         self, problems: Sequence[Problem], programs: list[tuple[int, str]], limits: dict[int, Limits]
-    ) -> list[bool]:
-        """Run programs, each given by the number of its problem; what times out may get longer `limits`."""
+    ) -> list[bool | None]:
+        """Run programs, each given by the number of its problem; what times out may get longer `limits`.
+
+        None은 판정할 수 없었다는 뜻이다 (시험이 파이썬이 아니거나, 여기 없는 패키지를 import한다).
+        """
         statuses = self._run(problems, programs, limits)
         late = {i for (i, _), status in zip(programs, statuses, strict=True) if status == "timeout"} - limits.keys()
         slow = [i for i in sorted(late) if problems[i].solutions]
@@ -103,7 +108,7 @@ class Tests(Rewards):
         ]
         for n, status in zip(again, self._run(problems, [programs[n] for n in again], limits), strict=True):
             statuses[n] = status
-        return [status == "passed" for status in statuses]
+        return [None if status == "harness_error" else status == "passed" for status in statuses]
 
     def _run(
         self, problems: Sequence[Problem], programs: list[tuple[int, str]], limits: dict[int, Limits]
