@@ -251,9 +251,10 @@ def run_programs(cfg: DictConfig, when: str, parts: Parts, trainer: Any) -> dict
 
 def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any, trainer: Any) -> dict[str, float]:
     from wmtp.evaluation.harness import evaluate
+    from wmtp.models.weights_digest import weights_digest
     from wmtp.reporting import write_evaluation_report
 
-    metrics = {}
+    metrics, weights = {}, weights_digest(model)
     with build(cfg.sandbox) as sandbox:
         for benchmark in parts.benchmarks:
             print(f"pass@1 {when} training: {benchmark.name}, {len(benchmark.problems)} problems ({sandbox.isolation})")
@@ -265,7 +266,8 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any, trainer:
                 model=model,
                 tokenizer=parts.tokenizer,
                 sampling=parts.sampling,
-                checkpoint=when,
+                checkpoint=weights,
+                overwrite=True,  # the same weights go on; of others the folder's name says nothing
             )
             write_evaluation_report(out, benchmark.problems)
     numbers = {f"{when}/{key}": value for key, value in metrics.items() if isinstance(value, (int, float))}

@@ -16,6 +16,7 @@ from tests.real_data import DATA, real_data
 from wmtp.checkpoints.io import AtomicCheckpointIO
 from wmtp.cli import front_door
 from wmtp.eval import evaluate_checkpoint
+from wmtp.models.loading import find_model, load_model, load_tokenizer
 from wmtp.train import train
 
 
@@ -70,6 +71,32 @@ def test_eval_repeats_the_numbers_that_training_ended_with(config, tmp_path):
     assert again["synthetic/pass@1"] == metrics["after/synthetic/pass@1"]
     (there,) = (run / "eval").glob("last-*")
     assert (there / "samples.jsonl").read_bytes() == (run / "eval/after/synthetic/samples.jsonl").read_bytes()
+
+
+def test_a_continued_run_counts_its_new_weights_and_another_start_its_own(config, tmp_path):
+    train(config("name=r"))
+    run = tmp_path / "runs" / "r"
+    samples = {when: run / "eval" / when / "synthetic" / "samples.jsonl" for when in ("before", "after")}
+    first = {when: file.read_bytes() for when, file in samples.items()}
+    begun = (samples["before"].parent / "timings.jsonl").read_bytes()
+
+    longer = ["name=r", "trainer.max_steps=12", "optimizer.lr=0.05", f"ckpt={run}"]
+    metrics = train(config(*longer))
+    assert samples["after"].read_bytes() != first["after"]
+    again = evaluate_checkpoint(config(f"ckpt={run}", "sampling.max_new_tokens=64", "progress=false", root="eval"))
+    assert metrics["after/synthetic/pass@1"] == again["synthetic/pass@1"]
+    (there,) = (run / "eval").glob("last-*")
+    assert (there / "samples.jsonl").read_bytes() == samples["after"].read_bytes()
+    # The start has not changed, so nothing of it was generated or judged again.
+    assert (samples["before"].parent / "timings.jsonl").read_bytes() == begun
+
+    other = load_model(find_model("asset:tiny-base"))
+    with torch.no_grad():
+        other.decoder_layers[0].mlp.down_proj.weight.mul_(-1)
+    other.save_pretrained(tmp_path / "other")
+    load_tokenizer(find_model("asset:tiny-base")).save_pretrained(tmp_path / "other")
+    train(config(*longer, f"model.path={tmp_path / 'other'}"))
+    assert samples["before"].read_bytes() != first["before"]
 
 
 @pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])

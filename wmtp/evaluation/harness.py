@@ -6,7 +6,8 @@
 
     out/eval.json       무엇을 평가하는지 (다르면 이어 하지 않는다)
         samples.jsonl   task_id, sample, completion
-        results.jsonl   task_id, sample, status, message, cpu_limit, 프로그램의 프로세스 안에서 시험했다면 tests: inside
+        results.jsonl   task_id, sample, status, message, cpu_limit, completion (채점한 글의 해시)
+                        프로그램의 프로세스 안에서 시험했다면 tests: inside
         metrics.json    <benchmark>/pass@1 …
         timings.jsonl   task_id, sample, seconds, generation_seconds, tokens, blocks, accepted
         speed.json      <benchmark>/acceptance/head1 …
@@ -14,6 +15,7 @@
     앞의 네 파일은 언제나 같고, 뒤의 두 파일은 잴 때마다 다르다. 초안을 쓸지는 시간을 재어 정하므로 (generation.py)
     헤드별 수락률도 뒤의 것이다. 여러 프로세스가 나누어 만들면 (ranks.py) 각자 samples.rank<번호>.jsonl에 쓰고,
     0번이 모은다.
+    판정은 이름이 아니라 채점한 글에 딸린다: samples.jsonl을 손으로 고치면 고친 줄만 다시 채점한다.
 [디버깅] 정답과 테스트의 글은 어느 파일에도 쓰지 않는다. 프로그램이 왜 틀렸는지는 results.jsonl의 message를 본다.
 """
 
@@ -59,6 +61,9 @@ if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take se
 
 ALONE = Ranks()
 FILES = ("eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metrics.json", "speed.json")
+REPORTS = ("report.md", "report.html")
+# What stands in metrics.json to say how the numbers came about: it is set, not measured.
+SETTINGS = ("prompt", "split", "shots", "n", "temperature", "top_p", "seed", "max_new_tokens", "isolation")
 
 
 def evaluate(
@@ -85,7 +90,7 @@ def evaluate(
         sandbox: 프로그램을 돌릴 곳 (열린 것).
         model, tokenizer: 표본을 만들 모델. `samples`가 있으면 쓰지 않는다.
         sampling: 표본을 어떻게 뽑는지. samples 파일이면 기록만 한다 (모르면 None).
-        checkpoint: 모델이 무엇인지 알려 주는 이름. 이어 할 수 있는지를 이것으로 판단한다.
+        checkpoint: 모델의 내용에서 나온 이름 (`wmtp.cache.fingerprint`). 이어 할 수 있는지를 이것으로 판단한다.
         samples: 다른 프로그램이 만든 표본 파일 (JSONL). 정지 문자열로 자르지 않고 그대로 채점한다.
         suite: samples 파일을 함께 쓰는 벤치마크들. 서로의 표본은 건너뛴다.
         ks: 구할 pass@k의 k들.
@@ -207,9 +212,14 @@ class _Evaluation:
         self.unanswerable = unanswerable
         self.problems = {problem.task_id: problem for problem in benchmark.problems}
         self.places = self.find_places()
-        self.samples = Journal(out / "samples.jsonl")
-        self.results = Journal(out / "results.jsonl")
+        self.samples = Journal(out / "samples.jsonl", completion=str)
+        self.results = Journal(out / "results.jsonl", status=str, message=str, cpu_limit=(int, float))
         self.timings = Journal(out / "timings.jsonl")
+        for key, row in list(self.results.rows.items()):
+            sample = self.samples.rows.get(key)
+            # A verdict of another version, or on a text that has been changed since, is none.
+            if row["status"] not in STATUSES or not sample or row.get("completion") != _hash(sample["completion"]):
+                del self.results.rows[key]
         self.passed = sum(row["status"] == "passed" for row in self.results.rows.values())
         self.bar = progress_bar(benchmark.name, len(keys), len(self.results.rows), shown=progress)
 
@@ -288,6 +298,7 @@ class _Evaluation:
         # The result last: it alone says that the sample is done.
         self.timings.append(self.timings.rows.get(key, name) | {"seconds": round(verdict.seconds, 4)})
         result = name | {"status": verdict.status, "message": message, "cpu_limit": limits.cpu_seconds}
+        result |= {"completion": _hash(self.samples.rows[key]["completion"])}
         self.results.append(result if verdict.place == "outside" else result | {"tests": verdict.place})
         self.bar.set_postfix_str(f"pass@1 {self.passed / len(self.results.rows):.3f}", refresh=False)
         self.bar.update(len(self.results.rows) - self.bar.n)
@@ -326,6 +337,7 @@ class _Evaluation:
         values = {
             **{name: value.item() for name, value in metric.compute().items()},
             "problems": len(number),
+            "scored": len(counts),
             "samples": len(rows),
             "missing": [task_id for task_id in number if task_id not in counts],
             "too_long": list(self.unanswerable),
@@ -361,6 +373,10 @@ class _Evaluation:
     def named(self, values: dict[str, Any]) -> dict[str, Any]:
         """Put the benchmark's name before each value's."""
         return {f"{self.benchmark.name}/{name}": value for name, value in values.items()}
+
+
+def _hash(completion: str) -> str:
+    return hashlib.sha256(completion.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _sample(key: Key, completion: str, **made: Any) -> dict[str, Any]:
@@ -428,18 +444,24 @@ def _fingerprint(
 def _check_same_evaluation(out: Path, fingerprint: dict[str, Any], overwrite: bool) -> None:
     """Go on only with the same evaluation; another one is refused, or replaced where that is wanted."""
     path = out / "eval.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        found = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError:
+        found = None
     if found == fingerprint:
         return
     files = [file for name in FILES for file in out.glob(name)]
     if files and not overwrite:
-        differs = next((name for name in sorted(fingerprint) if found.get(name) != fingerprint[name]), "eval.json")
+        if isinstance(found, dict):
+            differs = next((name for name in sorted(fingerprint) if found.get(name) != fingerprint[name]), "eval.json")
+            what = f"({differs} = {found.get(differs)}, now {fingerprint.get(differs)})"
+        else:
+            what = "or this one: its eval.json is damaged"
         raise ConfigError(
-            f"out = {out} holds another evaluation ({differs} = {found.get(differs)}, now {fingerprint.get(differs)}). "
-            "Choose another out, or replace it with overwrite=true."
+            f"out = {out} holds another evaluation {what}. Choose another out, or replace it with overwrite=true."
         )
-    for file in files:
-        file.unlink()
+    for file in [*files, *(out / name for name in REPORTS if files)]:
+        file.unlink(missing_ok=True)
     write_atomically(path, json.dumps(fingerprint, indent=2, sort_keys=True).encode() + b"\n")
 
 

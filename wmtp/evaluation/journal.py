@@ -23,6 +23,7 @@ class Journal:
 
     Args:
         path: 파일. 없으면 만든다.
+        columns: 줄마다 있어야 하는 열과 그 형.
 
     Raises:
         DataFormatError: 끝까지 쓰인 줄이 이 형식이 아닐 때.
@@ -31,7 +32,7 @@ class Journal:
         rows: (task_id, sample)로 찾는 줄. 열 때 파일에 있던 것과 그 뒤에 더한 것.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, **columns: type | tuple[type, ...]):
         self.path = path
         self.rows: dict[Key, dict[str, Any]] = {}
         self._file = path.open("a+b")
@@ -43,6 +44,9 @@ class Journal:
             whole += len(line)
             try:
                 row = json.loads(line)
+                strange = [name for name, kind in columns.items() if not isinstance(row[name], kind)]
+                if strange or not isinstance(row["task_id"], str) or not isinstance(row["sample"], int):
+                    raise TypeError(strange)
                 self.rows[row["task_id"], row["sample"]] = row
             except (ValueError, KeyError, TypeError):
                 raise DataFormatError(

@@ -4,6 +4,7 @@
     heads_init: saved  저장된 헤드를 쓴다 (없으면 오류)
                 copy   마지막 층을 복사한다
                 random 새로 시작한다
+                auto   저장된 헤드가 있으면 쓰고, 없는 것은 마지막 층을 복사한다
     손실은 은닉상태 x unembedding을 로짓으로 여긴다. 그 뒤에 무언가를 더 하는 구조(Gemma 2의 soft cap 등)는 거절한다.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -42,6 +44,7 @@ WEIGHTS = {
     "int8": torch.bfloat16,
     "int4": torch.bfloat16,
 }
+HEADS_INIT = ("saved", "copy", "random", "auto")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 # What an architecture may do to its logits after the output matrix; the value that does nothing is None or 1.
 LOGIT_CHANGES = ("final_logit_softcapping", "logits_soft_cap", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -96,7 +99,7 @@ class ModelSource:
     Args:
         path: 모델 폴더 또는 `asset:이름`.
         heads: H, 한 번에 예측할 토큰 수. 1이면 평범한 다음 토큰 예측.
-        heads_init: 헤드의 시작값 "saved", "copy", "random".
+        heads_init: 헤드의 시작값 (`HEADS_INIT`).
         reference: rho1의 참조모델 폴더 (algo 설정이 읽는다).
         seed: 새 헤드를 초기화하는 씨앗.
         attn_implementation: 어텐션 구현 (`ATTENTIONS`). None이면 transformers가 고른다.
@@ -106,7 +109,7 @@ class ModelSource:
 
     path: str
     heads: int = 4
-    heads_init: Literal["saved", "copy", "random"] = "saved"
+    heads_init: Literal["saved", "copy", "random", "auto"] = "saved"
     reference: str | None = None
     seed: int = 42
     attn_implementation: str | None = None
@@ -116,8 +119,8 @@ class ModelSource:
     def __post_init__(self) -> None:
         if not is_whole_number(self.heads):
             raise ConfigError(f"model.heads = {self.heads!r} must be a whole number, at least 1; try 4.")
-        if self.heads_init not in ("saved", "copy", "random"):
-            raise ConfigError(f"model.heads_init = {self.heads_init!r} must be saved, copy or random.")
+        if self.heads_init not in HEADS_INIT:
+            raise ConfigError(f"model.heads_init = {self.heads_init!r} must be one of {', '.join(HEADS_INIT)}.")
         if self.attn_implementation not in (None, *ATTENTIONS):
             raise ConfigError(
                 f"model.attn_implementation = {self.attn_implementation!r} must be one of {', '.join(ATTENTIONS)}; "
@@ -201,9 +204,10 @@ def load_model(
     """
     config = _read_config(folder, key)
     saved = getattr(config, "mtp_heads", 1)
-    config.mtp_heads = saved if heads is None else heads
+    config.mtp_heads = wanted = saved if heads is None else heads
     if heads_init == "saved":
-        _check_heads(config.mtp_heads, saved, folder)
+        _check_heads(wanted, saved, folder)
+    kept = min(wanted, saved) if heads_init in ("saved", "auto") else 1
     check_weights(folder, key)
     torch.manual_seed(seed)
     if attn_implementation == "flex_attention" and not torch.accelerator.is_available():
@@ -243,18 +247,30 @@ def load_model(
             f"{key} = {folder}: {name} is {tuple(saved_shape)} in the weights and {tuple(shape)} by config.json "
             f"({len(report['mismatched_keys'])} tensors differ); copy or save the model again."
         )
-    new_heads = () if heads_init == "saved" else ("extra_heads.",)
+    new_heads = tuple(f"extra_heads.{k - 1}." for k in range(kept, wanted))
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(new_heads))
     if missing:
         raise CheckpointError(
             f"{key} = {folder} lacks {missing[0]} ({len(missing)} tensors in all); copy or save the model again."
         )
-    if heads_init == "copy":
-        model.copy_last_layer_to_heads()
-    elif heads_init == "random":
+    if heads_init == "random":
         model.start_heads_at_random()
+    else:
+        model.copy_last_layer_to_heads(after=kept)
+    if heads_init != "saved" and min(wanted, saved) > 1:  # a choice that the weights alone do not show
+        _say_which_heads(f"{key} = {folder}", saved, wanted, kept, heads_init)
     check_logits(model)
     return model
+
+
+@rank_zero_only
+def _say_which_heads(model: str, saved: int, wanted: int, kept: int, heads_init: str) -> None:
+    if kept == 1:
+        print(f"{model}: its {saved} saved heads are left out, as model.heads_init={heads_init} says.")
+    else:
+        rest = f"; the other {wanted - kept} start as copies of the last layer" if kept < wanted else ""
+        which = f"its {saved}" if kept == saved else f"{kept} of its {saved}"
+        print(f"{model}: {which} saved heads are used{rest} (model.heads_init=copy starts them anew).")
 
 
 def _quantization(weights: str) -> dict[str, Any]:

@@ -99,9 +99,9 @@ class MTPMixin:
         """Return the output matrix that all heads share."""
         return self.get_output_embeddings().weight
 
-    def copy_last_layer_to_heads(self) -> None:
-        """Start every extra head as a copy of head 0."""
-        for head in self.extra_heads:
+    def copy_last_layer_to_heads(self, after: int = 1) -> None:
+        """Start the heads after the first `after` ones as copies of head 0."""
+        for head in self.extra_heads[after - 1 :]:
             head.load_state_dict(self.decoder_layers[-1].state_dict())
 
     def start_heads_at_random(self) -> None:

@@ -104,6 +104,9 @@ def test_the_six_samples_of_the_readme(tmp_path, sandbox):
     metrics = evaluate(benchmark, tmp_path / "out", sandbox=sandbox, samples=six, ks=(1, 3, 6), progress=False)
     assert [metrics[f"synthetic/pass@{k}"] for k in (1, 3, 6)] == pytest.approx([0.5, 0.95, 1.0], abs=1e-12)
     assert len(metrics["synthetic/missing"]) == 299
+    assert metrics["synthetic/scored"] == 1 and metrics["synthetic/problems"] == 300
+    # One problem says next to nothing: 0.5 ± z / 2 / sqrt(1 + z²).
+    assert [metrics[f"synthetic/pass@1_{end}"] for end in ("low", "high")] == pytest.approx([0.054621, 0.945379], abs=1e-6)
 
 
 def test_neither_references_nor_tests_appear_in_results(tmp_path, benchmark, sandbox):
@@ -182,6 +185,44 @@ def test_another_evaluation_in_the_same_folder_is_refused_or_replaced(tmp_path, 
     assert metrics["synthetic/samples"] == 19
     with pytest.raises(ConfigError, match="lies where its own results would go"):
         evaluate(benchmark, out, sandbox=sandbox, samples=out / "samples.jsonl", progress=False)
+
+
+def test_a_torn_eval_json_is_said_and_replaced_like_another_evaluation(tmp_path, benchmark, sandbox):
+    out, file = tmp_path / "out", write_samples(tmp_path / "s", half_right(benchmark, n=1))
+    evaluate(benchmark, out, sandbox=sandbox, samples=file, progress=False)
+    before = final_files(out)
+    for torn in (before["eval.json"][:40], b"", b"\xff\x00", b"[1]"):
+        (out / "eval.json").write_bytes(torn)
+        with pytest.raises(ConfigError, match=r"its eval.json is damaged. Choose another out, or .* overwrite=true"):
+            evaluate(benchmark, out, sandbox=sandbox, samples=file, progress=False)
+    evaluate(benchmark, out, sandbox=sandbox, samples=file, progress=False, overwrite=True)
+    assert final_files(out) == before
+
+
+def test_a_sample_changed_by_hand_is_judged_again_and_only_that_one(tmp_path, benchmark, sandbox):
+    out, file = tmp_path / "out", write_samples(tmp_path / "s", half_right(benchmark, n=1))
+    evaluate(benchmark, out, sandbox=sandbox, samples=file, progress=False)
+    rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    rows[3]["completion"] = "def solve(xs):\n    return 'no'\n"
+    write_samples(out / "samples.jsonl", rows)
+    times = (out / "timings.jsonl").read_text().splitlines()
+    metrics = evaluate(benchmark, out, sandbox=sandbox, samples=file, progress=False)
+    assert metrics["synthetic/verdicts/passed"] == 19 and metrics["synthetic/verdicts/wrong"] == 1
+    again = (out / "timings.jsonl").read_text().splitlines()
+    assert [i for i, (a, b) in enumerate(zip(times, again, strict=True)) if a != b] in ([3], [])
+
+
+def test_a_verdict_that_no_evaluation_gives_is_not_counted(tmp_path, benchmark, sandbox):
+    out, file = tmp_path / "out", write_samples(tmp_path / "s", half_right(benchmark, n=1))
+    evaluate(benchmark, out, sandbox=sandbox, samples=file, progress=False)
+    before = final_files(out)
+    results = (out / "results.jsonl").read_text()
+    (out / "results.jsonl").write_text(results.replace('"passed"', '"Passed!"', 3))
+    evaluate(benchmark, out, sandbox=sandbox, samples=file, progress=False)
+    assert final_files(out) == before
+    (out / "results.jsonl").write_text(results.replace('"status": "passed"', '"status": null', 1))
+    with pytest.raises(DataFormatError, match=r"results\.jsonl:1: not a row that an evaluation wrote"):
+        evaluate(benchmark, out, sandbox=sandbox, samples=file, progress=False)
 
 
 def test_a_suite_shares_a_samples_file_and_each_benchmark_takes_its_own(tmp_path, benchmark, sandbox):
