@@ -25,8 +25,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
+
+from wmtp.overrides import leaves, reads_of_config
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 CODE = CONF.parent / "wmtp"
@@ -76,7 +78,7 @@ def check_configs(conf: Path = CONF) -> tuple[int, list[str]]:
             elif len(overrides) == 1:
                 work.extend([*command, *point] for point in sweep_points(config))
             # A key of a root may be read by one option only, a key of an option only beside that option.
-            names = {(root, str(choice_of(config, path)), path): path for path in free_keys(config)}
+            names = {(root, str(choice_of(config, path)), path): path for path in leaves(config, below_targets=False)}
             free = dict.fromkeys(names, " ".join(command)) | free
             reads = reads_of_code() | reads_of_config(config)
             read |= {name for name, path in names.items() if any(f"{path}.".startswith(f"{key}.") for key in reads)}
@@ -118,23 +120,6 @@ def sweep_points(config: DictConfig) -> list[list[str]]:
 def choice_of(config: DictConfig, path: str) -> str | None:
     """Return which option the group of a key has, if it is in a group."""
     return config.hydra.runtime.choices.get(path.split(".")[0])
-
-
-def free_keys(node: DictConfig, path: str = "") -> Iterator[str]:
-    """List the keys that no signature checks: those of nodes without a `_target_`."""
-    for key in node:
-        inner = f"{path}.{key}".lstrip(".")
-        value = node._get_node(key)
-        if isinstance(value, DictConfig) and not (value._is_none() or value._is_missing() or value._is_interpolation()):
-            if "_target_" not in value and inner != "hydra":
-                yield from free_keys(value, inner)
-        else:
-            yield inner
-
-
-def reads_of_config(config: DictConfig) -> set[str]:
-    """List the keys that interpolations read, `${key}` or `${resolver:key,…}`."""
-    return set(re.findall(r"\$\{(?:[\w.]+:)?([\w.]+)", OmegaConf.to_yaml(config)))
 
 
 @cache

@@ -1,12 +1,13 @@
 """Compose a config, call the program, and answer mistakes in one sentence.
 
 [동작] 앞문(train.py, eval.py)이 함께 쓴다. 사용자의 실수(`WmtpError`, Hydra의 조합 오류)는 한 문장과 종료 코드 2로,
-    버그는 추적(traceback) 그대로 드러난다. 어느 쪽이든 비밀은 가리고, 비밀이 적힌 명령은 시작하지 않는다. torch와 Lightning은 여기서 부르지 않는다:
-    `--help`와 설정 오류가 1초 안에 나온다.
+    버그는 추적(traceback) 그대로 드러난다. 어느 쪽이든 비밀은 가리고, 비밀이 적힌 명령은 시작하지 않는다.
+    torch와 Lightning은 여기서 부르지 않는다: `--help`와 설정 오류가 1초 안에 나온다.
 """
 
 import difflib
 import errno
+import hashlib
 import logging
 import os
 import re
@@ -27,8 +28,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, MissingMandatoryValue
 
 from wmtp.errors import ConfigError, WmtpError, chain, is_whole_number
+from wmtp.overrides import (
+    check_config,
+    did_you_mean_key,
+    for_hydra,
+    is_override,
+    leaves,
+    read_override,
+)
 from wmtp.secrets import mask_secrets, refuse_secrets
 from wmtp.storage import nested_form, using
+
+LONGEST_POINT = 80  # bytes of a run's name that say which point of a sweep it is
 
 
 def config_dir() -> Path:
@@ -48,24 +59,30 @@ def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
     quiet()
     sys.excepthook = _show_bug
     mistakes = []
+    typed = sys.argv
 
     def job(cfg: DictConfig) -> Any:
+        sys.argv = typed  # what is printed, recorded and given to other ranks is what the user typed
         try:
             _refuse_secrets_of_files(cfg)
+            check_config(cfg, config_dir(), config_name, HydraConfig.get().runtime.choices)
             return program(cfg)
         except Exception as error:  # answered here, because Hydra would print the overrides above the sentence
-            mistakes.append(_answer(error))
+            mistakes.append(_answer(error, config_name))
 
     try:
         for argument in sys.argv[1:]:
             key, _, value = argument.lstrip("+").partition("=")
             refuse_secrets({key: value})
         _refuse_several_sources(sys.argv[1:])
+        sys.argv = [typed[0], *for_hydra(typed[1:])]
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(job)()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        mistakes.append(_answer(error))
+        mistakes.append(_answer(error, config_name))
+    finally:
+        sys.argv = typed
     sys.exit(2 if mistakes else 0)
 
 
@@ -95,17 +112,21 @@ def _refuse_several_sources(arguments: list[str]) -> None:
         )
 
 
-def _answer(error: Exception) -> str:
+def _answer(error: Exception, config_name: str) -> str:
     """Print a user's mistake; raise a bug."""
-    sentence = explain(error)
+    sentence = explain(error, config_name)
     if sentence is None:
         raise error
     print(mask_secrets(sentence), file=sys.stderr)
     return sentence
 
 
-def explain(error: BaseException) -> str | None:
+def explain(error: BaseException, config_name: str = "train") -> str | None:
     """Say a user's mistake in one sentence; None if the error is a bug of ours.
+
+    Args:
+        error: 앞문까지 올라온 예외.
+        config_name: 앞문의 설정. 뜻했을 키를 그 안에서 찾는다.
 
     Example:
         >>> explain(ConfigError("algo.weighting.lam = 7 must be in [0, 1]; try 0.3."))
@@ -131,7 +152,7 @@ def explain(error: BaseException) -> str | None:
             key = named[1] if named else cause.full_key or "a key"
             return f"ConfigError: {key} has no value and no default; set it: {key}=…"
         if isinstance(cause, ConfigCompositionException):
-            return f"ConfigError: {_unknown_key(str(cause))}"
+            return f"ConfigError: {_unknown_key(str(cause), config_name)}"
         if isinstance(cause, InstantiationException):
             return f"ConfigError: {_first_line(_root(cause))} ({_full_key(cause)})."
         if isinstance(cause, (HydraException, InterpolationKeyError)):
@@ -185,15 +206,29 @@ def quiet_libraries() -> None:
 
 
 def sweep_point() -> str:
-    """Name a point of a sweep by what was overridden, `-lam=0.1,temperature=0.5`; empty outside a sweep."""
+    """Name a point of a sweep by what is swept, `-lam_0.1-temperature_0.5`; empty outside a sweep.
+
+    [동작] 이름은 셸에서도 Hydra에서도 따옴표 없이 쓸 수 있고, 어떤 파일 시스템에도 들어가게 짧다.
+    """
     if not _sweeping():
         return ""
-    asked = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    swept = {key for key, value in asked.items() if "," in value or "(" in value}  # a,b,c or range(1,4)
-    pairs = [override.split("=", 1) for override in HydraConfig.get().overrides.task]
-    named = [f"{key.split('.')[-1].lstrip('+')}={value}" for key, value in pairs if not swept or key in swept]
-    named = [re.sub(r"[^\w.=+-]", "_", name) for name in named]
-    return "-" + ",".join(named) if named else ""
+    swept = _swept_keys()
+    point = [override for override in map(read_override, HydraConfig.get().overrides.task) if override]
+    named = [(override.key_or_group, override.value()) for override in point if override.key_or_group in swept]
+    whole = "".join(f"-{re.split('[./]', key)[-1]}_{value}" for key, value in named)
+    name = re.sub(r"[^\w.+-]+", "_", whole)
+    if len(name.encode()) <= LONGEST_POINT:
+        return name
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return f"{name.encode()[: LONGEST_POINT - 9].decode(errors='ignore')}-{digest}"
+
+
+def _swept_keys() -> set[str]:
+    """Say which keys differ between the points of this sweep."""
+    params = OmegaConf.select(HydraConfig.get(), "sweeper.params") or {}
+    asked = [*for_hydra(sys.argv[1:]), *(f"{key}={value}" for key, value in params.items())]
+    read = [override for override in map(read_override, filter(is_override, asked)) if override]
+    return {override.key_or_group for override in read if override.is_sweep_override()}
 
 
 def refuse_sweep_over_devices(cfg: DictConfig) -> None:
@@ -222,10 +257,19 @@ def check_whole_number(cfg: DictConfig, key: str, least: int = 1) -> None:
 
 
 def command_again(*overrides: str) -> str:
-    """Write the command that goes on from here: the same one, with `overrides` in place of their keys."""
+    """Write the command that goes on from here: the same one, with `overrides` in place of their keys.
+
+    [동작] 스윕에서는 이 지점 하나만 도는 명령이다: 체크포인트 하나가 모든 지점의 것이 되지 않도록.
+    """
     key = lambda argument: argument.split("=", 1)[0].lstrip("+")  # noqa: E731
     replaced = {key(override) for override in overrides}
-    kept = [argument for argument in sys.argv[1:] if key(argument) not in replaced]
+    asked = sys.argv[1:]
+    if _sweeping():
+        options = [argument for argument in asked if not is_override(argument)]
+        once = [option for option in options if option not in ("-m", "--multirun")]
+        # An experiment may ask for the sweep, and would again.
+        asked = [*once, *HydraConfig.get().overrides.task, *(["hydra.mode=RUN"] if once == options else [])]
+    kept = [argument for argument in asked if key(argument) not in replaced]
     module = getattr(sys.modules["__main__"].__spec__, "name", "wmtp.train")
     return shlex.join(["python", "-m", module, *kept, *overrides])
 
@@ -271,14 +315,37 @@ def _unknown_option(error: MissingConfigException) -> str:
     return f"{group} = {option} is not one of {', '.join(options)} (conf/{group}/).{_did_you_mean(option, options)}"
 
 
-def _unknown_key(message: str) -> str:
+def _unknown_key(message: str, config_name: str) -> str:
+    taken = re.search(r"An item is already at '([^']+)'", message)
+    taken = taken or re.search(r"Multiple values for ([^.\s]+)\.", message)
+    if taken:
+        return f"{taken[1]} is a key of this config already; write {taken[1]}=… without the +."
+    unreadable = re.match(r"Error merging override (.*)", message)
+    if unreadable:
+        return f"{unreadable[1]} cannot be read: its ${{…}} is not closed, or spelled wrong."
     match = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", message)
-    key = match[1] if match else message.splitlines()[0]
     if match is None:
-        return key
-    return nested_form(key) or (
-        f"{key} is not a key of this config; see it with --cfg job, or add a new key with +{key}=…"
+        return message.splitlines()[0]
+    key = match[1]
+    if nested_form(key):
+        return nested_form(key)
+    cfg = _composed(config_name)
+    parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else None
+    adding = (
+        f" What {parent._target_} takes beyond its keys is added with +{key}=…" if "_target_" in (parent or ()) else ""
     )
+    return f"{key} is not a key of this config (see --cfg job).{did_you_mean_key(key, list(leaves(cfg)))}{adding}"
+
+
+def _composed(config_name: str) -> DictConfig:
+    """Compose the config of a front door with the choices of the command line, where they can be made."""
+    choices = [argument for argument in sys.argv[1:] if re.fullmatch(r"[\w/]+=\w+", argument)]
+    choices = [choice for choice in choices if (config_dir() / choice.split("=")[0]).is_dir()]
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        try:
+            return hydra.compose(config_name, choices)
+        except HydraException:
+            return hydra.compose(config_name)
 
 
 def _did_you_mean(word: str, options: list[str]) -> str:

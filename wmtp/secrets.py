@@ -1,6 +1,7 @@
 """Keep secrets out of everything that is written: commands, logs, configs, reports, checkpoints, MLflow.
 
-[연구 맥락] 실행 폴더와 보고서는 남에게 건네는 것이고, 명령줄은 같은 컴퓨터의 누구나 본다 (`ps`). 비밀이 갈 곳은 환경 변수뿐이다.
+[연구 맥락] 실행 폴더와 보고서는 남에게 건네는 것이고, 명령줄은 같은 컴퓨터의 누구나 본다 (`ps`).
+    비밀이 갈 곳은 환경 변수뿐이다.
 [동작] 비밀은 두 가지로 알아본다: 이름(`is_secret_key`: db_pwd, hf_token, auth_header …)과 생김새(주소 안의 암호,
     `Bearer …`, `hf_…`, `AKIA…`, JWT, 서명된 주소의 인자 …). 설정에 적혀 있으면 네트워크에 닿기 전에 거부하고
     (`refuse_secrets`), 그래도 글에 섞여 나온 것은 쓰기 전에 `***`로 가린다 (`mask_secrets`).
@@ -40,7 +41,9 @@ _FORMS = [
     re.compile(r"(\bauthorization['\"]?\s*[:=]\s*['\"]?)(?:\w+ +)?[^\s'\",}]+", re.I),
     re.compile(r"(\bbearer\s+)[\w.~+/=-]{6,}", re.I),
     re.compile(r"(\bbasic\s+)(?=[A-Za-z0-9+/]*[\d=+/])[A-Za-z0-9+/]{8,}={0,2}", re.I),
-    re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}|\bgh[opsur]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}"),
+    re.compile(
+        r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}|\bgh[opsur]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}"
+    ),
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\bAIza[\w-]{30,}|\bxox[a-z]-[\w-]{10,}|\bdapi[0-9a-f]{32}"),
     re.compile(r"\b(?:sk|rk|pk)-(?=[\w-]*\d)[\w-]{16,}"),
     re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"),  # a JSON web token
@@ -57,8 +60,8 @@ def is_secret_key(key: str) -> bool:
     Example:
         >>> [is_secret_key(key) for key in ("db_pwd", "tokens", "auth_header", "HF_TOKEN", "awsAccessKeyId")]
         [True, True, True, True, True]
-        >>> [is_secret_key(key) for key in ("token_budget", "eos_token", "max_new_tokens", "author", "key", "tokenizer")]
-        [False, False, False, False, False, False]
+        >>> [is_secret_key(key) for key in ("token_budget", "eos_token", "max_new_tokens", "author", "tokenizer")]
+        [False, False, False, False, False]
     """
     words = [word.lower() for word in _WORD.findall(key.rpartition(".")[2])]
     joined = "_".join(words)

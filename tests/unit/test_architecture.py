@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # From the ground up: a room knows those before it, never those after it. docs/guide.md draws it.
 ROOMS = (
     "errors", "secrets", "progress", "private_names", "maths", "storage", "cache", "models", "data", "ranks",
-    "checkpoints", "evaluation", "critic", "algos", "callbacks", "reporting", "run", "cli",
+    "checkpoints", "evaluation", "critic", "algos", "callbacks", "reporting", "run", "overrides", "cli",
 )  # fmt: skip
-FRONT_DOORS = {"wmtp.train", "wmtp.eval", "wmtp.precompute", "wmtp.compare", "wmtp.promote", "wmtp.cli"}
+DOORS = ("train", "eval", "precompute", "compare", "promote", "cli", "overrides")
+FRONT_DOORS = {f"wmtp.{door}" for door in DOORS}
 FREE = sys.stdlib_module_names | {"wmtp.errors"}
 
 
