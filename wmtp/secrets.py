@@ -40,9 +40,7 @@ _FORMS = [
     re.compile(r"(\bauthorization['\"]?\s*[:=]\s*['\"]?)(?:\w+ +)?[^\s'\",}]+", re.I),
     re.compile(r"(\bbearer\s+)[\w.~+/=-]{6,}", re.I),
     re.compile(r"(\bbasic\s+)(?=[A-Za-z0-9+/]*[\d=+/])[A-Za-z0-9+/]{8,}={0,2}", re.I),
-    re.compile(
-        r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}|\bgh[opsur]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}"
-    ),
+    re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}|\bgh[opsur]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}"),
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\bAIza[\w-]{30,}|\bxox[a-z]-[\w-]{10,}|\bdapi[0-9a-f]{32}"),
     re.compile(r"\b(?:sk|rk|pk)-(?=[\w-]*\d)[\w-]{16,}"),
     re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"),  # a JSON web token
