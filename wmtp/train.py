@@ -5,7 +5,7 @@
     python -m wmtp.train ckpt=last                         이어서 학습 (ckpt=auto: 끝나지 않은 것이 있으면)
 
 [동작] 조합 → 검사 → 학습 전 평가 → 학습 → 학습 후 평가 → 보고서. 여기에는 순서만 있고 계산은 없다.
-    실패하면 무엇을 고쳐 다시 할지는 `wmtp.run.recovery`가 정하고, `attempt`를 다시 부른다.
+    실패하면 무엇을 고쳐 다시 할지는 `wmtp.run.recovery`가 정한다.
 """
 
 import contextlib
@@ -86,16 +86,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
         cfg.run_dir = str(run)
         cfg.mlflow_experiment = cfg.mlflow_experiment or f"mtp/{parts[0].algo.name}/{parts[0].data.source.name}"
         loggers = list(build(cfg.logger or {}).values())
-        if recovery.attempts(run):
-            parts.clear()  # they are built again, as changed
-
-        def once(changed: DictConfig, checkpoint: Path | None) -> dict[str, float]:
-            # Popped, so that a failed attempt holds no memory.
-            return attempt(changed, parts.pop() if parts else build_parts(changed), checkpoint, run, loggers)
-
         signals = OmegaConf.select(cfg, "callbacks.graceful_stop.preemption", default=[])
         with exit_when_preempted(recovery.requeue_exit_code, signals):
-            return recovery.keep_going(once, cfg, run, checkpoint, command=command_again, loggers=loggers)
+            for attempt in recovery.attempts(cfg, run, checkpoint, command=command_again, loggers=loggers):
+                with attempt:
+                    if attempt.before:  # built again, as changed
+                        parts.clear()
+                        parts.append(build_parts(attempt.cfg))
+                    metrics = train_once(attempt, parts.pop(), run, loggers)  # a failed attempt holds no memory
+    return metrics
 
 
 def build_parts(cfg: DictConfig) -> Parts:
@@ -141,14 +140,14 @@ def check_fits(checkpoint: Path, algo: Any) -> None:
     check_same_model(read_checkpoint(checkpoint)["state_dict"], algo, checkpoint)
 
 
-def attempt(cfg: DictConfig, parts: Parts, checkpoint: Path | None, run: Path, loggers: list[Any]) -> dict[str, float]:
+def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dict[str, float]:
     """Train once, from a checkpoint or from the beginning, with the evaluations around it."""
     from wmtp.checkpoints.description import Description
     from wmtp.ranks.whole_model import export
     from wmtp.reporting.screen import overview, summary
-    from wmtp.run.recovery import supported_precision, watched
+    from wmtp.run.remedies import supported_precision
 
-    data, algo = parts.data, parts.algo
+    cfg, data, algo = attempt.cfg, parts.data, parts.algo
     algo.run_dir = run
     cfg.trainer.precision = supported_precision(cfg.trainer.precision)
     callbacks = [callback for callback in build(cfg.callbacks).values() if callback is not None]
@@ -159,31 +158,31 @@ def attempt(cfg: DictConfig, parts: Parts, checkpoint: Path | None, run: Path, l
     if trainer.is_global_zero:
         print(overview(algo, data, parts.leaks, run))
 
-    with watched(trainer):
-        metrics = {}
-        if cfg.eval.before:
-            metrics |= run_programs(cfg, "before", parts, trainer)
-            show_before(trainer, metrics)
-        trainer.validate(algo, data, verbose=False)  # the curves start before the first step
-        metrics |= {f"before/{key}": float(value) for key, value in trainer.callback_metrics.items()}
-        algo.train()  # Lightning keeps the mode it finds
-        try:
-            trainer.fit(algo, data, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit as left:
-            if trainer.interrupted:  # Ctrl-C before the first step, or a second one: Lightning ends with code 1
-                print("Stopped at once; what was saved before is kept, and the same command uses it.", file=sys.stderr)
-                raise KeyboardInterrupt from left
-            raise
-        leave_if_stopped(cfg, callbacks, trainer, run)
-        trainer.save_checkpoint(run / "checkpoints" / "last.ckpt")
-        trainer.validate(algo, data, verbose=False)
-        metrics |= {f"after/{key}": float(value) for key, value in trainer.callback_metrics.items()}
-        if cfg.eval.after:
-            metrics |= run_programs(cfg, "after", parts, trainer)
-        export(trainer, algo, run / "model")
-        if trainer.is_global_zero:
-            report, stores = write_up(run, loggers)
-            print(summary(metrics, run, report, stores))
+    attempt.trainer = trainer  # from here on a failure is one of training
+    metrics = {}
+    if cfg.eval.before:
+        metrics |= run_programs(cfg, "before", parts, trainer)
+        show_before(trainer, metrics)
+    trainer.validate(algo, data, verbose=False)  # the curves start before the first step
+    metrics |= {f"before/{key}": float(value) for key, value in trainer.callback_metrics.items()}
+    algo.train()  # Lightning keeps the mode it finds
+    try:
+        trainer.fit(algo, data, ckpt_path=attempt.checkpoint, weights_only=True)
+    except SystemExit as left:
+        if trainer.interrupted:  # Ctrl-C before the first step, or a second one: Lightning ends with code 1
+            print("Stopped at once; what was saved before is kept, and the same command uses it.", file=sys.stderr)
+            raise KeyboardInterrupt from left
+        raise
+    leave_if_stopped(cfg, callbacks, trainer, run)
+    trainer.save_checkpoint(run / "checkpoints" / "last.ckpt")
+    trainer.validate(algo, data, verbose=False)
+    metrics |= {f"after/{key}": float(value) for key, value in trainer.callback_metrics.items()}
+    if cfg.eval.after:
+        metrics |= run_programs(cfg, "after", parts, trainer)
+    export(trainer, algo, run / "model")
+    if trainer.is_global_zero:
+        report, stores = write_up(run, loggers)
+        print(summary(metrics, run, report, stores))
     return metrics
 
 

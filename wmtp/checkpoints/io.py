@@ -5,7 +5,7 @@
 [동작] 같은 폴더의 임시 이름에 쓰고, 디스크에 내린 뒤(fsync), 이름을 바꾼다. 그래서 앞의 체크포인트는 끝까지 온전하다.
 
     last.ckpt                  파일: torch.save 하나
-    last.ckpt/meta.pt          폴더: 가중치와 옵티마이저 상태를 뺀 나머지. 조각 파일의 크기도 적혀 있다
+    last.ckpt/meta.pt          폴더: 가중치와 옵티마이저 상태를 뺀 나머지. 조각 파일의 크기와 CRC-32도
              /model/           safetensors, 랭크마다 하나. 랭크의 수와 상관없이 읽힌다
              /optimizer_0/     텐서의 이름은 "번호.이름" (17.exp_avg), 번호는 torch의 것
 
@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
+from wmtp.checkpoints.integrity import crc32_of
 from wmtp.checkpoints.kinds import META, is_sharded
 from wmtp.errors import CheckpointError
 from wmtp.ranks.meeting import agree, is_first
@@ -87,7 +89,7 @@ def save_shards(checkpoint: dict[str, Any], path: Path) -> None:
 
     def finish() -> None:
         sizes = {str(file.relative_to(temporary)): file.stat().st_size for file in temporary.rglob("*.safetensors")}
-        _save(plain | {"shards": sizes}, temporary / META)
+        _save(plain | {"shards": sizes, "crc32": sums}, temporary / META)
         swap_in(temporary, path)
 
     try:
@@ -107,6 +109,7 @@ def save_shards(checkpoint: dict[str, Any], path: Path) -> None:
             }
             _save_tensors(tensors, temporary / name)
             plain["optimizer_states"].append({**optimizer, "state": rest})
+        sums = _sums_of(temporary)
         agree(finish)
     except BaseException:
         if is_first():
@@ -122,6 +125,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     meta = torch.load(path / META, map_location="cpu", weights_only=True)
+    meta.pop("crc32", None)
     for name, size in meta.pop("shards", {}).items():
         file = path / name
         there = file.stat().st_size if file.is_file() else 0
@@ -181,6 +185,16 @@ def _save_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
     if tensors:
         with _as_exception():
             dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
+
+
+def _sums_of(folder: Path) -> dict[str, int]:
+    """Sum up the shards, every rank its share of the files; all ranks call it once all of them are written."""
+    files = sorted(folder.rglob("*.safetensors"))
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    found: list[Any] = [None] * ranks
+    mine = {str(file.relative_to(folder)): crc32_of(file) for file in files[rank::ranks]}
+    dist.all_gather_object(found, mine)
+    return {name: crc for part in found for name, crc in part.items()}
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Go on after NaN, an exploded loss or a lack of memory, without a person.
 
-[연구 맥락] 나쁜 배치 하나, 메모리 몇 MB 때문에 밤새 한 학습을 잃지 않는다. 다만 아무것이나 고쳐 보지 않는다:
-    NaN/Inf, 손실 폭발   마지막 온전한 체크포인트로 돌아가 학습률 × 0.5, 그다음 작은 배치, 그다음 높은 정밀도
-    메모리 부족          조각을 두 배로 나누고 두 배로 쌓는다. 한 스텝의 표본과 M이 그대로이므로 기울기도 같다
-[동작] 고친 것은 설정의 키와 값으로 `attempts.json`에 먼저 적고 나서 다시 시작한다. 그래서 회복하다가 꺼져도
-    `ckpt=last`가 고친 설정으로 이어 간다. 온전하다는 것은 끝까지 읽히고 모든 텐서가 유한하다는 뜻이다.
-    아닌 것은 `.bad`로 이름을 바꾼다.
-    여러 랭크가 함께 멈추는 실패(콜백이 함께 정한다)는 그 자리에서 함께 회복한다. 한 랭크만의 실패는 그럴 수 없으므로,
+[연구 맥락] 나쁜 배치 하나, 메모리 몇 MB 때문에 밤새 한 학습을 잃지 않는다.
+[동작] 회복은 고리(loop)다: 해 보고 (`Attempt`), 고칠 수 있는 실패면 고친 설정과 마지막 온전한 체크포인트로 다시 한다.
+
+        for attempt in recovery.attempts(cfg, run, checkpoint, …):
+            with attempt:
+                return train_once(attempt, …)
+
+    무엇을 고치는지는 `remedies`가, 적는 일은 `attempts`가, 어디로 돌아갈지는 `checkpoints.last_good`이 안다.
+    여러 랭크가 함께 멈추는 실패(가드가 함께 정한다)는 그 자리에서 함께 회복한다. 한 랭크만의 실패는 그럴 수 없으므로,
     고칠 것을 적고 requeue_exit_code로 끝내 torchrun이나 스케줄러가 다시 시작하게 한다.
 [디버깅] 무엇을 왜 고쳤는지는 attempts.json과 보고서에 있다. 처음 설정으로 되돌리려면 attempts.json을 지운다.
 """
@@ -14,47 +16,31 @@
 import gc
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from lightning_fabric.plugins.environments import LightningEnvironment
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning import Trainer
-from safetensors import safe_open
-from torch import Tensor
 
-from wmtp.checkpoints.kinds import is_checkpoint
-from wmtp.checkpoints.saved_model import read_checkpoint
-from wmtp.errors import CheckpointError, ConfigError, is_whole_number
+from wmtp.checkpoints.last_good import last_good, replace_by_link
+from wmtp.errors import ConfigError, is_whole_number
 from wmtp.ranks.meeting import is_first
 from wmtp.reporting import write_report
-from wmtp.run.failure import Failure, describe, write_failure, write_json
-from wmtp.storage.files import swap_in
-from wmtp.storage.lock import alone
-
-JOINT = ("non_finite", "loss_explosion")  # the callbacks raise these on all ranks at once
-RATE = "callbacks.learning_rate.scale"
-# The keys that recovery changes. attempts.json may have come with somebody else's run: no other key is taken from it.
-CHANGES = (
-    RATE,
-    "data.token_budget",
-    "data.split",
-    *(f"trainer.{key}" for key in ("precision", "accumulate_grad_batches", "val_check_interval")),
-)
-
-Attempt = dict[str, Any]
+from wmtp.run.attempts import Record, as_overrides, read_attempts, with_changes, write_attempt
+from wmtp.run.failure import Failure, describe, write_failure
+from wmtp.run.remedies import JOINT, Remedy, choose_remedy
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """Decide what to change after a failure.
+    """Decide whether a run goes on after a failure.
 
     Args:
         max_attempts: 한 실행에서 고쳐 볼 횟수. 0이면 고치지 않는다.
@@ -72,24 +58,18 @@ class Recovery:
             if not is_whole_number(value, least) or value > most:
                 raise ConfigError(f"recovery.{key} = {value!r} must be a whole number from {least} to {most}.")
 
-    def attempts(self, run: Path) -> list[Attempt]:
-        """Give what was changed in a run so far."""
-        return read_attempts(run)
-
-    def keep_going(
+    def attempts(
         self,
-        attempt: Callable[[DictConfig, Path | None], Any],
         cfg: DictConfig,
         run: Path,
         checkpoint: Path | None,
         *,
         command: Callable[..., str],
         loggers: Iterable[Any] = (),
-    ) -> Any:
-        """Call `attempt(cfg, checkpoint)` until it returns, each time with what the failures so far changed.
+    ) -> Iterator["Attempt"]:
+        """Yield one attempt after another, each with what the failures so far changed, until one comes to its end.
 
         Args:
-            attempt: 한 번의 학습. 콜백을 단 Trainer를 `watched` 안에서 돌린다.
             cfg: 처음 설정.
             run: 실행 디렉터리.
             checkpoint: 처음 시작할 체크포인트, 없으면 None.
@@ -100,168 +80,108 @@ class Recovery:
         put_away_failures(run)
         while True:
             before = read_attempts(run)
-            try:
-                return attempt(with_changes(cfg, before), checkpoint)
-            except Exception as error:
-                checkpoint = self._answer(error, with_changes(cfg, before), run, before, start, command, loggers)
-            release_memory()  # out of the except block: the stack has let go of the tensors that it held
+            attempt = Attempt(self, with_changes(cfg, before), checkpoint, before, run, start, command, list(loggers))
+            yield attempt
+            if not attempt.failed:
+                return
+            checkpoint = attempt.going_on_from
+            release_memory()  # the exception is gone, and with it the stack that held tensors
 
-    def _answer(
-        self,
-        error: Exception,
-        cfg: DictConfig,
-        run: Path,
-        before: list[Attempt],
-        start: Path | None,
-        command: Callable[..., str],
-        loggers: Iterable[Any],
-    ) -> Path | None:
-        """Give the checkpoint to go on from after a failure; raise where it cannot go on in this process."""
-        where = getattr(error, "where", None)
-        if where is None:  # before training: a mistake, which leaves nothing behind
-            raise error
-        failure = describe(error, where.step, where.rank, where.world_size)
-        remedy = self.remedy(failure.kind, cfg, before) if where.training else None
-        if remedy and (failure.kind in JOINT or where.world_size == 1):
-            # All ranks do what the first one decides: files may look different a moment later.
-            checkpoint = where.decide(lambda: go_back(run, failure, remedy, before, start, command))
-            if where.rank == 0:
-                announce(read_attempts(run)[-1], run, loggers)
-            return checkpoint
-        if remedy or (where.world_size > 1 and len(read_attempts(run)) > len(before)):
-            leave_for_requeue(run, failure, remedy, len(before), where.strategy)
-            raise SystemExit(self.requeue_exit_code) from error
-        where.decide(lambda: give_up(run, failure, loggers), joint=failure.kind in JOINT)
-        raise error
-
-    def remedy(self, kind: str, cfg: DictConfig, before: list[Attempt]) -> tuple[str, dict[str, Any]] | None:
-        """Choose the next change: its name and the keys that it sets; None where nothing may or can be done.
-
-        Args:
-            kind: 실패의 종류.
-            cfg: 지금까지 고친 설정.
-            before: 앞선 시도들.
-        """
+    def remedy(self, kind: str, cfg: DictConfig, before: list[Record]) -> Remedy | None:
+        """Choose the next change; None where nothing may or can be done."""
         if len(before) >= self.max_attempts:
             return None
-        if kind == "out_of_memory":
-            return "smaller pieces", more_pieces(cfg)
-        if kind not in JOINT:
-            return None
-        tried = {attempt["remedy"] for attempt in before}
-        for name, change in LADDER.items():
-            if name not in tried and (changes := change(cfg)):
-                return name, changes
-        return ("lower rate", changes) if (changes := lower_rate(cfg)) else None
+        return choose_remedy(kind, cfg, {attempt["remedy"] for attempt in before})
 
 
-def lower_rate(cfg: DictConfig) -> dict[str, Any]:
-    """Halve every learning rate, where the callback that does it is there."""
-    scale = OmegaConf.select(cfg, RATE)
-    return {} if scale is None else {RATE: scale / 2}
+@dataclass
+class Attempt:
+    """Train once inside it: a failure that something can be changed about ends here, any other goes on its way.
 
-
-def smaller_batch(cfg: DictConfig) -> dict[str, Any]:
-    """Halve the token budget, where the longest samples still fit into it."""
-    half = cfg.data.token_budget // 2
-    return {"data.token_budget": half} if half >= cfg.data.max_length else {}
-
-
-def higher_precision(cfg: DictConfig) -> dict[str, Any]:
-    """Compute in float32."""
-    return {} if str(cfg.trainer.precision).startswith(("32", "64")) else {"trainer.precision": "32-true"}
-
-
-def more_pieces(cfg: DictConfig) -> dict[str, Any]:
-    """Cut every batch into twice as many pieces and accumulate twice as many: the same step in half the memory."""
-    changes = {
-        "data.split": 2 * OmegaConf.select(cfg, "data.split", default=1),
-        "trainer.accumulate_grad_batches": 2 * cfg.trainer.accumulate_grad_batches,
-    }
-    interval = OmegaConf.select(cfg, "trainer.val_check_interval")
-    if isinstance(interval, int):  # Lightning counts it in pieces
-        changes["trainer.val_check_interval"] = 2 * interval
-    return changes
-
-
-LADDER = {"lower rate": lower_rate, "smaller batch": smaller_batch, "higher precision": higher_precision}
-
-
-def supported_precision(precision: str) -> str:
-    """Replace bfloat16 where the GPU lacks it by float16 with a scaler.
-
-    Example:
-        >>> supported_precision("32-true")
-        '32-true'
+    Attributes:
+        recovery: 다시 할지 정하는 것.
+        cfg: 지금까지 고친 설정.
+        checkpoint: 시작할 체크포인트, 없으면 None.
+        before: 앞선 시도들 (attempts.json).
+        run: 실행 디렉터리.
+        start: 첫 시도가 시작한 체크포인트.
+        command: 다시 시작할 명령을 적는 함수.
+        loggers: 기록할 로거들.
+        trainer: 학습하는 동안의 Trainer. 그 전의 예외는 사용자의 실수이고, 아무것도 남기지 않는다.
+        failed: 고쳐서 다시 할 실패로 끝났으면 True.
+        going_on_from: 그때 이어 갈 체크포인트.
     """
-    if not str(precision).startswith("bf16") or not torch.cuda.is_available():
-        return precision
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return precision
-    print(f"trainer.precision = {precision}: this GPU has no bfloat16; going on with 16-mixed.", file=sys.stderr)
-    return "16-mixed"
+
+    recovery: Recovery
+    cfg: DictConfig
+    checkpoint: Path | None
+    before: list[Record]
+    run: Path
+    start: Path | None
+    command: Callable[..., str]
+    loggers: list[Any]
+    trainer: Trainer | None = None
+    failed: bool = False
+    going_on_from: Path | None = None
+
+    def __enter__(self) -> "Attempt":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, stack: Any) -> bool:
+        trainer, self.trainer = self.trainer, None  # what failed holds no memory
+        if trainer is None or not isinstance(error, Exception):
+            return False
+        failure = describe(error, trainer.global_step, trainer.global_rank, trainer.world_size)
+        joint, alone = failure.kind in JOINT, trainer.world_size == 1
+        # Only what came up in Lightning's loops is met by a change, not an evaluation by generation.
+        remedy = self.recovery.remedy(failure.kind, self.cfg, self.before) if trainer.interrupted else None
+        if remedy and (joint or alone):
+            # All ranks do what the first one decides: files may look different a moment later.
+            self.going_on_from = first_rank_decides(trainer, lambda: self.go_back(failure, remedy))
+            self.failed = True
+        elif remedy or (not alone and len(read_attempts(self.run)) > len(self.before)):
+            leave_for_requeue(self.run, failure, remedy, len(self.before), trainer)
+            raise SystemExit(self.recovery.requeue_exit_code) from error
+        elif joint:
+            first_rank_decides(trainer, lambda: give_up(self.run, failure, self.loggers))
+        else:
+            give_up(self.run, failure, self.loggers)
+        return self.failed
+
+    def go_back(self, failure: Failure, remedy: Remedy) -> Path | None:
+        """Find the checkpoint to go on from, and write the attempt down before it begins.
+
+        Returns:
+            이어 갈 체크포인트. 온전한 것이 없으면 처음 시작한 것, 그것도 없으면 None (처음부터).
+        """
+        again = failure.kind == "non_finite" and any(one["resumed_step"] == failure.step for one in self.before)
+        stuck = again or failure.kind == "loss_explosion"
+        # Weights from which the loss explodes at once are finite, and as bad.
+        good = last_good(self.run / "checkpoints", failure.step if stuck else None)
+        last = self.run / "checkpoints" / "last.ckpt"
+        replay = self.keep_replay(Path(failure.recipe), good) if failure.recipe else None
+        if good and good[0] != last:
+            replace_by_link(good[0], last)
+        write_attempt(self.run, failure, remedy, good, replay)
+        announce(read_attempts(self.run)[-1], self.run, self.loggers)
+        if good:
+            return last
+        outside = self.start and self.start.exists() and self.run.resolve() not in self.start.resolve().parents
+        return self.start if outside else None
+
+    def keep_replay(self, folder: Path, good: tuple[Path, int] | None) -> str:
+        """Keep the checkpoint from before a failure beside its recipe, and write the command that meets it again."""
+        if good:
+            replace_by_link(good[0], folder / "checkpoints" / "last.ckpt")
+        origin = [f"ckpt={folder}"] if good else ["ckpt=null", f"name={self.run.name}-replay"]
+        return self.command(*as_overrides(self.before), *origin, "recovery=off", "logger=csv")
 
 
-@dataclass(frozen=True)
-class Where:
-    """Hold where in a run an exception came up."""
-
-    step: int
-    rank: int
-    world_size: int
-    training: bool
-    strategy: Any
-
-    def decide(self, action: Callable[[], Any], joint: bool = True) -> Any:
-        """Act on the first rank and tell all what came of it; each rank for itself where they are not together."""
-        if self.world_size == 1 or not joint:
-            return action()
-        return self.strategy.broadcast(action() if self.rank == 0 else None)
-
-
-@contextmanager
-def watched(trainer: Trainer) -> Iterator[None]:
-    """Attach to an exception where it came up, so that `keep_going` knows."""
-    try:
-        yield
-    except Exception as error:
-        training = trainer.interrupted  # inside fit or validate, not in an evaluation by generation
-        error.where = Where(trainer.global_step, trainer.global_rank, trainer.world_size, training, trainer.strategy)
-        raise
-
-
-def read_attempts(run: Path) -> list[Attempt]:
-    """Read what was tried in a run so far.
-
-    Raises:
-        CheckpointError: 파일이 깨졌거나, recovery가 고치지 않는 키나 평범하지 않은 값이 있을 때.
-    """
-    file = run / "attempts.json"
-    if not file.exists():
-        return []
-    try:
-        attempts = json.loads(file.read_text(encoding="utf-8"))
-        changes = [change for attempt in attempts for change in attempt["changes"].items()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{file} is damaged ({error}); remove it to go on with the settings that you give."
-        ) from error
-    for key, value in changes:
-        if key not in CHANGES or not isinstance(value, int | float | str) or "${" in str(value):
-            raise CheckpointError(
-                f"{file} changes {key} to {value!r}, which wmtp never does; it was not written by wmtp, or not by this "
-                "version: remove it to go on with the settings that you give."
-            )
-    return attempts
-
-
-def with_changes(cfg: DictConfig, attempts: list[Attempt]) -> DictConfig:
-    """Return the config with all that the attempts changed."""
-    cfg = cfg.copy()
-    for attempt in attempts:
-        for key, value in attempt["changes"].items():
-            OmegaConf.update(cfg, key, value, force_add=True)
-    return cfg
+def first_rank_decides(trainer: Trainer, action: Callable[[], Any]) -> Any:
+    """Act on the first rank, and tell all of them what came of it."""
+    if trainer.world_size == 1:
+        return action()
+    return trainer.strategy.broadcast(action() if trainer.global_rank == 0 else None)
 
 
 def put_away_failures(run: Path) -> None:
@@ -274,75 +194,14 @@ def put_away_failures(run: Path) -> None:
         file.rename(run / "failures" / f"{file.stem}-{moment}.json")
 
 
-def go_back(
-    run: Path,
-    failure: Failure,
-    remedy: tuple[str, dict[str, Any]],
-    before: list[Attempt],
-    start: Path | None,
-    command: Callable[..., str],
-) -> Path | None:
-    """Find the checkpoint to go on from, and write the attempt down before it begins.
-
-    Returns:
-        이어 갈 체크포인트. 온전한 것이 없으면 처음 시작한 것, 그것도 없으면 None (처음부터).
-    """
-    again = failure.kind == "non_finite" and any(attempt["resumed_step"] == failure.step for attempt in before)
-    stuck = again or failure.kind == "loss_explosion"
-    # Weights from which the loss explodes at once are finite, and as bad.
-    good = good_checkpoint(run / "checkpoints", failure.step if stuck else None)
-    replay = None
-    if failure.recipe:
-        folder = Path(failure.recipe)
-        if good:
-            replace_by_link(good[0], folder / "checkpoints" / "last.ckpt")
-        origin = [f"ckpt={folder}"] if good else ["ckpt=null", f"name={run.name}-replay"]
-        changes = [as_override(key, value) for attempt in before for key, value in attempt["changes"].items()]
-        replay = command(*changes, *origin, "recovery=off", "logger=csv")
-    if good and good[0].name != "last.ckpt":
-        replace_by_link(good[0], run / "checkpoints" / "last.ckpt")
-    outside = start if start and start.exists() and run.resolve() not in start.resolve().parents else None
-    write_attempt(run, failure, remedy, good, replay)
-    return run / "checkpoints" / "last.ckpt" if good else outside
-
-
-def write_attempt(
-    run: Path,
-    failure: Failure,
-    remedy: tuple[str, dict[str, Any]],
-    good: tuple[Path, int] | None = None,
-    replay: str | None = None,
-    known: int | None = None,
-) -> None:
-    """Append to attempts.json; nothing where another rank has done so since there were `known` attempts."""
-    name, changes = remedy
-    with alone(run / "attempts.json.lock"):
-        attempts = read_attempts(run)
-        if known is not None and len(attempts) > known:
-            return
-        attempts.append(
-            {
-                "number": len(attempts) + 1,
-                "remedy": name,
-                "changes": changes,
-                "action": f"{name}: " + ", ".join(f"{k} = {v}" for k, v in changes.items()),
-                "went_back_to": good[0].name if good else None,
-                "resumed_step": good[1] if good else 0,
-                "replay": replay,
-                **failure.to_dict(),
-            }
-        )
-        write_json(run / "attempts.json", attempts)
-
-
-def leave_for_requeue(run: Path, failure: Failure, remedy: Any, known: int, strategy: Any) -> None:
+def leave_for_requeue(run: Path, failure: Failure, remedy: Remedy | None, known: int, trainer: Trainer) -> None:
     """Write down what to change, and end; another rank may have done so already."""
     if remedy:  # the others only lost their connection to this one
         write_attempt(run, failure, remedy, known=known)
         write_failure(run, failure)
     what = f"rank {failure.rank}: {failure.cause.splitlines()[0][:200]}"
     print(f"{what}\nEnding, to be started again: the same command with ckpt=auto goes on.", file=sys.stderr)
-    if failure.rank and launched_by_lightning(strategy):
+    if failure.rank and launched_by_lightning(trainer.strategy):
         # The launcher kills the first rank as soon as it sees this one gone: let that one end by itself.
         with suppress(Exception):
             torch.distributed.destroy_process_group()
@@ -405,95 +264,6 @@ def announce(attempt: Attempt, run: Path, loggers: Iterable[Any]) -> None:
             logger.log_files([run / "attempts.json"])
             if attempt["recipe"]:
                 keep_recipe(logger, Path(attempt["recipe"]))
-
-
-def good_checkpoint(folder: Path, before_step: int | None = None) -> tuple[Path, int] | None:
-    """Find the newest checkpoint that is whole and finite, and set aside those that are not.
-
-    Args:
-        folder: 체크포인트의 폴더.
-        before_step: 이 스텝이나 그 뒤의 것은 유한해도 쓰지 않는다.
-
-    Returns:
-        (체크포인트, 그 스텝).
-    """
-    for old in folder.glob("*.ckpt.old"):
-        is_checkpoint(old.with_suffix(""))  # finishes a swap that was cut short
-    steps = {path: finite_step(path) for path in folder.glob("*.ckpt")}
-    good = {path: step for path, step in steps.items() if step is not None}
-    if before_step is not None:
-        good = {path: step for path, step in good.items() if step < before_step}
-    for path in steps.keys() - good.keys():
-        bad = path.with_name(path.name + ".bad")
-        shutil.rmtree(bad) if bad.is_dir() else bad.unlink(missing_ok=True)
-        path.rename(bad)
-    return max(good.items(), key=lambda item: (item[1], item[0].name == "last.ckpt"), default=None)
-
-
-def finite_step(path: Path) -> int | None:
-    """Return the step of a checkpoint; None if it is damaged or holds a value that is not finite."""
-    try:
-        if path.is_dir():
-            return _finite_step_of_shards(path)
-        checkpoint = read_checkpoint(path)
-        tensors = _tensors([checkpoint["state_dict"], checkpoint.get("optimizer_states", [])])
-        return checkpoint["global_step"] if all(map(is_finite, tensors)) else None
-    except (CheckpointError, OSError, KeyError, RuntimeError):
-        return None
-
-
-def _finite_step_of_shards(path: Path) -> int | None:
-    from wmtp.checkpoints.io import read_meta
-
-    step = read_meta(path)["global_step"]
-    for file in sorted(path.rglob("*.safetensors")):
-        with safe_open(file, "pt") as shard:
-            if not all(is_finite(shard.get_tensor(name)) for name in shard.keys()):
-                return None
-    return step
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Tell whether every element is finite."""
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
-
-
-def _tensors(nested: Any) -> Iterator[Tensor]:
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, dict | list | tuple):
-        for item in nested.values() if isinstance(nested, dict) else nested:
-            yield from _tensors(item)
-
-
-def replace_by_link(source: Path, target: Path) -> None:
-    """Give a checkpoint a second name at once; it takes no space, since checkpoints are replaced, never changed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".link")
-
-    def link(one: str, other: str) -> None:
-        try:
-            os.link(one, other)
-        except OSError:  # a file system without hard links
-            shutil.copy2(one, other)
-
-    if source.is_dir():
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(source, temporary, copy_function=link)
-    else:
-        temporary.unlink(missing_ok=True)
-        link(str(source), str(temporary))
-    swap_in(temporary, target)
-
-
-def as_override(key: str, value: Any) -> str:
-    """Write a change as it is given on the command line.
-
-    Example:
-        >>> as_override("data.split", 2)
-        '++data.split=2'
-    """
-    return f"++{key}={value}"
 
 
 def release_memory() -> None:

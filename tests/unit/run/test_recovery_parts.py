@@ -20,16 +20,18 @@ from wmtp.callbacks.graceful_stop import GracefulStop
 from wmtp.callbacks.learning_rate_scale import LearningRateScale
 from wmtp.callbacks.loss_explosion import LossExplosion
 from wmtp.callbacks.step_check import StepCheck
+from wmtp.checkpoints.last_good import last_good, replace_by_link
 from wmtp.cli import build, config_dir, explain
 from wmtp.data.module import MTPDataModule
 from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import CheckpointError, ConfigError, LossExplosionError, NonFiniteError
 from wmtp.maths.weighting import SoftWeighting
+from wmtp.run.attempts import read_attempts, with_changes, write_attempt
 from wmtp.run.directory import unfinished_run
 from wmtp.run.failure import describe
 from wmtp.run.log import keep_log
-from wmtp.run.recovery import Recovery, good_checkpoint, read_attempts, replace_by_link, with_changes, write_attempt
+from wmtp.run.recovery import Recovery
 
 
 def rho1():
@@ -226,16 +228,16 @@ def test_the_newest_checkpoint_that_is_whole_and_finite_is_good_and_bad_ones_are
     save(tmp_path / "last.ckpt", 4, math.nan)
     save(tmp_path / "0003.ckpt", 3)
     (tmp_path / "0003.ckpt").write_bytes((tmp_path / "0003.ckpt").read_bytes()[:300])
-    assert good_checkpoint(tmp_path) == (tmp_path / "best.ckpt", 2)
+    assert last_good(tmp_path) == (tmp_path / "best.ckpt", 2)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "0001.ckpt", "0003.ckpt.bad", "best.ckpt", "last.ckpt.bad"
     ]  # fmt: skip
-    assert good_checkpoint(tmp_path, before_step=2) == (tmp_path / "0001.ckpt", 1)
+    assert last_good(tmp_path, before_step=2) == (tmp_path / "0001.ckpt", 1)
     replace_by_link(tmp_path / "0001.ckpt", tmp_path / "last.ckpt")
     save(tmp_path / "new", 9)
     (tmp_path / "new").replace(tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "0001.ckpt")["global_step"] == 1
-    assert good_checkpoint(tmp_path / "none") is None
+    assert last_good(tmp_path / "none") is None
 
 
 def test_what_was_changed_is_kept_once_and_applied_again(tmp_path):
