@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from wmtp.errors import ConfigError, is_whole_number
+from wmtp.errors import ConfigError, check_number, is_whole_number
 from wmtp.maths.speculative import accept_matching, accept_sampled
 from wmtp.models.draw import draw_tokens, noise_seed, nucleus_probabilities, uniform
 from wmtp.models.slot_cache import SlotCache
@@ -77,8 +77,8 @@ class Sampling:
     decoding: Literal["auto", "ordinary", "speculative"] = "auto"
 
     def __post_init__(self) -> None:
-        _check_number("temperature", self.temperature, self.temperature >= 0, "must be >= 0; 0 is greedy, try 0.2")
-        _check_number("top_p", self.top_p, 0 < self.top_p <= 1, "must be in (0, 1]; 1 keeps every token, try 0.95")
+        check_number("sampling.temperature", self.temperature, lambda v: v >= 0, ">= 0; 0 is greedy, try 0.2")
+        check_number("sampling.top_p", self.top_p, lambda v: 0 < v <= 1, "in (0, 1]; 1 keeps every token, try 0.95")
         for name in ("n", "max_new_tokens", "batch_size"):
             value = getattr(self, name)
             if not is_whole_number(value):
@@ -87,11 +87,6 @@ class Sampling:
             raise ConfigError(f"sampling.seed = {self.seed!r} must be a whole number; try 42.")
         if self.decoding not in ("auto", "ordinary", "speculative"):
             raise ConfigError(f"sampling.decoding = {self.decoding!r} must be auto, ordinary or speculative; try auto.")
-
-
-def _check_number(name: str, value: Any, within: bool, sentence: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not within:
-        raise ConfigError(f"sampling.{name} = {value!r} {sentence}.")
 
 
 @dataclass(frozen=True)
