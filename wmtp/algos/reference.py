@@ -29,7 +29,7 @@ from wmtp.cache.fingerprint import digest_of_model
 from wmtp.data.losses import score_samples
 from wmtp.data.tokenization import TokenizedSamples
 from wmtp.errors import ConfigError
-from wmtp.models.loading import find_frozen
+from wmtp.models.frozen import find_frozen
 from wmtp.progress import progress_bar
 
 VERSION = 1  # of what is computed; another number makes all entries anew
