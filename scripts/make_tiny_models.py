@@ -20,8 +20,8 @@ from transformers import LlamaConfig
 
 from wmtp.cli import config_dir, quiet
 from wmtp.eval import evaluate_checkpoint
-from wmtp.models.loading import load_tokenizer
 from wmtp.models.mtp import MTPForCausalLM
+from wmtp.models.tokenizer import load_tokenizer
 from wmtp.train import train
 
 ASSETS = Path(__file__).resolve().parent.parent / "wmtp" / "assets"

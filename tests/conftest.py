@@ -16,6 +16,6 @@ def cache_of_this_session(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tokenizer():
     """Load the tokenizer that ships with wmtp."""
-    from wmtp.models.loading import load_tokenizer  # here, because the sandbox's tests need no torch
+    from wmtp.models.tokenizer import load_tokenizer  # here, because the sandbox's tests need no torch
 
     return load_tokenizer(TOKENIZER)

@@ -6,7 +6,7 @@ import torch
 from transformers import LlamaConfig
 
 from wmtp.algos.reference import OnlineReference
-from wmtp.models.loading import FrozenModel
+from wmtp.models.frozen import FrozenModel
 from wmtp.models.mtp import MTPForCausalLM
 
 # As many tokens as the tokenizer that ships with wmtp has.

@@ -20,9 +20,11 @@ from transformers import LlamaConfig
 
 from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
-from wmtp.models.generation import Completion, Request, Sampling, acceptance, generate
-from wmtp.models.loading import find_model, load_model, load_tokenizer
+from wmtp.models.generation import generate
+from wmtp.models.loading import find_model, load_model
 from wmtp.models.mtp import MTPForCausalLM
+from wmtp.models.sampling import Completion, Request, Sampling, acceptance
+from wmtp.models.tokenizer import load_tokenizer
 
 DEEP = Path("runs/bench/decode/deep")
 PROMPT = Synthetic0Shot()

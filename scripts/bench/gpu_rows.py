@@ -41,8 +41,10 @@ from wmtp.maths.alignment import IGNORE, shift_left, target_mask
 from wmtp.maths.loss import weighted_mtp_loss
 from wmtp.maths.weighting import HardSelection, SoftWeighting
 from wmtp.models.flops import peak_flops
-from wmtp.models.generation import Request, Sampling, acceptance, generate
-from wmtp.models.loading import find_model, load_tokenizer
+from wmtp.models.generation import generate
+from wmtp.models.loading import find_model
+from wmtp.models.sampling import Request, Sampling, acceptance
+from wmtp.models.tokenizer import load_tokenizer
 from wmtp.run.memory_profile import PHASES, CudaMeter, HostMeter, PhaseMeter
 
 GIGABYTE = 2**30

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python scripts/bench/scale.py        CPU, about 3 minutes; with a GPU about 1B parameters on it
     python scripts/bench/scale.py --toy                    seconds: that every row can be measured, not what it says
 
-[연구 맥락] "메모리가 머리 수에 따라 늘지 않는다", "가중치는 공짜다", "Trainer보다 느리지 않다"는 약속을 재어 본다.
+[연구 맥락] "메모리가 헤드 수에 따라 늘지 않는다", "가중치는 공짜다", "Trainer보다 느리지 않다"는 약속을 재어 본다.
 [동작] 묶음마다 첫 줄이 기준이고, ×는 그 줄에 대한 비율이다. 메모리는 한순간에 있던 텐서의 최대 크기다: GPU에서는
     할당자가, CPU에서는 torch의 프로파일러가 센다. RSS와 달리 돌릴 때마다 같다. 시간은 CPU 시간(GPU에서는 동기화한
     벽시계)이다. 묶음의 모든 줄이 한 스텝씩 번갈아 돌고, 짝지은 비율의 중앙값을 쓴다: 시끄러운 기계에서도 견줄 수 있다.

@@ -60,7 +60,7 @@ def test_the_optimizer_gets_only_what_is_trained(optimizer):
         (dict(r=0), "model.adapter.r = 0 must be a whole number, at least 1"),
         (dict(alpha=0), "model.adapter.alpha = 0 must be a number > 0"),
         (dict(alpha=float("inf")), "model.adapter.alpha = inf must be a number > 0"),
-        (dict(dropout=1.0), r"model.adapter.dropout = 1.0 must be in \[0, 1\)"),
+        (dict(dropout=1.0), r"model.adapter.dropout = 1.0 must be a number in \[0, 1\)"),
         (dict(target_modules=["wq"]), r"\['wq'\] are not in the trunk of llama, which has \['down_proj', .*'v_proj'\]"),
         (dict(target_modules=["q_proj", "v_porj"]), r"= \['v_porj'\] are not in the trunk of llama"),
         (dict(target_modules="q_proj"), r"= 'q_proj' must be a list of names, such as \[q_proj, v_proj\]"),

@@ -102,7 +102,8 @@ def test_rewards_that_are_no_probability_work_without_another_word(config, tmp_p
     if rewards == "reward_model":
         from transformers import LlamaConfig, LlamaForSequenceClassification
 
-        from wmtp.models.loading import find_model, load_tokenizer
+        from wmtp.models.loading import find_model
+        from wmtp.models.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(find_model("asset:tiny-base"))
         tokenizer.save_pretrained(tmp_path / "judge")

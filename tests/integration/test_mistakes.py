@@ -43,7 +43,7 @@ def answer(tmp_path, capsys, monkeypatch):
     [
         ("algo=rho", r"ConfigError: algo = rho is not one of .*baseline.*rho1.*Did you mean rho1\?"),
         ("trainer.max_step=5", r"ConfigError: trainer\.max_step is not a key"),
-        ("algo.weighting.temperature=0", r"ConfigError: algo\.weighting\.temperature = 0 must be > 0"),
+        ("algo.weighting.temperature=0", r"ConfigError: algo\.weighting\.temperature = 0 must be a number > 0"),
         ("algo.weighting.percentile=7", r"ConfigError: algo\.weighting\.percentile = 7 must be"),
         ("algo.weighting.lam=abc", r"ConfigError: algo\.weighting\.lam = 'abc' must be a number"),
         ("algo.score=relative", r"ConfigError: algo\.score = 'relative' must be excess or absolute"),
@@ -53,6 +53,7 @@ def answer(tmp_path, capsys, monkeypatch):
         ("trainer=gpu", r"ConfigError: trainer\.accelerator = gpu, but torch .* sees no GPU here; set trainer=cpu"),
         ("model.path=/nowhere", r"DataNotFoundError: model\.path = /nowhere: no config\.json"),
         ("model.heads=8", r"ConfigError: model\.heads = 8.*heads_init=copy"),
+        ("sampling.temperature=hot", r"ConfigError: sampling\.temperature = 'hot' must be a number >= 0"),
         ("optimizer.lr=-1", r"ConfigError: optimizer\.lr = -1 must be a number > 0"),
         ("trainer.max_steps=many", r"ConfigError: trainer\.max_steps = 'many' must be a whole number"),
         ("data=mbpp data.path=/nowhere", r"DataNotFoundError: .*/nowhere"),

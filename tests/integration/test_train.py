@@ -16,7 +16,8 @@ from tests.real_data import DATA, real_data
 from wmtp.checkpoints.io import AtomicCheckpointIO
 from wmtp.cli import front_door
 from wmtp.eval import evaluate_checkpoint
-from wmtp.models.loading import find_model, load_model, load_tokenizer
+from wmtp.models.loading import find_model, load_model
+from wmtp.models.tokenizer import load_tokenizer
 from wmtp.train import train
 
 

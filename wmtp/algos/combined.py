@@ -14,7 +14,7 @@ from wmtp.algos.critic import Critic
 from wmtp.algos.reference import OnlineReference
 from wmtp.algos.rho1 import Rho1
 from wmtp.critic.value import PolicyValue
-from wmtp.errors import ConfigError
+from wmtp.errors import check_number
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.weighting import standardize
 from wmtp.models.mtp import MTPMixin, MTPOutput
@@ -38,8 +38,7 @@ class Combined(Critic, Rho1):
         if reference.frozen == value.frozen:
             reference.frozen = value.frozen  # one model, in memory once
         super().__init__(model, value=value, reference=reference, **parts)
-        if isinstance(mix, bool) or not isinstance(mix, (int, float)) or not 0 <= mix <= 1:
-            raise ConfigError(f"algo.mix = {mix!r} must be in [0, 1]; 0 is rho1, 1 is critic, try 0.5.")
+        check_number("algo.mix", mix, lambda v: 0 <= v <= 1, "in [0, 1]; 0 is rho1, 1 is critic, try 0.5")
         self.mix, self.score_name = mix, "mixed"
 
     def token_scores(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:

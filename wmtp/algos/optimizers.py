@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from wmtp.errors import ConfigError
+from wmtp.errors import check_number
 from wmtp.private_names import let_lightning_unscale
 
 
@@ -95,5 +95,4 @@ class CombinedOptimizer(Optimizer):
 
 
 def _check_positive(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ConfigError(f"optimizer.{name} = {value!r} must be a number > 0; see conf/optimizer/.")
+    check_number(f"optimizer.{name}", value, lambda v: v > 0, "> 0; see conf/optimizer/")

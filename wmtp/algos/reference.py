@@ -2,7 +2,7 @@
 
 [연구 맥락] rho1의 CE_ref는 학습 중에 변하지 않는다 (MATHS.md 4절). 배치마다 채점할 수도 있지만 (online), 한 번 계산해
     두면 (cached) 학습하는 동안 참조모델은 메모리에도 시간표에도 없다: rho1 한 스텝의 값이 baseline 한 스텝과 같아진다.
-[동작] cached의 열쇠는 (토큰, 참조모델의 내용, 그것을 담은 정밀도, 계산의 정밀도). 데이터를 많아야 256조각으로 나누고,
+[동작] cached의 키는 (토큰, 참조모델의 내용, 그것을 담은 정밀도, 계산의 정밀도). 데이터를 많아야 256조각으로 나누고,
     조각마다 캐시의 항목 하나다. 조각을 잠그고 계산하므로 랭크든, 따로 띄운 프로세스든, 같은 폴더를 보는 다른 컴퓨터든
     통신 없이 나누어 계산하고, 죽었다 깨어나면 남은 조각만 한다. `python -m wmtp.precompute`가 미리 해 둔다.
     미리 해 두지 않았고 데이터의 한 바퀴도 돌지 않을 실행이라면, 전부 계산하는 것이 낭비이므로 그때그때 채점한다.
@@ -29,7 +29,7 @@ from wmtp.cache.fingerprint import digest_of_model
 from wmtp.data.losses import score_samples
 from wmtp.data.tokenization import TokenizedSamples
 from wmtp.errors import ConfigError
-from wmtp.models.loading import find_frozen
+from wmtp.models.frozen import find_frozen
 from wmtp.progress import progress_bar
 
 VERSION = 1  # of what is computed; another number makes all entries anew
@@ -148,9 +148,9 @@ class CachedReference(OnlineReference):
 
         Args:
             samples: 학습 표본들.
-            precision: Lightning의 정밀도 이름. 그때그때 채점할 때와 같은 계산이 되도록 열쇠에 들어간다.
+            precision: Lightning의 정밀도 이름. 그때그때 채점할 때와 같은 계산이 되도록 키에 들어간다.
             token_budget: 배치 하나의 자리 수 상한.
-            pad_token_id: 채움 토큰.
+            pad_token_id: 패딩 토큰.
             device: 참조모델을 둘 장치.
             autocast: precision을 켜는 컨텍스트를 만드는 함수.
             rank: 몇 번째 프로세스인지. 저마다 다른 곳에서 시작한다.

@@ -15,7 +15,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from wmtp.callbacks.step_check import StepCheck
-from wmtp.errors import ConfigError, LossExplosionError, is_whole_number
+from wmtp.errors import ConfigError, LossExplosionError, check_number, is_whole_number
 
 
 class LossExplosion(StepCheck):
@@ -28,8 +28,7 @@ class LossExplosion(StepCheck):
     """
 
     def __init__(self, factor: float = 10.0, window: int = 50, floor: float = 0.1) -> None:
-        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor > 1:
-            raise ConfigError(f"callbacks.loss_explosion.factor = {factor!r} must be a number > 1; try 10.")
+        check_number("callbacks.loss_explosion.factor", factor, lambda v: v > 1, "> 1; try 10")
         if not is_whole_number(window, 2):
             raise ConfigError(f"callbacks.loss_explosion.window = {window!r} must be a whole number, at least 2.")
         self.factor, self.window, self.floor = factor, window, floor

@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from wmtp.maths.credit import auc
+from wmtp.maths.credit import twice_below
 from wmtp.private_names import logs_this_step, step_goes_on
 
 EXTREME = 5.0
@@ -97,13 +97,16 @@ def corruption_statistics(weight_BT: Tensor, score_BT: Tensor, mask_BT: Tensor, 
         >>> {key: round(value.item(), 3) for key, value in s.items()}
         {'corrupted_mean': 0.4, 'clean_mean': 1.2, 'auc': 0.5}
     """
-    weight_N = weight_BT.detach().flatten().double()
+    score_N, weight_N = score_BT.detach().flatten().double(), weight_BT.detach().flatten().double()
     corrupted_N, clean_N = (mask_BT & noise_BT).flatten(), (mask_BT & ~noise_BT).flatten()
-    means = [torch.where(chosen_N, weight_N, 0.0).sum() / chosen_N.sum() for chosen_N in (corrupted_N, clean_N)]
+    clean_count = clean_N.sum()
+    # The AUC of maths/credit.py, but the masked ones are put at the end: to pick them out, the host would wait.
+    above_N = 1.0 - twice_below(score_N, torch.where(clean_N, score_N, torch.inf)) / (2 * clean_count)
+    pick = lambda value_N, chosen_N: torch.where(chosen_N, value_N, 0.0).sum() / chosen_N.sum()  # noqa: E731
     return {
-        "corrupted_mean": means[0],
-        "clean_mean": means[1],
-        "auc": auc(score_BT.flatten(), clean_N, corrupted_N),
+        "corrupted_mean": pick(weight_N, corrupted_N),
+        "clean_mean": pick(weight_N, clean_N),
+        "auc": torch.where(clean_count > 0, pick(above_N, corrupted_N), torch.nan),
     }
 
 

@@ -19,9 +19,10 @@ from wmtp.checkpoints.io import read_meta, read_weights
 from wmtp.checkpoints.kinds import is_sharded
 from wmtp.errors import CheckpointError
 from wmtp.models.adapter import Lora
-from wmtp.models.loading import check_weights, find_model, load_model, load_tokenizer, mtp_class
+from wmtp.models.loading import check_weights, find_model, load_model, mtp_class
 from wmtp.models.mtp import MTPMixin
 from wmtp.models.same_tensors import check_same_tensors
+from wmtp.models.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)

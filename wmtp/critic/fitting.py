@@ -248,7 +248,7 @@ def measure(states: TrunkStates) -> dict[str, float]:
         deltas.append(value_deltas(value_BT, mask_BT))
     reward_B, last_B = heldout.reward_S[[row for rows in batches for row in rows]], torch.cat(last)
     good_B = reward_B == 1 if value.binary else reward_B > reward_B.median()
-    return {"auc": float(auc(last_B, good_B, ~good_B))} | heldout.localise(batches, deltas, value.binary)
+    return {"auc": float(auc(last_B[good_B], last_B[~good_B]))} | heldout.localise(batches, deltas, value.binary)
 
 
 def check_value_loss(kind: str, binary: bool) -> None:

@@ -28,7 +28,7 @@ from wmtp.critic import value as value_models
 from wmtp.critic.fitting import TrunkStates, ValueFitting, check_value_loss, measure
 from wmtp.critic.known import Curve, auc_of, is_stale, tell
 from wmtp.critic.rewarded import RewardedSamples
-from wmtp.errors import ConfigError, DataNotFoundError, is_whole_number
+from wmtp.errors import ConfigError, DataNotFoundError, check_number, is_whole_number
 from wmtp.maths import credit
 from wmtp.progress import progress_bar
 
@@ -87,8 +87,7 @@ class CriticPretraining(Callback):
             ("sparsity", sparsity, lambda v: v >= 0, ">= 0; 0 lets V move everywhere, try 1.0"),
             ("lr", lr, lambda v: v > 0, "> 0; try 0.002"),
         ):
-            if isinstance(number, bool) or not isinstance(number, (int, float)) or not inside(number):
-                raise ConfigError(f"algo.pretraining.{key} = {number!r} must be a number {range_}.")
+            check_number(f"algo.pretraining.{key}", number, inside, range_)
         value_loss = value_loss or ("bce" if rewards.binary else "mse")
         check_value_loss(value_loss, rewards.binary)
         self.rewards, self.problems, self.heldout_problems = rewards, problems, heldout_problems

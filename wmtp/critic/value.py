@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from wmtp.cache.fingerprint import digest_of_model
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
-from wmtp.models.loading import FrozenModel, check_frozen_weights, find_model, find_reference
+from wmtp.models.frozen import FrozenModel, check_frozen_weights, find_reference
+from wmtp.models.loading import find_model
 from wmtp.models.mtp import MTPMixin, MTPOutput
 
 

@@ -11,7 +11,7 @@ from random import Random
 
 from wmtp.cache.fingerprint import digest_of
 from wmtp.data.problem import Problem, Source
-from wmtp.errors import ConfigError
+from wmtp.errors import ConfigError, check_number
 
 
 class Mix(Source):
@@ -38,11 +38,8 @@ class Mix(Source):
         for name, weight in weights.items():
             if name not in sources:
                 raise ConfigError(f"data.weights.{name}: there is no such source; choose from {', '.join(sources)}.")
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-                raise ConfigError(
-                    f"data.weights.{name} = {weight!r} must be a number >= 0: how often each of its problems comes in "
-                    "an epoch; try 1, or 0 to leave the source out."
-                )
+            often = ">= 0: how often each of its problems comes in an epoch; try 1, or 0 to leave the source out"
+            check_number(f"data.weights.{name}", weight, lambda v: v >= 0, often)
         self.weights = {name: weight for name, weight in weights.items() if weight}
         self.sources = {name: sources[name] for name in self.weights}
         if not self.sources:

@@ -21,7 +21,7 @@ from wmtp.data.batching import StepLoader
 from wmtp.data.problem import Problem
 from wmtp.data.tokenization import TokenizedSamples, tokenize_problems
 from wmtp.errors import ConfigError, is_whole_number
-from wmtp.models.loading import tokenizer_content
+from wmtp.models.tokenizer import tokenizer_content
 from wmtp.private_names import count_again
 
 

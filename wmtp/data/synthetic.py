@@ -29,7 +29,7 @@ from wmtp.data.grammar import (
 )
 from wmtp.data.mutation import difference
 from wmtp.data.problem import Problem, Source
-from wmtp.errors import ConfigError
+from wmtp.errors import ConfigError, check_number
 
 TESTS_PER_PROBLEM = 6
 
@@ -73,11 +73,8 @@ class Synthetic(Source):
         for split, size in self.sizes.items():
             if type(size) is not int or size < 0:
                 raise ConfigError(f"data.{split}_size = {size} must be a whole number >= 0. Try 500.")
-        if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise <= 1:
-            raise ConfigError(
-                f"data.noise = {noise} must be between 0 and 1. It is the share of training solutions to corrupt; "
-                "try 0.5, or 0 for clean data."
-            )
+        share = "in [0, 1]. It is the share of training solutions to corrupt; try 0.5, or 0 for clean data"
+        check_number("data.noise", noise, lambda v: 0 <= v <= 1, share)
 
     def stream(self, split: str) -> Iterator[Problem]:
         """Generate the problems of a split; there are none for "prompt"."""

@@ -67,8 +67,8 @@ class Benchmark:
         missing = [task_id for task_id in wanted if task_id not in found]
         if missing:
             raise ConfigError(
-                f"benchmark.suite: the prompt {self.prompt.name} shows {', '.join(missing)}, which {self.name} does not have. "
-                "Choose a prompt mode without shots."
+                f"benchmark.suite: the prompt {self.prompt.name} shows {', '.join(missing)}, which {self.name} does "
+                "not have. Choose a prompt mode without shots."
             )
         return tuple(found[task_id] for task_id in wanted)
 

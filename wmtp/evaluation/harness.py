@@ -57,7 +57,7 @@ from wmtp.storage.files import write_atomically
 from wmtp.storage.lock import Taken, alone
 
 if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take seconds to load
-    from wmtp.models.generation import Sampling
+    from wmtp.models.sampling import Sampling
 
 ALONE = Ranks()
 FILES = ("eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metrics.json", "speed.json")
@@ -359,7 +359,7 @@ class _Evaluation:
         values: dict[str, Any] = {"judging_seconds": sum(row["seconds"] for row in rows)}
         made = [row for row in rows if row.get("tokens")]
         if made:
-            from wmtp.models.generation import Completion, acceptance
+            from wmtp.models.sampling import Completion, acceptance
 
             values["tokens"] = sum(row["tokens"] for row in made)
             values["generation_seconds"] = sum(row["generation_seconds"] for row in made)
@@ -388,7 +388,8 @@ def _generate(
     benchmark: Benchmark, keys: list[Key], model: Any, tokenizer: Any, sampling: "Sampling"
 ) -> Iterator[dict[str, Any]]:
     """Generate the samples that are asked for, in whatever order they finish."""
-    from wmtp.models.generation import Request, generate
+    from wmtp.models.generation import generate
+    from wmtp.models.sampling import Request
 
     prompts = {problem.task_id: benchmark.text(problem) for problem in benchmark.problems}
     stop = benchmark.prompt.stop

@@ -71,27 +71,29 @@ def value_deltas(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return torch.where(mask_BT, delta_BT, 0.0)
 
 
-def auc(score_N: Tensor, positive_N: Tensor, negative_N: Tensor) -> Tensor:
-    """Compute the probability that a positive scores above a negative, without waiting for the device.
-
-    Args:
-        score_N: 점수.
-        positive_N, negative_N: 견줄 두 쪽이면 True. 어느 쪽도 아닌 것은 세지 않는다.
+def auc(positive_N: Tensor, negative_M: Tensor) -> Tensor:
+    """Compute the probability that a positive scores above a negative; a tie counts half (Mann-Whitney).
 
     Returns:
-        Mann-Whitney의 확률, 0차원, float64. 동점은 1/2. 한쪽이 비어 있으면 NaN.
+        0차원. 한쪽이 비어 있으면 NaN.
 
     Example:
-        >>> positive = torch.tensor([True, True, False, False])
-        >>> auc(torch.tensor([3.0, 1.0, 0.0, 1.0]), positive, ~positive).item()
+        >>> auc(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 1.0])).item()
         0.875
     """
-    score_N = score_N.detach().double()
-    ascending_N = torch.where(negative_N, score_N, torch.inf).sort().values
-    # For each positive, twice how many negatives lie below it. What is no negative lies at the end of the order.
-    below_N = torch.searchsorted(ascending_N, score_N) + torch.searchsorted(ascending_N, score_N, right=True)
-    pairs = positive_N.sum() * negative_N.sum()
-    return torch.where(positive_N, below_N, 0).sum().double() / (2 * pairs)  # 0 / 0 is NaN
+    share_N = twice_below(positive_N, negative_M) / (2 * len(negative_M))
+    return share_N.mean() if len(negative_M) else share_N.new_tensor(torch.nan)
+
+
+def twice_below(score_N: Tensor, other_M: Tensor) -> Tensor:
+    """Count for each score twice how many of the others lie below it, so that a tie counts one.
+
+    Example:
+        >>> twice_below(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 1.0]))
+        tensor([4, 3])
+    """
+    score_N, other_M = score_N.double(), other_M.double().sort().values
+    return torch.searchsorted(other_M, score_N) + torch.searchsorted(other_M, score_N, right=True)
 
 
 def localisation(score_BT: Tensor, mask_BT: Tensor, changed_BT: Tensor, correct_B: Tensor) -> dict[str, float]:
@@ -130,7 +132,7 @@ def localisation(score_BT: Tensor, mask_BT: Tensor, changed_BT: Tensor, correct_
     sum_B = kept_BT.sum(dim=1)
     # Standardized scores add up to 0: what is left of that is rounding, and orders nothing.
     rounding = (sum_B.abs() <= 1e-5 * kept_BT.abs().sum(dim=1)).all()
-    first_BT = wrong_B[:, None] & (place_T == first_B[:, None])
+    first_score_N = score_BT.gather(1, first_B[:, None]).squeeze(1)[wrong_B]
     found = {
         "on_first": lowest_B == first_B,
         "within_two": (lowest_B >= first_B) & (lowest_B <= first_B + 2),
@@ -138,7 +140,7 @@ def localisation(score_BT: Tensor, mask_BT: Tensor, changed_BT: Tensor, correct_
         "chance": changed_BT.sum(dim=1) / mask_BT.sum(dim=1).clamp(min=1),
     }
     return {name: float(value_B[wrong_B].double().mean()) for name, value_B in found.items()} | {
-        "first_token_auc": float(auc(-score_BT.flatten(), first_BT.flatten(), clean_BT.flatten())),
-        "sequence_auc": torch.nan if rounding else float(auc(sum_B, correct_B, ~correct_B)),
+        "first_token_auc": float(auc(-first_score_N, -score_BT[clean_BT])),
+        "sequence_auc": torch.nan if rounding else float(auc(sum_B[correct_B], sum_B[~correct_B])),
         "programs": int(wrong_B.sum()),
     }

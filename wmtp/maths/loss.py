@@ -1,15 +1,15 @@
 """Compute the weighted multi-token loss without ever holding all logits.
 
-[연구 맥락] 로짓 [B, T, H, V]은 모델보다 크다 (4096 토큰, 머리 4, 어휘 32000이면 2 GB, 역전파까지 8 GB).
+[연구 맥락] 로짓 [B, T, H, V]은 모델보다 크다 (4096 토큰, 헤드 4, 어휘 32000이면 2 GB, 역전파까지 8 GB).
 가중치는 손실을 구하기 전에 이미 알고 있으므로, 순전파에서 로짓을 한 묶음(chunk)씩 만들어 그 자리에서 기울기까지
 구하고 버린다. 재계산이 없어 시간도 덜 든다. (MATHS.md 2절; 수치는 scripts/bench/loss.py)
 
     L = 1/(H·M) · Σ_k α_k · Σ_j w_j · nll[k, j]
 
-[동작] 머리별 은닉상태와 unembedding, 라벨, 목표 토큰의 가중치가 들어와 손실과 머리별 nll 합이 나간다.
-M(step_targets)은 스텝 전체의 머리 0 목표 수이다. 그래서 누적과 분산에 상관없이 기울기가 같다.
+[동작] 헤드별 은닉상태와 unembedding, 라벨, 목표 토큰의 가중치가 들어와 손실과 헤드별 nll 합이 나간다.
+M(step_targets)은 스텝 전체의 헤드 0 목표 수이다. 그래서 누적과 분산에 상관없이 기울기가 같다.
 목표의 수는 배치를 만든 쪽이 안다(targets). 그래서 스텝 안에서 호스트가 장치를 기다리는 일이 없다.
-[디버깅] 손실이 배치 구성에 따라 달라지면 M을, 머리 하나만 나쁘면 nll_sum_H / target_count_H를 본다.
+[디버깅] 손실이 배치 구성에 따라 달라지면 M을, 헤드 하나만 나쁘면 nll_sum_H / target_count_H를 본다.
 """
 
 #   B sequences, T positions, H heads, D width, V vocabulary, N rows of one head that have a target, C rows of a chunk
@@ -42,8 +42,8 @@ class MTPLoss(NamedTuple):
 
     Attributes:
         loss: 스칼라. 은닉상태와 unembedding에 대해 미분된다.
-        nll_sum_H: 머리별 nll의 합. 가중치와 α를 곱하지 않은 값이고, 미분되지 않는다.
-        target_count_H: 머리별 목표 수. `nll_sum_H / target_count_H`가 머리별 평균 nll.
+        nll_sum_H: 헤드별 nll의 합. 가중치와 α를 곱하지 않은 값이고, 미분되지 않는다.
+        target_count_H: 헤드별 목표 수. `nll_sum_H / target_count_H`가 헤드별 평균 nll.
     """
 
     loss: Tensor
@@ -66,13 +66,13 @@ def weighted_mtp_loss(
     [연구 맥락] 이 패키지의 모든 알고리즘이 이 함수 하나로 학습한다. 가중치 None은 1과 비트까지 같다 (baseline).
 
     Args:
-        hidden: 머리마다 하나인 최종 은닉상태 BTD. `hidden[k]`가 머리 k.
+        hidden: 헤드마다 하나인 최종 은닉상태 BTD. `hidden[k]`가 헤드 k.
         unembedding_VD: 출력 행렬 (`lm_head.weight`).
         labels_BT: 학습할 토큰의 번호, 프롬프트와 패딩은 IGNORE.
         weight_BT: *목표 토큰*의 가중치. 상수로 다룬다 (기울기가 흐르지 않는다).
-        step_targets: M. 스텝 전체(모든 누적 배치와 랭크)에서 머리 0의 목표 수.
-        head_weights: 머리별 α_k. 없으면 모두 1.
-        targets: 이 배치에서 머리 0의 목표 수 (`target_mask(labels_BT).sum()`). 없으면 세느라 장치를 기다린다.
+        step_targets: M. 스텝 전체(모든 누적 배치와 랭크)에서 헤드 0의 목표 수.
+        head_weights: 헤드별 α_k. 없으면 모두 1.
+        targets: 이 배치에서 헤드 0의 목표 수 (`target_mask(labels_BT).sum()`). 없으면 세느라 장치를 기다린다.
             모자라면 빠지는 목표가 생기므로, 장치 위에서 확인하고 오류를 낸다.
         chunk_size: 한 번에 로짓을 만드는 행의 수. None이면 장치에 맞는 수.
 
@@ -80,7 +80,7 @@ def weighted_mtp_loss(
         MTPLoss. 손실과 합은 float32 (float64 입력이면 float64).
 
     Raises:
-        ConfigError: head_weights의 개수가 머리 수와 다를 때.
+        ConfigError: head_weights의 개수가 헤드 수와 다를 때.
         ValueError: step_targets가 이 배치의 목표 수보다 작을 때. M을 잘못 센 것이다.
 
     Example:
@@ -117,11 +117,11 @@ def target_nll(
     [연구 맥락] rho1의 점수 CE_base - CE_ref와 검증 NLL이 여기서 나온다. (MATHS.md 4절)
 
     Args:
-        hidden_BTD: 머리 k의 최종 은닉상태.
+        hidden_BTD: 헤드 k의 최종 은닉상태.
         unembedding_VD: 출력 행렬.
         labels_BT: 학습할 토큰의 번호, 프롬프트와 패딩은 IGNORE.
-        k: 머리 번호.
-        targets: 머리 0의 목표 수. 없으면 세느라 장치를 기다린다.
+        k: 헤드 번호.
+        targets: 헤드 0의 목표 수. 없으면 세느라 장치를 기다린다.
         chunk_size: 한 번에 로짓을 만드는 행의 수. None이면 장치에 맞는 수.
 
     Returns:

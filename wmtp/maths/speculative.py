@@ -1,7 +1,7 @@
 """Decide which drafted tokens to keep, so that the output is exactly head 0's.
 
-[연구 맥락] 머리 1 … H-1이 다음 토큰들을 미리 써 두면 (draft) 머리 0이 한 번의 순전파로 모두 검사한다.
-아래 규칙으로 받아들이면 속도만 달라지고 결과의 분포는 머리 0 그대로다. (MATHS.md 8절)
+[연구 맥락] 헤드 1 … H-1이 다음 토큰들을 미리 써 두면 (draft) 헤드 0이 한 번의 순전파로 모두 검사한다.
+아래 규칙으로 받아들이면 속도만 달라지고 결과의 분포는 헤드 0 그대로다. (MATHS.md 8절)
 [동작] 초안과 두 분포, 난수가 들어와 행마다 (받아들인 개수, 그 뒤의 토큰)이 나간다. 난수를 인자로 받는 순수 함수라서
 표본이 배치 구성에 달려 있지 않게 할 수 있다. 온도와 top-p는 두 분포에 똑같이 적용해서 넘긴다.
 [디버깅] 받아들인 개수가 늘 0이면 초안과 검사 위치가 한 칸 어긋난 것이다: 초안 i는 검사 위치 i의 분포와 견준다.
@@ -20,10 +20,10 @@ def accept_matching(draft_BK: Tensor, verified_BK1: Tensor) -> tuple[Tensor, Ten
 
     Args:
         draft_BK: 초안 토큰.
-        verified_BK1: 검사 위치마다 머리 0이 고른 토큰.
+        verified_BK1: 검사 위치마다 헤드 0이 고른 토큰.
 
     Returns:
-        (accepted_B, next_B): 받아들인 초안의 수와, 그 바로 뒤에 올 머리 0의 토큰.
+        (accepted_B, next_B): 받아들인 초안의 수와, 그 바로 뒤에 올 헤드 0의 토큰.
 
     Example:
         >>> accept_matching(torch.tensor([[5, 6, 7]]), torch.tensor([[5, 6, 8, 9]]))
@@ -38,12 +38,12 @@ def accept_sampled(
 ) -> tuple[Tensor, Tensor]:
     """Accept drafted tokens with probability min(1, p/q) and draw the next one from the residual.
 
-    [연구 맥락] speculative sampling. 거절하면 max(p - q, 0)에서 다시 뽑으므로 결과의 분포는 정확히 머리 0의 p이다.
+    [연구 맥락] speculative sampling. 거절하면 max(p - q, 0)에서 다시 뽑으므로 결과의 분포는 정확히 헤드 0의 p이다.
 
     Args:
         draft_BK: 초안 토큰. 초안 i는 draft_prob_BKV[:, i]에서 뽑은 것이어야 한다.
         draft_prob_BKV: 초안의 분포 q.
-        target_prob_BK1V: 검사 위치마다 머리 0의 분포 p. 위치 i는 초안 i개를 받아들인 뒤의 분포.
+        target_prob_BK1V: 검사 위치마다 헤드 0의 분포 p. 위치 i는 초안 i개를 받아들인 뒤의 분포.
         uniform_BK1: [0, 1)의 난수. 앞의 K개는 수락에, 마지막은 다음 토큰을 뽑는 데 쓴다.
 
     Returns:

@@ -14,15 +14,15 @@ std가 커져 나머지가 0 근처로 모인다. NaN 점수가 있는 범위의
 import math
 import random
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from wmtp.errors import ConfigError, NonFiniteScoreError
+from wmtp.errors import ConfigError, NonFiniteScoreError, check_number
 
 SCOPES = ("batch", "sequence")
 CONTROLS = ("none", "shuffle")
+CONF = "conf/algo/weighting/"
 
 
 def standardize(score_SL: Tensor, mask_SL: Tensor) -> Tensor:
@@ -235,16 +235,16 @@ class SoftWeighting:
     seed: int = 42
 
     def __post_init__(self):
-        _check_number("lam", self.lam, "in [0, 1]", lambda v: 0 <= v <= 1, "It blends the weights with 1; try 1.0")
-        _check_number("temperature", self.temperature, "> 0", lambda v: v > 0, "It divides the scores; try 0.7")
-        _check_number(
-            "percentile", self.percentile, "in (0, 1]", lambda v: 0 < v <= 1, "It is the emphasised fraction; try 1.0"
-        )
-        _check_number("epsilon", self.epsilon, "in (0, 1)", lambda v: 0 < v < 1, "It is the least weight; try 0.05")
-        _check_number("w_max", self.w_max, "> 1", lambda v: v > 1, "It is the largest weight; try 3.0")
+        for name, inside, range_ in (
+            ("lam", lambda v: 0 <= v <= 1, "in [0, 1]. It blends the weights with 1; try 1.0"),
+            ("temperature", lambda v: v > 0, "> 0. It divides the scores; try 0.7"),
+            ("percentile", lambda v: 0 < v <= 1, "in (0, 1]. It is the emphasised fraction; try 1.0"),
+            ("epsilon", lambda v: 0 < v < 1, "in (0, 1). It is the least weight; try 0.05"),
+            ("w_max", lambda v: v > 1, "> 1. It is the largest weight; try 3.0"),
+        ):
+            check_number(f"algo.weighting.{name}", getattr(self, name), inside, f"{range_} (see {CONF})")
         _check_choice("scope", self.scope, SCOPES)
         _check_choice("control", self.control, CONTROLS)
-        _check_number("seed", self.seed, "a whole number", lambda v: v == int(v), "It decides the shuffle; try 42")
 
     def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0) -> Tensor:
         """Weight the target tokens of a batch, without waiting for the device.
@@ -294,12 +294,11 @@ class HardSelection:
     seed: int = 42
 
     def __post_init__(self):
-        _check_number(
-            "percentile", self.percentile, "in (0, 1]", lambda v: 0 < v <= 1, "It is the kept fraction; try 0.6"
-        )
+        inside = lambda v: 0 < v <= 1  # noqa: E731
+        range_ = f"in (0, 1]. It is the kept fraction; try 0.6 (see {CONF})"
+        check_number("algo.weighting.percentile", self.percentile, inside, range_)
         _check_choice("scope", self.scope, SCOPES)
         _check_choice("control", self.control, CONTROLS)
-        _check_number("seed", self.seed, "a whole number", lambda v: v == int(v), "It decides the shuffle; try 42")
 
     def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0) -> Tensor:
         """Weight the target tokens of a batch; arguments and result as of `SoftWeighting`."""
@@ -348,15 +347,6 @@ def check_finite(score_BT: Tensor, mask_BT: Tensor) -> None:
         f"position {column} ({score_BT[row, column].item()}). A score is never guessed: look at the loss and the "
         "learning rate of the steps before."
     )
-
-
-def _check_number(key: str, value: object, range_: str, inside, advice: str) -> None:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and inside(value)):
-        kind = "" if is_number else "a number "
-        raise ConfigError(
-            f"algo.weighting.{key} = {value!r} must be {kind}{range_}. {advice} (see conf/algo/weighting/)."
-        )
 
 
 def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:

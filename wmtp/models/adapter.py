@@ -9,7 +9,6 @@
 [디버깅] 학습되는 것이 무엇인지는 `[n for n, p in model.named_parameters() if p.requires_grad]`로 본다.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from wmtp.errors import ConfigError, is_whole_number
+from wmtp.errors import ConfigError, check_number, is_whole_number
 
 if TYPE_CHECKING:
     from wmtp.models.mtp import MTPMixin
@@ -49,10 +48,8 @@ class Lora:
             )
         if not is_whole_number(self.r):
             raise ConfigError(f"model.adapter.r = {self.r!r} must be a whole number, at least 1; try 16.")
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not 0 < self.alpha < math.inf:
-            raise ConfigError(f"model.adapter.alpha = {self.alpha!r} must be a number > 0; try twice model.adapter.r.")
-        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
-            raise ConfigError(f"model.adapter.dropout = {self.dropout!r} must be in [0, 1); try 0.")
+        check_number("model.adapter.alpha", self.alpha, lambda v: v > 0, "> 0; try twice model.adapter.r")
+        check_number("model.adapter.dropout", self.dropout, lambda v: 0 <= v < 1, "in [0, 1); try 0")
 
     def put_on(self, model: "MTPMixin") -> None:
         """Freeze the model, adapt the linear layers of its trunk, and let its heads learn in full.

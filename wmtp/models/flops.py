@@ -5,12 +5,12 @@
 
     토큰마다       6·N          N: 몸통과 모든 헤드의 행렬 (임베딩과 unembedding은 뺀다). 순전파 2, 역전파 4.
                                얼린 행렬(LoRA의 바탕)은 자기 기울기가 없으므로 4
-    토큰 짝마다    12·L·A       L = 층 + 덧붙인 헤드, A = 주의 머리 수 × 머리 너비. 길이 n인 행에 짝이 n²개
+    토큰 짝마다    12·L·A       L = 층 + 덧붙인 헤드, A = 어텐션 헤드 수 × 헤드 너비. 길이 n인 행에 짝이 n²개
                                (인과 마스크로 절반이 0이어도 관례대로 모두 센다)
     예측마다       6·D·V        헤드 k가 예측하는 목표 토큰마다 한 번. 프롬프트에는 로짓을 만들지 않는다
 
-[동작] 채움, 점수를 내는 참조모델, 재계산(activation checkpointing)은 세지 않는다: 결과에 꼭 필요한 연산이 아니다.
-    전문가 혼합(MoE)은 쓰지 않는 전문가까지, 창이 있는 주의(sliding window)는 창 밖까지 세므로 크게 나온다.
+[동작] 패딩, 점수를 내는 참조모델, 재계산(activation checkpointing)은 세지 않는다: 결과에 꼭 필요한 연산이 아니다.
+    전문가 혼합(MoE)은 쓰지 않는 전문가까지, 창이 있는 어텐션(sliding window)은 창 밖까지 세므로 크게 나온다.
 """
 
 #   D width, V vocabulary
@@ -43,7 +43,7 @@ class StepFlops(NamedTuple):
     """Hold the floating-point operations of a training step, forward and backward.
 
     Attributes:
-        per_token: 채움이 아닌 토큰 하나마다.
+        per_token: 패딩이 아닌 토큰 하나마다.
         per_pair: 한 행 안의 토큰 짝 하나마다.
         per_prediction: 헤드 하나의 예측 하나마다.
     """

@@ -16,118 +16,21 @@
 # would depend on its neighbours; stop strings belong to the call, not to the request, and are not cut off; drafts come
 # from another model, and only for one sequence at a time.
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from wmtp.errors import ConfigError, is_whole_number
+from wmtp.errors import ConfigError
 from wmtp.maths.speculative import accept_matching, accept_sampled
 from wmtp.models.draw import draw_tokens, noise_seed, nucleus_probabilities, uniform
+from wmtp.models.pace import Pace
+from wmtp.models.sampling import Completion, Request, Sampling
 from wmtp.models.slot_cache import SlotCache
 from wmtp.private_names import attention_of
-
-
-@dataclass(frozen=True)
-class Request:
-    """Ask for one completion of one prompt.
-
-    Attributes:
-        key: 문제 이름. 표본의 씨앗이 된다.
-        prompt: 모델이 이어 쓸 글.
-        sample: 같은 문제의 몇 번째 표본인지.
-        stop: 이 문자열이 나오면 그 앞에서 자른다.
-    """
-
-    key: str
-    prompt: str
-    sample: int = 0
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Say how tokens are chosen (conf/sampling).
-
-    Args:
-        temperature: 0이면 greedy.
-        top_p: 누적 확률이 이 값에 이를 때까지의 토큰만 남긴다.
-        n: 문제마다 표본 수 (요청을 만드는 쪽이 읽는다).
-        seed: 표본의 씨앗.
-        max_new_tokens: 이어 쓸 토큰의 최대 수.
-        batch_size: 함께 디코딩하는 행의 수. 결과는 달라지지 않는다.
-        decoding: greedy의 결과는 셋 다 같다.
-            "ordinary"는 한 토큰씩.
-            "auto"는 헤드의 초안 가운데 보통의 디코딩이 뽑을 토큰만 받아들인다. 표본도 "ordinary"와 같으므로,
-            실행하면서 재어 보고 빠른 쪽을 고른다.
-            "speculative"는 언제나 초안을 쓰고, 표본은 MATHS.md 8절의 min(1, p/q)로 받아들인다. 더 많이 받아들이지만
-            같은 것은 분포이고 표본은 아니다. 반올림에 대한 보장도 없다.
-    """
-
-    temperature: float = 0.2
-    top_p: float = 0.95
-    n: int = 1
-    seed: int = 42
-    max_new_tokens: int = 256
-    batch_size: int = 16
-    decoding: Literal["auto", "ordinary", "speculative"] = "auto"
-
-    def __post_init__(self) -> None:
-        _check_number("temperature", self.temperature, self.temperature >= 0, "must be >= 0; 0 is greedy, try 0.2")
-        _check_number("top_p", self.top_p, 0 < self.top_p <= 1, "must be in (0, 1]; 1 keeps every token, try 0.95")
-        for name in ("n", "max_new_tokens", "batch_size"):
-            value = getattr(self, name)
-            if not is_whole_number(value):
-                raise ConfigError(f"sampling.{name} = {value!r} must be a whole number, at least 1.")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise ConfigError(f"sampling.seed = {self.seed!r} must be a whole number; try 42.")
-        if self.decoding not in ("auto", "ordinary", "speculative"):
-            raise ConfigError(f"sampling.decoding = {self.decoding!r} must be auto, ordinary or speculative; try auto.")
-
-
-def _check_number(name: str, value: Any, within: bool, sentence: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not within:
-        raise ConfigError(f"sampling.{name} = {value!r} {sentence}.")
-
-
-@dataclass(frozen=True)
-class Completion:
-    """Hold what the model wrote after a prompt.
-
-    Attributes:
-        key, sample: 요청의 것 그대로.
-        text: 이어 쓴 글. 멈춤 문자열과 그 뒤는 없다.
-        tokens: 뽑은 토큰 전부 (멈추게 한 토큰까지).
-        finished: "eos", "stop", 또는 길이가 다해서 "length".
-        near_ties: 반올림으로 갈릴 뻔해서 다시 계산한 토큰의 수.
-        blocks: 초안을 검증한 횟수.
-        accepted: 헤드 1, 2, …의 초안이 (앞의 초안과 함께) 받아들여진 횟수.
-    """
-
-    key: str
-    sample: int
-    text: str
-    tokens: tuple[int, ...]
-    finished: Literal["eos", "stop", "length"]
-    near_ties: int = 0
-    blocks: int = 0
-    accepted: tuple[int, ...] = ()
-
-
-def acceptance(completions: Sequence[Completion]) -> list[float]:
-    """Return how often the draft of each extra head was accepted, together with those before it.
-
-    Example:
-        >>> acceptance([Completion("x", 0, "", (), "eos", blocks=4, accepted=(4, 2))])
-        [1.0, 0.5]
-    """
-    drafted = [c for c in completions if c.blocks]
-    blocks = sum(c.blocks for c in drafted)
-    return [sum(counts) / blocks for counts in zip(*(c.accepted for c in drafted), strict=True)]
 
 
 def generate(
@@ -135,7 +38,6 @@ def generate(
     tokenizer: Any,
     requests: Sequence[Request],
     sampling: Sampling,
-    on_tokens: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Completion]]:
     """Complete every request; yield (index, completion) as they finish.
 
@@ -144,7 +46,6 @@ def generate(
         tokenizer: 모델의 토크나이저.
         requests: 무엇을 이어 쓸지. 순서는 결과에 영향이 없다.
         sampling: 어떻게 뽑을지.
-        on_tokens: 새로 뽑은 토큰 수를 알려 줄 함수 (진행 막대).
 
     Raises:
         ConfigError: 프롬프트가 비었거나 모델의 위치 수보다 길 때. 아무것도 계산하기 전에 알린다.
@@ -152,7 +53,7 @@ def generate(
     """
     requests = list(requests)
     prompts = _encode(model, tokenizer, requests)
-    return _Decoder(model, tokenizer, requests, prompts, sampling, on_tokens).run()
+    return _Decoder(model, tokenizer, requests, prompts, sampling).run()
 
 
 def too_long(model: Any, tokenizer: Any, prompts: Iterable[str]) -> dict[str, int]:
@@ -243,10 +144,9 @@ class _Decoder:
     A block is the last token of each row, then one draft of each extra head (none in ordinary decoding).
     """
 
-    def __init__(self, model, tokenizer, requests, prompts, sampling, on_tokens) -> None:
+    def __init__(self, model, tokenizer, requests, prompts, sampling) -> None:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self.requests, self.prompts = requests, prompts
-        self.on_tokens = on_tokens or (lambda count: None)
         self.limit = position_limit(model)
         self.eos = _eos_ids(model, tokenizer)
         # Longest first: memory runs out at once or never, and equal prompts are neighbours.
@@ -334,7 +234,6 @@ class _Decoder:
         with self.caught() as call:
             logits_NTV = self.forward(self.model, 0, block_NT, [row.position for row in rows]).logits
         accepted, written = self.verify(logits_NTV, block_NT[:, 1:])
-        self.on_tokens(written)
         self.pace.block_verified(len(rows), written)
         if self.pace.drafting and not all(row.finished for row in rows):
             self.drafts = self.draft(self.run_heads(call, accepted), rows)
@@ -496,62 +395,6 @@ class _Decoder:
 
     def tensor(self, values: list) -> Tensor:
         return torch.tensor(values, device=self.device)
-
-
-class Pace:
-    """Decide whether blocks carry drafts, by what they cost and bring on this machine.
-
-    [연구 맥락] 초안은 검증할 토큰을 늘린다. 배치가 작으면 거의 공짜지만, 배치가 크면 계산이 그만큼 늘어난다. 그래서
-        잰다.
-        결과는 어느 쪽이든 같으므로 시간을 재어 정해도 재현성을 해치지 않는다.
-    [동작] auto는 처음 몇 블록을 번갈아 해 보고, 그 뒤로는 초안이 벌어 주는 토큰이 비용보다 적으면 그만둔다.
-
-    Args:
-        decoding: "auto", "ordinary", "speculative".
-        device: 모델이 있는 장치.
-    """
-
-    TRIAL = 10  # blocks with and without drafts in turn; the first of each kind warms up and is not counted
-
-    def __init__(self, decoding: str, device: torch.device) -> None:
-        self.device = device
-        self.drafting = decoding != "ordinary"
-        self.measuring = decoding == "auto"
-        self.seconds: dict[bool, list[float]] = {True: [], False: []}
-        self.rows_verified, self.written = 0.0, 0.0
-
-    def next_block_has_drafts(self) -> bool:
-        """Start the clock of a block and say whether it carries drafts."""
-        trial = sum(map(len, self.seconds.values()))
-        self.with_drafts = self.drafting and not (self.measuring and trial < self.TRIAL and trial % 2)
-        self.started = self.clock()
-        return self.with_drafts
-
-    def block_verified(self, rows: int, written: int) -> None:
-        """Note the tokens that the block brought; without drafts, its clock stops here."""
-        if self.with_drafts:
-            # A running mean over about 20 blocks.
-            self.rows_verified = 0.95 * self.rows_verified + rows
-            self.written = 0.95 * self.written + written
-        self.elapsed = None if self.with_drafts else self.clock() - self.started
-
-    def step_ended(self) -> None:
-        """Stop drafting if ordinary decoding would have been faster."""
-        if not (self.measuring and self.drafting):
-            return
-        if sum(map(len, self.seconds.values())) < self.TRIAL:
-            self.seconds[self.with_drafts].append(self.elapsed or self.clock() - self.started)
-        else:
-            cost = min(self.seconds[True][1:]) / min(self.seconds[False][1:])
-            self.drafting = self.written / self.rows_verified > 1.05 * cost
-
-    def clock(self) -> float:
-        """Read the thread's own time, so that a busy machine decides nothing; on an accelerator the time it is done."""
-        if self.device.type == "cpu":
-            return time.thread_time()
-        if self.measuring:
-            torch.accelerator.synchronize(self.device)
-        return time.perf_counter()
 
 
 def _stop_at(text: str, stop: tuple[str, ...]) -> int:

@@ -1,4 +1,4 @@
-"""Load models and tokenizers from a folder, safely and with all heads.
+"""Load models from a folder, safely and with all heads.
 
 [동작] 경로는 폴더, s3:// 주소, Hub의 이름, 또는 `asset:이름`(패키지에 든 자산). 가중치는 safetensors만 읽는다.
     heads_init: saved  저장된 헤드를 쓴다 (없으면 오류)
@@ -11,9 +11,8 @@
 import json
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,17 +21,17 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
     BitsAndBytesConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, TokenizerMismatchError, is_whole_number
+from wmtp.errors import CheckpointError, ConfigError, is_whole_number
 from wmtp.models.adapter import Lora
 from wmtp.models.meta_checkpoint import convert, is_meta, read_params
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
+from wmtp.models.tokenizer import check_rows, load_tokenizer
 from wmtp.private_names import attention_of
 from wmtp.storage import in_use
 
@@ -140,7 +139,7 @@ class ModelSource:
         """Load the tokenizer beside the model."""
         folder = self.find()
         tokenizer = load_tokenizer(folder)
-        _check_rows(tokenizer, folder, "model.path", self.path)
+        check_rows(tokenizer, getattr(read_config(folder, "model.path"), "vocab_size", None), "model.path", self.path)
         return tokenizer
 
     def load(self, empty: bool = False) -> MTPMixin:
@@ -150,7 +149,7 @@ class ModelSource:
             empty: 가중치를 읽지 않고 모양만 만들지 (meta 장치). 값을 다른 랭크에게서 받을 때 쓴다.
         """
         folder = self.find()
-        if quantized := getattr(_read_config(folder, "model.path"), "quantization_config", None):
+        if quantized := getattr(read_config(folder, "model.path"), "quantization_config", None):
             raise ConfigError(
                 f"model.path = {self.path} holds quantised weights ({quantized.get('quant_method')}), which cannot be "
                 "trained; give the model that they were made from."
@@ -167,22 +166,6 @@ class ModelSource:
         if self.activation_checkpointing:  # not reentrant: the last layer's inputs reach the other heads with gradients
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load a fast tokenizer that has an end-of-text token and, failing its own, pads with it."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise DataNotFoundError(f"{folder} holds no tokenizer that transformers can load ({error}).") from error
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(
-            f"the tokenizer in {folder} has no end-of-text token, and a program must end with one; set eos_token in "
-            "its tokenizer_config.json."
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_model(
@@ -202,7 +185,7 @@ def load_model(
         ConfigError: 헤드를 달 수 없는 구조이거나, 어텐션 구현을 여기서 쓸 수 없을 때.
         CheckpointError: 가중치가 없거나, 잘렸거나, 빠졌거나 모양이 다른 텐서가 있을 때.
     """
-    config = _read_config(folder, key)
+    config = read_config(folder, key)
     saved = getattr(config, "mtp_heads", 1)
     config.mtp_heads = wanted = saved if heads is None else heads
     if heads_init == "saved":
@@ -290,7 +273,7 @@ def _quantization(weights: str) -> dict[str, Any]:
 
 def empty_model(folder: Path, heads: int, attn_implementation: str | None = None) -> MTPMixin:
     """Build the shapes of a model as `load_model` would, without reading a weight."""
-    config = _read_config(folder, "model.path")
+    config = read_config(folder, "model.path")
     config.mtp_heads = heads
     model = mtp_class(config)(config)
     if attn_implementation is not None:
@@ -324,105 +307,7 @@ def check_logits(model: MTPMixin) -> None:
         )
 
 
-@dataclass
-class FrozenModel:
-    """Know where a model is that only scores, and load it when first asked: one head, no gradient, few bits.
-
-    [동작] 폴더와 정밀도가 같으면 같은(==) 모델이다. 그래서 combined는 참조모델과 critic의 몸통을 하나만 읽는다.
-
-    Attributes:
-        folder: 모델의 폴더.
-        weights: 메모리에 담는 정밀도 (`WEIGHTS`).
-        key: 오류 문장에 쓸 설정의 이름.
-        model: 읽은 모델. 아직이거나 이제 필요 없으면 None.
-    """
-
-    folder: Path
-    weights: str = "float32"
-    key: str = field(default="model.reference", compare=False)
-    model: MTPMixin | None = field(default=None, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.folder = self.folder.resolve()  # however it was spelt
-
-    def load(self) -> MTPMixin:
-        """Return the model."""
-        if self.model is None:
-            model = load_model(self.folder, heads=1, key=self.key, weights=self.weights)
-            self.model = model.requires_grad_(False).eval()
-        return self.model
-
-
-def find_frozen(path: str, model_path: str, weights: str = "float32") -> FrozenModel:
-    """Find a reference model, after proving that both models read the same tokens and that it can be held so.
-
-    Args:
-        path: 참조모델 폴더 (model.reference).
-        model_path: 학습할 모델 폴더.
-        weights: 메모리에 담는 정밀도 (`WEIGHTS`).
-    """
-    check_frozen_weights(weights)
-    folder = find_reference(path, model_path)
-    check_weights(folder, "model.reference")
-    return FrozenModel(folder, weights)
-
-
-def check_frozen_weights(weights: str, key: str = "algo.reference.weights") -> None:
-    """Refuse a precision that is not one, or that this machine cannot hold weights in.
-
-    Raises:
-        ConfigError: 모르는 이름이거나, bitsandbytes가 없을 때.
-    """
-    if weights not in WEIGHTS:
-        raise ConfigError(f"{key} = {weights!r} must be one of {', '.join(WEIGHTS)}; try bfloat16.")
-    if weights in ("int8", "int4") and find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            f"{key} = {weights} needs bitsandbytes, which is not installed; "
-            f"pip install 'wmtp[quantized]', or set {key}=bfloat16."
-        )
-
-
-def find_reference(path: str | None, model_path: str) -> Path:
-    """Find a reference model's folder, and prove that it reads the same tokens as the model.
-
-    Raises:
-        ConfigError: 참조모델을 주지 않았거나, 표본에 든 특수 토큰이 그 임베딩에 없을 때.
-        TokenizerMismatchError: 두 토크나이저의 내용이 다를 때. 가중치를 읽기 전에 확인한다.
-    """
-    if path is None:
-        raise ConfigError(
-            "model.reference = null names no model to compare with; set model.reference to a model with the same "
-            "tokenizer, or algo=baseline to do without."
-        )
-    reference, model = find_model(path, "model.reference"), find_model(model_path)
-    ours, theirs = load_tokenizer(model), load_tokenizer(reference)
-    if _reading(ours) != _reading(theirs):
-        raise TokenizerMismatchError(
-            f"model.reference = {path} reads other tokens than model.path = {model_path} "
-            f"({len(theirs)} against {len(ours)} entries); rho1 compares losses token by token, "
-            "so give a reference with the same tokenizer."
-        )
-    _check_rows(ours, reference, "model.reference", path)
-    return reference
-
-
-def _check_rows(tokenizer: PreTrainedTokenizerBase, folder: Path, key: str, path: str) -> None:
-    """Refuse a model without an embedding for a special token that samples hold: padding, or the end of text.
-
-    [동작] 토크나이저에만 토큰을 더하고 모델은 늘리지 않은 경우다. GPU에서는 알아보기 어려운 오류로 죽는다.
-    """
-    rows = getattr(_read_config(folder, key), "vocab_size", None)
-    for name in ("eos_token", "pad_token", "bos_token"):
-        number = getattr(tokenizer, f"{name}_id")
-        if None not in (rows, number) and number >= rows:
-            raise ConfigError(
-                f"{key} = {path} has embeddings for {rows} tokens, and the {name} of model.path, "
-                f"{getattr(tokenizer, name)!r}, is number {number}; set {name} in model.path's tokenizer_config.json "
-                "to one that it has (padding may be the eos_token), or resize the model's embeddings."
-            )
-
-
-def _read_config(folder: Path, key: str) -> Any:
+def read_config(folder: Path, key: str) -> Any:
     """Read config.json, and run no code that lies beside it.
 
     Raises:
@@ -436,27 +321,6 @@ def _read_config(folder: Path, key: str) -> Any:
             f"{key} = {folder} is of no architecture that this version of transformers has ({reason}); choose one that "
             "AutoModelForCausalLM loads without code of its own."
         ) from error
-
-
-def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return what decides how text becomes tokens, whatever the folder is called."""
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    content.pop("truncation"), content.pop("padding")
-    return content
-
-
-def _reading(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """Return which number each piece has and how a text is cut: models that differ cannot be compared by token.
-
-    Special tokens beside the pieces (CodeLlama's infilling on Llama 2's pieces) make no difference.
-    """
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    added = [token["content"] for token in content["added_tokens"] if not token["special"]]
-    return [
-        content["model"]["vocab"],
-        added,
-        tokenizer("def f(x):\n    return x  # \u00bd \uac12", add_special_tokens=False).input_ids,
-    ]
 
 
 def check_weights(folder: Path, key: str = "ckpt") -> None:

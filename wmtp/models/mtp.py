@@ -117,11 +117,11 @@ class MTPMixin:
     def mtp(self, input_ids_BT: Tensor, **kwargs: Any) -> MTPOutput:
         """Run the trunk once and all heads on its output.
 
-        [동작] 채움은 오른쪽에만 있으므로 (`wmtp.data.batching.collate`), 진짜 토큰은 마스크 없이도 채움을 보지 못한다.
-            마스크가 없으면 주의(attention)는 가장 빠른 길로 가고, 호스트는 장치를 기다리지 않는다.
+        [동작] 패딩은 오른쪽에만 있으므로 (`wmtp.data.batching.collate`), 진짜 토큰은 마스크 없이도 패딩을 보지 못한다.
+            마스크가 없으면 어텐션(attention)은 가장 빠른 길로 가고, 호스트는 장치를 기다리지 않는다.
 
         Args:
-            input_ids_BT: 토큰 번호. 채움이 있다면 오른쪽에.
+            input_ids_BT: 토큰 번호. 패딩이 있다면 오른쪽에.
             **kwargs: Base에 그대로 넘긴다 (왼쪽을 채웠을 때의 attention_mask 등).
         """
         with self.last_layer_call() as call, nullcontext() if "position_ids" in kwargs else one_sequence_in_each_row():

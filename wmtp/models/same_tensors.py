@@ -13,7 +13,7 @@ def check_same_tensors(saved: Mapping[str, Tensor], ours: Mapping[str, Tensor], 
     Args:
         saved: 파일의 텐서.
         ours: 모델의 텐서. 모양만 있으면 된다 (meta 장치).
-        complaint: 오류 문장의 머리. 무엇이 무엇과 다른지.
+        complaint: 오류 문장의 첫머리. 무엇이 무엇과 다른지.
         remedy: 오류 문장의 끝. 무엇을 하면 되는지.
 
     Raises:

@@ -21,8 +21,10 @@ from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError
 from wmtp.maths.weighting import SoftWeighting
-from wmtp.models import loading
-from wmtp.models.loading import FrozenModel, find_model, load_model, load_tokenizer
+from wmtp.models import frozen
+from wmtp.models.frozen import FrozenModel
+from wmtp.models.loading import find_model, load_model
+from wmtp.models.tokenizer import load_tokenizer
 
 BASE, REFERENCE = "asset:tiny-base", "asset:tiny-reference"
 
@@ -147,7 +149,7 @@ def test_a_reference_held_in_fewer_bits_gives_nearly_the_same_losses(weights, er
 def test_weights_that_cannot_be_held_so_are_refused_at_once(monkeypatch):
     with pytest.raises(ConfigError, match=r"algo.reference.weights = 'fp8' must be one of float32, bfloat16"):
         CachedReference(REFERENCE, BASE, weights="fp8")
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr(frozen, "find_spec", lambda name: None)
     for make in (CachedReference, OnlineReference):
         with pytest.raises(ConfigError, match=r"= int8 needs bitsandbytes, .* pip install 'wmtp\[quantized\]', or set"):
             make(REFERENCE, BASE, weights="int8")

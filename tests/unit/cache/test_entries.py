@@ -14,7 +14,7 @@ from wmtp.cache.fingerprint import digest_of_file
 from wmtp.data.module import MTPDataModule
 from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
-from wmtp.models.loading import load_tokenizer
+from wmtp.models.tokenizer import load_tokenizer
 
 TOKENIZER = Path(__file__).parents[3] / "wmtp" / "assets" / "tokenizer"
 

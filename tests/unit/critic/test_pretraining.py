@@ -27,7 +27,8 @@ from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError, DataNotFoundError
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.weighting import SoftWeighting
-from wmtp.models.loading import find_model, load_tokenizer
+from wmtp.models.loading import find_model
+from wmtp.models.tokenizer import load_tokenizer
 
 # A head of the model in training reads the smallest model there is; only its name is that of one that ships.
 BASE, REFERENCE = "asset:tiny-base", "asset:tiny-reference"

@@ -29,7 +29,8 @@ from wmtp.data.sources import CodeContests, Mbpp
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import CheckpointError, ConfigError, SandboxUnavailableError
 from wmtp.evaluation.sandbox import Limits, Sandbox
-from wmtp.models.loading import find_model, load_model, load_tokenizer
+from wmtp.models.loading import find_model, load_model
+from wmtp.models.tokenizer import load_tokenizer
 
 BASE = "asset:tiny-base"
 

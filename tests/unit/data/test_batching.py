@@ -12,7 +12,7 @@ from wmtp.data.sources import Mbpp
 from wmtp.data.tokenization import TokenizedSample, TokenizedSamples, tokenize_problems
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
-from wmtp.models.loading import load_tokenizer
+from wmtp.models.tokenizer import load_tokenizer
 
 TOKENIZER = Path(__file__).parents[3] / "wmtp" / "assets" / "tokenizer"
 

@@ -13,7 +13,7 @@ from wmtp.data.batching import StepLoader
 from wmtp.data.prompts import CodeContestsStatement
 from wmtp.data.sources import CodeContests
 from wmtp.data.tokenization import tokenize_problems
-from wmtp.models.loading import load_tokenizer
+from wmtp.models.tokenizer import load_tokenizer
 
 TOKENIZER = Path(__file__).parents[3] / "wmtp" / "assets" / "tokenizer"
 
@@ -63,7 +63,7 @@ from wmtp.data.module import MTPDataModule
 from wmtp.data.prompts import CodeContestsStatement
 from wmtp.data.sources import CodeContests
 from wmtp.evaluation.benchmarks import Benchmark
-from wmtp.models.loading import load_tokenizer
+from wmtp.models.tokenizer import load_tokenizer
 file, tokenizer = sys.argv[1:]
 source = CodeContests(file)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

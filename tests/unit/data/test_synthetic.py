@@ -269,7 +269,7 @@ def test_validation_and_test_stay_clean():
 
 @pytest.mark.parametrize("noise", [-0.1, 1.5, float("nan"), "half", True])
 def test_noise_out_of_range_is_one_sentence_that_names_the_key(noise):
-    with pytest.raises(ConfigError, match=r"data\.noise = .* must be between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"data\.noise = .* must be a number in \[0, 1\]"):
         Synthetic(noise=noise)
 
 

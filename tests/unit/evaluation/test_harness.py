@@ -26,7 +26,7 @@ from wmtp.evaluation.benchmarks import Benchmark
 from wmtp.evaluation.harness import assist, evaluate, read_samples
 from wmtp.evaluation.ranks import Ranks
 from wmtp.evaluation.sandbox import Limits, Sandbox
-from wmtp.models.generation import Sampling
+from wmtp.models.sampling import Sampling
 from wmtp.progress import progress_bar
 
 FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json")
@@ -106,7 +106,9 @@ def test_the_six_samples_of_the_readme(tmp_path, sandbox):
     assert len(metrics["synthetic/missing"]) == 299
     assert metrics["synthetic/scored"] == 1 and metrics["synthetic/problems"] == 300
     # One problem says next to nothing: 0.5 ± z / 2 / sqrt(1 + z²).
-    assert [metrics[f"synthetic/pass@1_{end}"] for end in ("low", "high")] == pytest.approx([0.054621, 0.945379], abs=1e-6)
+    assert [metrics[f"synthetic/pass@1_{end}"] for end in ("low", "high")] == pytest.approx(
+        [0.054621, 0.945379], abs=1e-6
+    )
 
 
 def test_neither_references_nor_tests_appear_in_results(tmp_path, benchmark, sandbox):

@@ -66,16 +66,13 @@ def test_deltas_add_up_to_what_the_program_gained(numbers):
 @settings(max_examples=50)
 def test_auc_is_the_share_of_pairs_in_order(positive, negative):
     pairs = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
-    score = torch.tensor([*positive, 99, *negative], dtype=torch.float32)  # one of them is neither
-    place = torch.arange(len(score))
-    found = auc(score, place < len(positive), place > len(positive))
-    assert found.dtype == torch.float64 and float(found) == pytest.approx(sum(pairs) / len(pairs), abs=1e-15)
+    found = auc(torch.tensor(positive, dtype=torch.float32), torch.tensor(negative, dtype=torch.float32))
+    assert float(found) == pytest.approx(sum(pairs) / len(pairs))
 
 
 def test_auc_of_one_kind_only_is_not_a_number():
-    score, none, all_ = torch.ones(2), torch.tensor([False, False]), torch.tensor([True, True])
-    assert math.isnan(auc(score, all_, none)) and math.isnan(auc(score, none, all_))
-    assert math.isnan(auc(score[:0], none[:0], none[:0]))
+    assert math.isnan(auc(torch.tensor([1.0]), torch.tensor([])))
+    assert math.isnan(auc(torch.tensor([]), torch.tensor([1.0])))
 
 
 def test_localisation_counts_places_by_hand():

@@ -37,8 +37,11 @@ from wmtp.data.tokenization import TokenizedSample
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.maths.loss import weighted_mtp_loss
 from wmtp.models.adapter import Lora
-from wmtp.models.generation import Request, Sampling, generate
-from wmtp.models.loading import ModelSource, check_logits, find_reference, load_model, load_tokenizer, mtp_class
+from wmtp.models.frozen import find_reference
+from wmtp.models.generation import generate
+from wmtp.models.loading import ModelSource, check_logits, load_model, mtp_class
+from wmtp.models.sampling import Request, Sampling
+from wmtp.models.tokenizer import load_tokenizer
 
 # Large weights make the distributions of a random model sharp.
 SPECIAL = dict(vocab_size=512, bos_token_id=0, eos_token_id=0, pad_token_id=0, initializer_range=0.15)

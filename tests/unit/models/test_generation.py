@@ -10,9 +10,11 @@ from transformers import GPT2Config, LlamaConfig, Qwen2Config
 
 from wmtp.errors import ConfigError
 from wmtp.models.draw import nucleus_probabilities
-from wmtp.models.generation import Pace, Request, Sampling, acceptance, generate
+from wmtp.models.generation import generate
 from wmtp.models.loading import mtp_class
 from wmtp.models.mtp import MTPForCausalLM
+from wmtp.models.pace import Pace
+from wmtp.models.sampling import Request, Sampling, acceptance
 from wmtp.models.slot_cache import SlotCache
 
 ROOT = Path(__file__).parents[3]

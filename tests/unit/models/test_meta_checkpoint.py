@@ -17,9 +17,12 @@ from transformers.convert_slow_tokenizer import import_protobuf
 
 from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, StorageError
 from wmtp.models import loading
-from wmtp.models.generation import Request, Sampling, generate
-from wmtp.models.loading import ModelSource, find_model, find_reference, load_model, load_tokenizer
+from wmtp.models.frozen import find_reference
+from wmtp.models.generation import generate
+from wmtp.models.loading import ModelSource, find_model, load_model
 from wmtp.models.meta_checkpoint import convert, to_meta
+from wmtp.models.sampling import Request, Sampling
+from wmtp.models.tokenizer import load_tokenizer
 
 #   B sequences, T positions, H heads, D width, V vocabulary, N attention heads, K dimensions of one
 

@@ -17,7 +17,8 @@ from wmtp.critic.rewards.base import Rewards, Row, by_problem
 from wmtp.data.module import MTPDataModule
 from wmtp.data.problem import Problem
 from wmtp.errors import CheckpointError, ConfigError, is_whole_number
-from wmtp.models.loading import check_weights, find_model, load_tokenizer
+from wmtp.models.loading import check_weights, find_model
+from wmtp.models.tokenizer import load_tokenizer
 
 KEY = "algo.rewards.path"
 CONTENT = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # what decides the rewards
