@@ -17,7 +17,7 @@
 # from another model, and only for one sequence at a time.
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -135,7 +135,6 @@ def generate(
     tokenizer: Any,
     requests: Sequence[Request],
     sampling: Sampling,
-    on_tokens: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Completion]]:
     """Complete every request; yield (index, completion) as they finish.
 
@@ -144,7 +143,6 @@ def generate(
         tokenizer: 모델의 토크나이저.
         requests: 무엇을 이어 쓸지. 순서는 결과에 영향이 없다.
         sampling: 어떻게 뽑을지.
-        on_tokens: 새로 뽑은 토큰 수를 알려 줄 함수 (진행 막대).
 
     Raises:
         ConfigError: 프롬프트가 비었거나 모델의 위치 수보다 길 때. 아무것도 계산하기 전에 알린다.
@@ -152,7 +150,7 @@ def generate(
     """
     requests = list(requests)
     prompts = _encode(model, tokenizer, requests)
-    return _Decoder(model, tokenizer, requests, prompts, sampling, on_tokens).run()
+    return _Decoder(model, tokenizer, requests, prompts, sampling).run()
 
 
 def too_long(model: Any, tokenizer: Any, prompts: Iterable[str]) -> dict[str, int]:
@@ -243,10 +241,9 @@ class _Decoder:
     A block is the last token of each row, then one draft of each extra head (none in ordinary decoding).
     """
 
-    def __init__(self, model, tokenizer, requests, prompts, sampling, on_tokens) -> None:
+    def __init__(self, model, tokenizer, requests, prompts, sampling) -> None:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self.requests, self.prompts = requests, prompts
-        self.on_tokens = on_tokens or (lambda count: None)
         self.limit = position_limit(model)
         self.eos = _eos_ids(model, tokenizer)
         # Longest first: memory runs out at once or never, and equal prompts are neighbours.
@@ -334,7 +331,6 @@ class _Decoder:
         with self.caught() as call:
             logits_NTV = self.forward(self.model, 0, block_NT, [row.position for row in rows]).logits
         accepted, written = self.verify(logits_NTV, block_NT[:, 1:])
-        self.on_tokens(written)
         self.pace.block_verified(len(rows), written)
         if self.pace.drafting and not all(row.finished for row in rows):
             self.drafts = self.draft(self.run_heads(call, accepted), rows)
