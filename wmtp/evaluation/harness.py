@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -494,7 +495,7 @@ def _ahead(items: Iterable[Key]) -> Iterator[Iterator[Key]]:
             done.put(None)
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="generation") as pool:
-        producing = pool.submit(produce)
+        producing = pool.submit(copy_context().run, produce)  # it looks in the same storage (wmtp.storage.current)
         try:
             yield iter(done.get, None)
         finally:

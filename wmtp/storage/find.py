@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wmtp.errors import ConfigError, DataNotFoundError, StorageError
+from wmtp.secrets import refuse_secrets
 from wmtp.storage.copies import Copies, read_manifest
 from wmtp.storage.download import Place, list_files, reason
 from wmtp.storage.hub import HubPlace
@@ -46,6 +47,7 @@ class Storage:
         accept_licences: Sequence[str] = (),
         **unknown: Any,
     ) -> None:
+        refuse_secrets({"storage": {"s3": s3, **unknown}})
         for key in unknown:
             raise ConfigError(nested_form(f"storage.{key}") or f"storage.{key} is not a key; see conf/storage/.")
         for key in s3 or {}:
@@ -57,11 +59,6 @@ class Storage:
         if mode not in ("auto", "offline"):
             raise ConfigError(f"storage.mode = {mode!r} must be auto or offline.")
         self.s3 = {key: (s3 or {}).get(key) for key in S3_KEYS}
-        if "@" in (self.s3["endpoint_url"] or ""):
-            raise ConfigError(
-                "storage.s3.endpoint_url holds a user name or a password; give the address alone, and the credentials "
-                "as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment."
-            )
         self.offline = mode == "offline" or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         self.cache = Path(cache or os.environ.get("WMTP_CACHE") or "~/.cache/wmtp").expanduser()
         self.accepted = tuple(accept_licences)

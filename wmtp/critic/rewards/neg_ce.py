@@ -1,12 +1,9 @@
 """Reward programs with how likely the model finds them: a fallback."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
-
-import torch
 
 from wmtp.critic.rewards.base import RewardedProgram, Rewards, Row, by_problem
 from wmtp.data.losses import score_samples
@@ -14,6 +11,7 @@ from wmtp.data.module import MTPDataModule
 from wmtp.data.problem import Problem
 from wmtp.data.tokenization import TokenizedSamples, tokenize_problem
 from wmtp.errors import ConfigError
+from wmtp.models.weights_digest import weights_digest
 
 
 class NegCE(Rewards):
@@ -78,12 +76,8 @@ def _weights(model: Any) -> str:
     Raises:
         ConfigError: 가중치가 랭크들에 나뉘어 있을 때. 조각을 나누어 채점하면 서로 기다리게 된다.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if hasattr(tensor, "full_tensor"):
-            raise ConfigError(
-                "algo/rewards = neg_ce cannot score with a sharded model; take algo/rewards=tests or trainer=ddp."
-            )
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    if any(hasattr(tensor, "full_tensor") for tensor in model.state_dict().values()):
+        raise ConfigError(
+            "algo/rewards = neg_ce cannot score with a sharded model; take algo/rewards=tests or trainer=ddp."
+        )
+    return weights_digest(model)
