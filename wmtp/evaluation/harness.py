@@ -339,6 +339,7 @@ class _Evaluation:
             "n": counts.most_common(1)[0][1],
             **{name: getattr(sampling, name, None) for name in ("temperature", "top_p", "seed", "max_new_tokens")},
             "isolation": self.sandbox.isolation,
+            "packages": self.sandbox.packages,
         }
         return self.named(values)
 
@@ -423,6 +424,7 @@ def _fingerprint(
         "ckpt": checkpoint,
         "samples": hashlib.sha256(repr(sorted(given.items())).encode()).hexdigest()[:16] if given else None,
         "sandbox.isolation": sandbox.isolation,
+        "sandbox.packages": sandbox.packages,
     }
 
 

@@ -1,5 +1,6 @@
 """Hold the benchmarks to what their configs say, and their references to passing."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,12 @@ from hydra.utils import instantiate
 
 from tests.real_data import DATA, real_data
 from wmtp.data.problem import Problem
-from wmtp.data.prompts import BigcodeMbpp0Shot, MbppPaper3Shot, Synthetic0Shot
-from wmtp.data.sources import Mbpp
+from wmtp.data.prompts import BigcodeMbpp0Shot, HumanEvalRaw, MbppPaper3Shot, Synthetic0Shot
+from wmtp.data.sources import HumanEval, Mbpp
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError
 from wmtp.evaluation.benchmarks import Benchmark, choose
-from wmtp.evaluation.sandbox import Limits
+from wmtp.evaluation.sandbox import Limits, Sandbox
 
 ROOT = Path(__file__).parents[3]
 SUITES = {"meta_mtp": ["mbpp", "humaneval", "codecontests"], "mix": ["mbpp", "codecontests"]}
@@ -41,6 +42,23 @@ def test_meta_mtp_runs_what_its_metrics_name():
     ]
     with pytest.raises(ConfigError, match=r"benchmark\.metrics = \[bleu\] must name at least one of mbpp_exact"):
         choose(["bleu"], {"mbpp_exact": suite("mbpp")[0]})
+
+
+def test_an_entry_point_called_check_is_not_taken_for_the_check_of_the_tests(tmp_path):
+    row = {
+        "task_id": "HumanEval/check",
+        "prompt": "def check(n):\n",
+        "canonical_solution": "    return 1 if n == 0 else n * check(n - 1)\n",
+        "entry_point": "check",
+        "test": "def check(candidate):\n    assert candidate(4) == 24\n",
+    }
+    (tmp_path / "HumanEval.jsonl").write_text(json.dumps(row))
+    benchmark = Benchmark("humaneval", HumanEval(tmp_path), HumanEvalRaw())
+    (problem,) = benchmark.problems
+    wrong = benchmark.program(problem, "    return 1\n")
+    with Sandbox(workers=1) as sandbox:
+        verdicts = dict(sandbox.judge([benchmark.reference(problem, Limits()), wrong]))
+    assert verdicts[0].passed and verdicts[1].status == "wrong"
 
 
 @real_data

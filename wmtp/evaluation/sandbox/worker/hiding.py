@@ -96,16 +96,15 @@ class _Rewriting(ast.NodeTransformer):
 
     def __init__(self, strict: bool):
         self.strict, self.comparisons, self.due = strict, [], set()
-        self.asserts: dict[ast.Compare, bool] = {}
 
     def rewrite(self, text: str) -> str:
         tree = ast.parse(text)
+        asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
         caught = {
             id(node) for outer in ast.walk(tree) if isinstance(outer, ast.Try | ast.TryStar) for node in ast.walk(outer)
         }
-        self.asserted = {
-            id(node.test) for node in ast.walk(tree) if isinstance(node, ast.Assert) and id(node) not in caught
-        }
+        self.asserted = {id(node.test) for node in asserts if id(node) not in caught}
+        self.in_asserts = {id(part) for node in asserts for part in ast.walk(node)}
         self.outermost = {id(node.test) for node in tree.body if isinstance(node, ast.Assert)}
         return ast.unparse(ast.fix_missing_locations(self.visit(tree)))
 
@@ -113,6 +112,8 @@ class _Rewriting(ast.NodeTransformer):
         operands = [node.left, *node.comparators]
         operators = tuple(type(operator).__name__ for operator in node.ops)
         expected = {place: value for place, part in enumerate(operands) for value in _literal(part)}
+        if not (id(node) in self.in_asserts or any(isinstance(part, ast.Call) for part in ast.walk(node))):
+            expected = {} if len(expected) < len(operands) else expected  # nothing of the program's answer is in it
         if not all(name in inside.COMPARISONS for name in operators) or len(expected) == len(operands):
             return self.generic_visit(node)
         number = len(self.comparisons)
@@ -120,7 +121,8 @@ class _Rewriting(ast.NodeTransformer):
         if id(node) in self.outermost:
             self.due.add(number)
         rest = [self.visit(part) for place, part in enumerate(operands) if place not in expected]
-        return ast.Call(ast.Name("__compare__", ast.Load()), [ast.Constant(number), *rest], [])
+        names = [] if expected else [ast.keyword("names", ast.Constant(operators))]
+        return ast.Call(ast.Name("__compare__", ast.Load()), [ast.Constant(number), *rest], names)
 
     def visit_BinOp(self, node):
         self.generic_visit(node)

@@ -34,10 +34,11 @@ class Judge:
         zygote_channel: socket.socket,
         keeper_channel: socket.socket,
         rung,
-        circumstances: dict,
+        packages: list[str],
+        others: int,
     ):
         self.parent, self.zygote, self.keeper, self.rung = parent, zygote_channel, keeper_channel, rung
-        self.circumstances = circumstances
+        self.packages, self.others = packages, others
         signal.signal(signal.SIGALRM, self.interrupt_tests)
         sys.setrecursionlimit(_DEEP)
         typing.get_type_hints = lambda *_, **__: names.refuse("typing.get_type_hints")  # it executes annotations

@@ -27,7 +27,9 @@ class Process:
         written = 0
         while stdin and written < len(stdin):
             written += os.pwrite(self.files[0], stdin[written:], written)
-        wanted = {**self.limits, **judge.circumstances, "script": stdin is not None}
+        texts = (program["source"], program["setup"], *program["tests"])
+        packages = [name for name in judge.packages if any(name in text for text in texts)]
+        wanted = {**self.limits, "others": judge.others, "script": stdin is not None, "packages": packages}
         socket.send_fds(judge.zygote, [json.dumps(wanted).encode()], [theirs.fileno(), *self.files])
         theirs.close()
         (self.pid,) = zygote.STARTED.unpack(judge.zygote.recv(zygote.STARTED.size))
