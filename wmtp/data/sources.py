@@ -168,7 +168,7 @@ class HumanEval(FileSource):
             solutions=(prompt + row.text("canonical_solution"),),
             tests=tests,
             # The tests of 32, 38 and 50 call what the prompt defines: take that, not what a program puts in its place.
-            setup=prompt,
+            setup=_whole(prompt),
             entry_point=entry_point,
             licence=self.licence,
         )
@@ -352,6 +352,17 @@ def _json_object(raw: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataFormatError(f"{where}: must be one JSON object, not {type(value).__name__}.")
     return value
+
+
+def _whole(prompt: str) -> str:
+    """Give the function that a prompt begins a body, where it has no docstring to be one."""
+    try:
+        ast.parse(prompt)
+        return prompt
+    except IndentationError:
+        return prompt.rstrip("\n") + "\n    pass\n"
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return prompt
 
 
 def _mbpp_split(number: int, row: Row) -> str:

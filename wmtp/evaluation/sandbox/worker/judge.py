@@ -104,7 +104,8 @@ class Judge:
         """Have the setup and the tests run there, and compare here; raise Settled unless all is well."""
         codes, uses = self.compile(program)
         strict = program["place"] != "trusting"
-        hidden = hide((program["setup"], *program["tests"]), strict)
+        tested = uses.tested_builtins(program["entry_point"])
+        hidden = hide((program["setup"], *program["tests"]), tested, strict)
         nonce = secrets.token_hex(16)
         request = {
             "imports": imports_inside(program["imports"], uses),
@@ -113,7 +114,7 @@ class Judge:
             "nonce": nonce,
             "strict": strict,
             "entry_point": program["entry_point"],
-            "only_builtins": uses.only_builtins(program["entry_point"]),
+            "tested": tested,
         }
         place, due, kind, first = "while it was loaded", set(hidden.due), "", None
         with self.running(program) as process:
