@@ -93,7 +93,10 @@ def test_a_package_that_is_not_installed_is_the_fault_of_no_program(sandbox):
 @pytest.mark.slow
 def test_the_references_of_humaneval_plus_pass(sandbox, data):
     """All but 32, whose test unpacks the number that it asks for."""
-    with gzip.open(data / "evalplus" / "HumanEvalPlus-OriginFmt.jsonl.gz", "rt", encoding="utf-8") as file:
+    packed = data / "evalplus" / "HumanEvalPlus-OriginFmt.jsonl.gz"
+    if not packed.exists():
+        pytest.skip(f"{packed} is not there")
+    with gzip.open(packed, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     references = [
         Program(

@@ -272,9 +272,10 @@ class _Evaluation:
 
         def programs() -> Iterator[Program]:
             for key, limits in work:
-                asked.append((key, limits))
                 problem, place = self.problems[key[0]], self.places[key[0]].replace(UNJUDGEABLE, "outside")
-                yield self.benchmark.program(problem, self.samples.rows[key]["completion"], limits, place)
+                program = self.benchmark.program(problem, self.samples.rows[key]["completion"], limits, place)
+                asked.append((key, program.limits))
+                yield program
 
         for index, verdict in self.sandbox.judge(programs()):
             self.record(*asked[index], verdict)

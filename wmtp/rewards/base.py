@@ -233,7 +233,10 @@ def _read(folder: Path, limit: int | None) -> list[list[Judged]] | None:
 
 def _pack(problems: Sequence[Problem], rows: Sequence[Sequence[Row]]) -> dict[str, Tensor]:
     """Write judged problems as the bytes of a JSON text; their own programs and inputs are not needed any more."""
-    bare = [replace(problem, solutions=(), incorrect_solutions=(), noise_spans=(), stdio=()) for problem in problems]
+    bare = [
+        replace(problem, solutions=(), incorrect_solutions=(), noise_spans=(), stdio=(), origin="")
+        for problem in problems
+    ]
     text = json.dumps([[vars(problem), programs] for problem, programs in zip(bare, rows, strict=True)])
     return {"json": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
 

@@ -81,6 +81,7 @@ class Judge:
         """Run the setup and the tests here against the functions there; raise Settled unless all is well."""
         codes, uses = self.compile(program)
         with self.running(program) as process:
+            process.begin(program["source"])
             session = Session(process)
             names = Names(session, program, uses)
             random.seed(0)  # the same program gets the same verdict each time
@@ -118,6 +119,7 @@ class Judge:
         }
         place, due, kind, first = "while it was loaded", set(hidden.due), "", None
         with self.running(program) as process:
+            process.begin(program["source"])
             session = Session(process)
             try:
                 with self.alarm(program):
@@ -170,6 +172,7 @@ class Judge:
         for count, (stdin, expected) in enumerate(program["stdio"], 1):
             place = f"in test {count} of {total}"
             with self.running(program, stdin.encode("utf-8", "surrogateescape")) as process:
+                process.begin_script(program["source"], program["input_file"], program["output_file"])
                 while process.ended is None:
                     process.wait(0)
                 self.check_end(process, place)
@@ -182,7 +185,6 @@ class Judge:
         """Start a program, and whatever happens end it and count the time it took."""
         process = Process(self, program, stdin)
         try:
-            process.begin(program["source"])
             yield process
         finally:
             process.end()
