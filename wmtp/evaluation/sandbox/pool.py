@@ -33,7 +33,7 @@ _QUEUE = 2  # programs per worker: the one that runs and the one that is next
 _AHEAD = 64  # samples per worker that may wait for the verdict of an identical one
 _GRACE_SECONDS = 10.0
 _START_SECONDS = 30.0
-_VERDICT_BYTES = 1 << 16
+_VERDICT_BYTES, _LONGEST_SECONDS = 1 << 16, 1e7
 _PROBE = Program(
     source="""
 import os, socket
@@ -370,6 +370,8 @@ class _Worker:
                     number, status, seconds, message, place = json.loads(self.received[4 : 4 + length])
                     status, place = STATUSES[STATUSES.index(status)], PLACES[PLACES.index(place)]
                     verdict = Verdict(status, float(seconds), " ".join(message.split()), place)
+                    if not 0 <= verdict.seconds < _LONGEST_SECONDS:
+                        raise ValueError(seconds)
                     job = self.jobs.pop(number)
                 except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                     self.is_garbled = True

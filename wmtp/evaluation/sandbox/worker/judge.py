@@ -7,6 +7,7 @@
 """
 
 import contextlib
+import decimal
 import os
 import random
 import secrets
@@ -40,7 +41,6 @@ class Judge:
         self.parent, self.zygote, self.keeper, self.rung = parent, zygote_channel, keeper_channel, rung
         self.packages, self.others = packages, others
         signal.signal(signal.SIGALRM, self.interrupt_tests)
-        sys.setrecursionlimit(_DEEP)
         typing.get_type_hints = lambda *_, **__: names.refuse("typing.get_type_hints")  # it executes annotations
 
     def serve(self) -> None:
@@ -84,7 +84,10 @@ class Judge:
             process.begin(program["source"])
             session = Session(process)
             names = Names(session, program, uses)
-            random.seed(0)  # the same program gets the same verdict each time
+            # The same program gets the same verdict each time, whatever tests came before.
+            random.seed(0)
+            sys.setrecursionlimit(_DEEP)
+            decimal.setcontext(decimal.DefaultContext.copy())
             place = "while it was loaded"
             try:
                 with self.alarm(program):
@@ -118,6 +121,7 @@ class Judge:
             "tested": tested,
         }
         place, due, kind, first = "while it was loaded", set(hidden.due), "", None
+        sys.setrecursionlimit(_DEEP)
         with self.running(program) as process:
             process.begin(program["source"])
             session = Session(process)
