@@ -107,6 +107,39 @@ def test_code_in_the_judge_reaches_nothing(rung):
     assert not os.path.lexists(TRACE)
 
 
+#: What a judge in foreign hands may say to the training process.
+GARBAGE = (
+    "b'\\xff' * 64",
+    "wire.pack([0, 'passed'])",
+    "wire.pack('x')",
+    "wire.pack([[], 'passed', 0.0, '', 'outside'])",
+    "wire.pack([12345, 'passed', 0.0, '', 'outside'])",
+    "wire.pack([number, 'solved', 0.0, '', 'outside'])",
+    "wire.pack([number, 'passed', float('nan'), '', 'outside'])",
+    "wire.pack([number, 'passed', float('inf'), '', 'outside'])",
+    "wire.pack([number, 'passed', 0.0, 7, 'outside'])",
+    "wire.pack([number, 'passed', 0.0, 'x' * 100000, 'outside'])",
+    "b'\\x00\\xc0\\x00\\x00' + b'[' * 49152",
+)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_what_is_no_verdict_costs_a_worker_and_nothing_else(sandbox, garbage):
+    say = f"""
+import sys
+wire, frame = sys.modules['worker.wire'], sys._getframe()
+while 'number' not in frame.f_locals:
+    frame = frame.f_back
+number, judge = frame.f_locals['number'], frame.f_locals['self']
+judge.parent.sendall({garbage})
+"""
+    speaker = Program("def f(): return 1", (say,), limits=QUICK)
+    others = [Program(f"def f(): return {n}", (f"assert f() == {n}  # {garbage}",), limits=QUICK) for n in range(4)]
+    verdicts = dict(sandbox.judge([speaker, *others]))
+    assert verdicts.pop(0).status == "harness_error"
+    assert all(verdict.passed for verdict in verdicts.values()) and len(verdicts) == 4
+
+
 @pytest.mark.parametrize("rung", SAFE_RUNGS)
 def test_the_keeper_ends_no_process_but_programs(rung):
     """The judge asks the keeper to end programs; a judge in foreign hands could name any process."""

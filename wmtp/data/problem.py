@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from wmtp.data.mutation import mutate
@@ -25,9 +25,12 @@ class Problem:
         tests: 정답 프로그램 뒤에서 차례로 실행하는 파이썬 문장 (보통 assert 하나씩).
         setup: 정답 뒤, tests 앞에서 실행할 코드 (MBPP 367, 927).
         stdio: (표준 입력, 기대 출력) 쌍. CodeContests 같은 문제만.
+        time_limit, memory_limit: 문제가 정한 시간(초)과 메모리(바이트), 없으면 0. 설정의 한도보다 크면 이것을 쓴다.
+        input_file, output_file: 표준 입출력 대신 쓰는 파일의 이름. 없으면 "".
         entry_point: 부를 함수의 이름. 모르면 None.
         licence: 데이터의 라이선스 (SPDX 이름).
         noise_spans: solutions[0]에서 일부러 망가뜨린 글자 구간 [시작, 끝). data.noise가 켜진 학습 문제에만 있다.
+        origin: 어느 파일의 몇째 줄에서 왔는지. 오류 문장에만 쓴다.
     """
 
     task_id: str
@@ -39,9 +42,14 @@ class Problem:
     tests: tuple[str, ...] = ()
     setup: str = ""
     stdio: tuple[tuple[str, str], ...] = ()
+    time_limit: float = 0.0
+    memory_limit: int = 0
+    input_file: str = ""
+    output_file: str = ""
     entry_point: str | None = None
     licence: str = "unknown"
     noise_spans: tuple[tuple[int, int], ...] = ()
+    origin: str = field(default="", compare=False)
 
 
 class Source:

@@ -16,7 +16,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from wmtp.errors import ConfigError, DataFormatError
 from wmtp.storage import in_use
 
 PYTHON3 = 3  # the language number in CodeContests
+CODECONTESTS_SOURCES = ("unknown", "codechef", "codeforces", "hackerearth", "codejam", "atcoder", "aizu")
 
 
 class FileSource(Source):
@@ -51,7 +52,9 @@ class FileSource(Source):
             raise ConfigError(f"split = {split}: {self.name} has {', '.join(self.splits)}; or take every row with all.")
         first_seen: dict[str, str] = {}
         for row in self.rows(split):
-            problem = self.parse(row)
+            problem = replace(self.parse(row), origin=row.where)
+            if problem.task_id in first_seen:
+                problem = replace(problem, task_id=self.other_name(problem.task_id, row))
             if problem.task_id in first_seen:
                 raise DataFormatError(
                     f"{row.where}: {problem.task_id} is there a second time, first at "
@@ -82,6 +85,10 @@ class FileSource(Source):
         """Make a Problem of one row."""
         raise NotImplementedError
 
+    def other_name(self, task_id: str, row: "Row") -> str:
+        """Name a problem whose name is taken, where the format allows two of one name."""
+        return task_id
+
 
 class Mbpp(FileSource):
     """Read MBPP, full (mbpp.jsonl) or sanitized (sanitized-mbpp.json).
@@ -110,6 +117,12 @@ class Mbpp(FileSource):
         return in_use().find_data(self.name, self.path, patterns, hub=hub)
 
     def parse(self, row: "Row") -> Problem:
+        if "plus_input" in row.values or ("test" in row.values and "test_list" in row.values):
+            raise row.error(
+                "test" if "test" in row.values else "plus_input",
+                "says that this is a row of MBPP+, of which the base tests alone would be judged here. MBPP+ is not "
+                "read yet: use the rows of MBPP itself",
+            )
         number = row.get("task_id", int)
         code = row.text("code")
         tests = row.texts("test_list")
@@ -157,15 +170,18 @@ class HumanEval(FileSource):
     def parse(self, row: "Row") -> Problem:
         prompt = row.text("prompt")
         entry_point = row.text("entry_point")
+        tests = (row.text("test"), f"check({entry_point})")
+        if entry_point == "check":  # the tests define a function of that name: take the program's before they do
+            tests = ("candidate = check", tests[0], "check(candidate)")
         return Problem(
             task_id=row.text("task_id"),
             source=self.name,
             split="test",
             text=prompt,
             solutions=(prompt + row.text("canonical_solution"),),
-            tests=(row.text("test"), f"check({entry_point})"),
+            tests=tests,
             # The tests of 32, 38 and 50 call what the prompt defines: take that, not what a program puts in its place.
-            setup=prompt,
+            setup=_whole(prompt),
             entry_point=entry_point,
             licence=self.licence,
         )
@@ -178,6 +194,8 @@ class CodeContests(FileSource):
     표준 입출력 쌍으로 잇는다. 분할은 줄의 `split` 값, 없으면 공식 파일 이름(train, valid, test, 조각은
     train-00000-of-00039), 그것도 아니면 이름의 sha256으로 정한다: 10으로 나눈 나머지 0은 validation,
     1과 2는 test, 나머지는 train. 그래서 줄을 더하거나 빼도 다른 문제의 분할은 바뀌지 않는다.
+    `time_limit`, `memory_limit_bytes`, `input_file`, `output_file`을 지킨다. 이름이 같은 두 문제는 `source`가 다르면
+    다른 문제이고, 뒤의 것의 이름에는 출처가 붙는다: `codecontests/A (codechef)`.
 
     Args:
         path: 파일, s3:// 주소, 또는 `train*`, `valid*`, `test*`(.jsonl, .jsonl.gz, .parquet)가 있는 폴더.
@@ -213,8 +231,18 @@ class CodeContests(FileSource):
             solutions=row.python3("solutions"),
             incorrect_solutions=row.python3("incorrect_solutions"),
             stdio=tuple(tests),
+            time_limit=row.seconds("time_limit"),
+            memory_limit=row.get("memory_limit_bytes", int, 0),
+            input_file=row.file_name("input_file"),
+            output_file=row.file_name("output_file"),
             licence=self.licence,
         )
+
+    def other_name(self, task_id: str, row: "Row") -> str:
+        source = row.get("source", int | str, 0)
+        if isinstance(source, int):
+            source = CODECONTESTS_SOURCES[source] if 0 <= source < len(CODECONTESTS_SOURCES) else f"source {source}"
+        return f"{task_id} ({source.lower()})"
 
 
 @dataclass(frozen=True)
@@ -242,7 +270,8 @@ class Row:
         if value is None:
             raise self.error(key, "is missing")
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.error(key, f"must be {kind.__name__}, not {type(value).__name__}")
+            wanted = getattr(kind, "__name__", str(kind))
+            raise self.error(key, f"must be {wanted}, not {type(value).__name__}")
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -261,6 +290,23 @@ class Row:
         for given, expected in zip(inputs, outputs, strict=True):
             # The last line of an official input ends with a newline; copies in circulation have lost it.
             yield (given if given.endswith("\n") else given + "\n", expected)
+
+    def seconds(self, key: str) -> float:
+        """Return a time: a number, or the seconds and nanos of a protocol buffer; 0 where there is none."""
+        value = self.get(key, int | float | dict, 0)
+        parts = [value.get("seconds") or 0, value.get("nanos") or 0] if isinstance(value, dict) else [value, 0]
+        if not all(isinstance(part, int | float) and 0 <= part < 1e12 for part in parts):
+            raise self.error(key, f"= {value} must be a time in seconds")
+        return parts[0] + parts[1] / 1e9
+
+    def file_name(self, key: str) -> str:
+        """Return the name of a file that programs use instead of standard input or output, "" for none."""
+        name = self.text(key, "")
+        if name in ("", "stdin", "stdout"):
+            return ""
+        if "/" in name or "\0" in name or name in (".", ".."):
+            raise self.error(key, f"= {name} must be the name of a file, without a folder")
+        return name
 
     def python3(self, key: str) -> tuple[str, ...]:
         """Return the Python 3 programs among the solutions in all languages."""
@@ -349,6 +395,17 @@ def _json_object(raw: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataFormatError(f"{where}: must be one JSON object, not {type(value).__name__}.")
     return value
+
+
+def _whole(prompt: str) -> str:
+    """Give the function that a prompt begins a body, where it has no docstring to be one."""
+    try:
+        ast.parse(prompt)
+        return prompt
+    except IndentationError:
+        return prompt.rstrip("\n") + "\n    pass\n"
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return prompt
 
 
 def _mbpp_split(number: int, row: Row) -> str:

@@ -7,13 +7,13 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from wmtp.data.problem import Problem
 from wmtp.data.prompts import Prompt
-from wmtp.errors import ConfigError
+from wmtp.errors import ConfigError, DataFormatError
 from wmtp.evaluation.sandbox import Limits, Program, imports_of
 
 
@@ -51,6 +51,11 @@ class Benchmark:
         if not problems:
             raise ConfigError(
                 f"benchmark.split = {self.split} holds no problem of {self.name}. Try benchmark.split=all."
+            )
+        if untested := next((one for one in problems if not one.tests and not one.stdio), None):
+            raise DataFormatError(
+                f"{untested.origin or self.name}: {untested.task_id} has no test, so every program would pass. "
+                "Give it tests, or take it out of the file."
             )
         return problems
 
@@ -90,9 +95,9 @@ class Benchmark:
         """Describe everything about the benchmark that a result depends on."""
         digest = hashlib.sha256()
         for problem in self.problems:
-            digest.update(
-                repr((problem.task_id, self.text(problem), problem.tests, problem.setup, problem.stdio)).encode()
-            )
+            judged = (problem.tests, problem.setup, problem.stdio, problem.time_limit, problem.memory_limit)
+            files = problem.input_file, problem.output_file
+            digest.update(repr((problem.task_id, self.text(problem), *judged, *files)).encode())
         return {
             "name": self.name,
             "split": self.split,
@@ -105,12 +110,21 @@ class Benchmark:
 
 
 def program_of(problem: Problem, source: str, limits: Limits, place: str = "either") -> Program:
-    """Join a program and the tests of its problem."""
+    """Join a program and the tests of its problem, which may allow it more time and memory than the limits do."""
+    stretch = max(1.0, problem.time_limit / limits.cpu_seconds)
+    limits = replace(
+        limits,
+        cpu_seconds=limits.cpu_seconds * stretch,
+        wall_seconds=limits.wall_seconds * stretch,
+        memory_bytes=max(limits.memory_bytes, problem.memory_limit),
+    )
     return Program(
         source=source,
         tests=problem.tests,
         setup=problem.setup,
         stdio=problem.stdio,
+        input_file=problem.input_file,
+        output_file=problem.output_file,
         imports=imports_of(problem.solutions[0]) if problem.solutions else "",
         entry_point=problem.entry_point,
         place=place,

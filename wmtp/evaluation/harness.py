@@ -282,9 +282,10 @@ class _Evaluation:
 
         def programs() -> Iterator[Program]:
             for key, limits in work:
-                asked.append((key, limits))
                 problem, place = self.problems[key[0]], self.places[key[0]].replace(UNJUDGEABLE, "outside")
-                yield self.benchmark.program(problem, self.samples.rows[key]["completion"], limits, place)
+                program = self.benchmark.program(problem, self.samples.rows[key]["completion"], limits, place)
+                asked.append((key, program.limits))
+                yield program
 
         for index, verdict in self.sandbox.judge(programs()):
             self.record(*asked[index], verdict)
@@ -351,6 +352,7 @@ class _Evaluation:
             "n": counts.most_common(1)[0][1],
             **{name: getattr(sampling, name, None) for name in ("temperature", "top_p", "seed", "max_new_tokens")},
             "isolation": self.sandbox.isolation,
+            "packages": self.sandbox.packages,
         }
         return self.named(values)
 
@@ -440,6 +442,7 @@ def _fingerprint(
         "ckpt": checkpoint,
         "samples": hashlib.sha256(repr(sorted(given.items())).encode()).hexdigest()[:16] if given else None,
         "sandbox.isolation": sandbox.isolation,
+        "sandbox.packages": sandbox.packages,
     }
 
 

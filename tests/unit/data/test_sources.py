@@ -108,6 +108,40 @@ def test_codecontests_takes_python_3_and_joins_the_tests_in_order(tmp_path):
     assert problem.stdio == (("1 2\n", "3\n"), ("2 2\n", "4"))
 
 
+def test_codecontests_reads_what_a_problem_allows(tmp_path):
+    allowed = {
+        "time_limit": {"seconds": 10, "nanos": 500_000_000},
+        "memory_limit_bytes": 2 << 30,
+        "input_file": "input.txt",
+        "output_file": "stdout",
+    }
+    plain, rich = CodeContests(
+        write(tmp_path / "rows.jsonl", CONTEST_ROW, CONTEST_ROW | {"name": "rich"} | allowed)
+    ).problems("all")
+    assert (plain.time_limit, plain.memory_limit, plain.input_file, plain.output_file) == (0.0, 0, "", "")
+    assert (rich.time_limit, rich.memory_limit, rich.input_file, rich.output_file) == (10.5, 2 << 30, "input.txt", "")
+
+
+def test_codecontests_tells_two_problems_of_one_name_apart_by_their_source(tmp_path):
+    rows = [CONTEST_ROW | {"source": source} for source in (2, 1, 5)]
+    problems = CodeContests(write(tmp_path / "rows.jsonl", *rows)).problems("all")
+    name = "codecontests/1_A. Sum"
+    assert [problem.task_id for problem in problems] == [name, f"{name} (codechef)", f"{name} (atcoder)"]
+    with pytest.raises(DataFormatError, match=r"jsonl:3: codecontests/1_A\. Sum \(codechef\) is there a second time"):
+        CodeContests(write(tmp_path / "twice.jsonl", *rows[:2], rows[1])).problems("all")
+
+
+@real_data
+def test_rows_of_mbpp_plus_are_refused_by_name(tmp_path):
+    for name, where in (("MbppPlus-OriginFmt", "test"), ("MbppPlus", "plus_input")):
+        packed = Path(DATA) / f"evalplus/{name}.jsonl.gz"
+        if not packed.exists():
+            pytest.skip(f"{packed} is not there")
+        (tmp_path / "mbpp.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
+        with pytest.raises(DataFormatError, match=rf"mbpp\.jsonl:1: {where} says that this is a row of MBPP\+"):
+            Mbpp(tmp_path).problems("all")
+
+
 @pytest.mark.parametrize(
     ("file", "extra", "split"),
     [
@@ -130,6 +164,10 @@ def test_codecontests_split_comes_from_the_row_then_the_file_then_the_name(tmp_p
         (Mbpp, MBPP_ROW, {"task_id": 975}, r"rows\.jsonl:2: task_id = 975 must be in 1\.\.974"),
         (Mbpp, MBPP_ROW, {"test_list": [1]}, r"rows\.jsonl:2: test_list must be a list of texts"),
         (Mbpp, MBPP_ROW, {"test_list": []}, r"rows\.jsonl:2: test_list must hold at least one test"),
+        (Mbpp, MBPP_ROW, {"test": "import numpy"}, r"rows\.jsonl:2: test says that this is a row of MBPP\+"),
+        (Mbpp, MBPP_ROW, {"task_id": "Mbpp/2", "plus_input": []}, r"rows\.jsonl:2: plus_input says .* MBPP\+"),
+        (CodeContests, CONTEST_ROW, {"time_limit": {"seconds": "2"}}, r"rows\.jsonl:2: time_limit = .* in seconds"),
+        (CodeContests, CONTEST_ROW, {"input_file": "../x"}, r"rows\.jsonl:2: input_file = \.\./x must be the name"),
         (HumanEval, HUMANEVAL_ROW, {"prompt": 3}, r"rows\.jsonl:2: prompt must be str, not int"),
         (
             CodeContests,

@@ -1,5 +1,6 @@
 """Hold the benchmarks to what their configs say, and their references to passing."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,12 @@ from hydra.utils import instantiate
 
 from tests.real_data import DATA, real_data
 from wmtp.data.problem import Problem
-from wmtp.data.prompts import BigcodeMbpp0Shot, MbppPaper3Shot, Synthetic0Shot
-from wmtp.data.sources import Mbpp
+from wmtp.data.prompts import BigcodeMbpp0Shot, CodeContestsStatement, HumanEvalRaw, MbppPaper3Shot, Synthetic0Shot
+from wmtp.data.sources import CodeContests, HumanEval, Mbpp
 from wmtp.data.synthetic import Synthetic
-from wmtp.errors import ConfigError
+from wmtp.errors import ConfigError, DataFormatError
 from wmtp.evaluation.benchmarks import Benchmark, choose
-from wmtp.evaluation.sandbox import Limits
+from wmtp.evaluation.sandbox import Limits, Sandbox
 
 ROOT = Path(__file__).parents[3]
 SUITES = {"meta_mtp": ["mbpp", "humaneval", "codecontests"], "mix": ["mbpp", "codecontests"]}
@@ -41,6 +42,55 @@ def test_meta_mtp_runs_what_its_metrics_name():
     ]
     with pytest.raises(ConfigError, match=r"benchmark\.metrics = \[bleu\] must name at least one of mbpp_exact"):
         choose(["bleu"], {"mbpp_exact": suite("mbpp")[0]})
+
+
+CONTEST = {
+    "name": "sum",
+    "description": "Add.",
+    "public_tests": {"input": ["1 2\n"], "output": ["3\n"]},
+    "solutions": {"language": [3], "solution": ["print(sum(map(int, input().split())))"]},
+    "split": "test",
+}
+
+
+def contests(folder: Path, *rows: dict) -> Benchmark:
+    """Write rows of CodeContests, and read them as a benchmark."""
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Benchmark("codecontests", CodeContests(folder), CodeContestsStatement())
+
+
+def test_a_problem_without_a_test_is_refused_with_file_and_line(tmp_path):
+    untested = CONTEST | {"name": "none", "public_tests": {"input": [], "output": []}}
+    with pytest.raises(DataFormatError, match=r"test\.jsonl:2: codecontests/none has no test, so every program"):
+        _ = contests(tmp_path, CONTEST, untested).problems
+
+
+def test_a_program_may_use_what_its_problem_allows(tmp_path):
+    generous = {"name": "big", "time_limit": {"seconds": 10}, "memory_limit_bytes": 2 << 30}
+    strict = {"name": "small", "time_limit": {"seconds": 1}, "memory_limit_bytes": 64 << 20}
+    files = {"name": "files", "input_file": "in.txt", "output_file": "out.txt"}
+    benchmark = contests(tmp_path, CONTEST | generous, CONTEST | strict, CONTEST | files)
+    big, small, files = [benchmark.program(problem, "x") for problem in benchmark.problems]
+    assert (big.limits.cpu_seconds, big.limits.wall_seconds, big.limits.memory_bytes) == (10.0, 75.0, 2 << 30)
+    assert small.limits == files.limits == benchmark.limits
+    assert (files.input_file, files.output_file) == ("in.txt", "out.txt")
+
+
+def test_an_entry_point_called_check_is_not_taken_for_the_check_of_the_tests(tmp_path):
+    row = {
+        "task_id": "HumanEval/check",
+        "prompt": "def check(n):\n",
+        "canonical_solution": "    return 1 if n == 0 else n * check(n - 1)\n",
+        "entry_point": "check",
+        "test": "def check(candidate):\n    assert candidate(4) == 24\n",
+    }
+    (tmp_path / "HumanEval.jsonl").write_text(json.dumps(row))
+    benchmark = Benchmark("humaneval", HumanEval(tmp_path), HumanEvalRaw())
+    (problem,) = benchmark.problems
+    wrong = benchmark.program(problem, "    return 1\n")
+    with Sandbox(workers=1) as sandbox:
+        verdicts = dict(sandbox.judge([benchmark.reference(problem, Limits()), wrong]))
+    assert verdicts[0].passed and verdicts[1].status == "wrong"
 
 
 @real_data

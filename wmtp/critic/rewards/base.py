@@ -219,7 +219,10 @@ def _read(folder: Path, limit: int | None) -> list[list[Judged]] | None:
 
 def _pack(problems: Sequence[Problem], rows: Sequence[Sequence[Row]]) -> dict[str, Tensor]:
     """Write judged problems; their own programs and inputs are not needed any more."""
-    bare = [replace(problem, solutions=(), incorrect_solutions=(), noise_spans=(), stdio=()) for problem in problems]
+    bare = [
+        replace(problem, solutions=(), incorrect_solutions=(), noise_spans=(), stdio=(), origin="")
+        for problem in problems
+    ]
     return {"json": pack([[vars(problem), programs] for problem, programs in zip(bare, rows, strict=True)])}
 
 

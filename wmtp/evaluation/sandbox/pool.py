@@ -10,6 +10,8 @@
 import collections
 import dataclasses
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import selectors
@@ -31,7 +33,7 @@ _QUEUE = 2  # programs per worker: the one that runs and the one that is next
 _AHEAD = 64  # samples per worker that may wait for the verdict of an identical one
 _GRACE_SECONDS = 10.0
 _START_SECONDS = 30.0
-_VERDICT_BYTES = 1 << 16
+_VERDICT_BYTES, _LONGEST_SECONDS = 1 << 16, 1e7
 _PROBE = Program(
     source="""
 import os, socket
@@ -56,6 +58,11 @@ class Sandbox:
         workers: 작업자의 수. None이면 코어마다 하나.
         allow_unsafe: 안전한 단이 하나도 없을 때, 자원 한도만 걸고 실행해도 되는가.
         rung: "namespaces", "bubblewrap", "landlock", "unsafe" 중 하나를 강제한다. None이면 되는 것 중 가장 위.
+        packages: 표준 라이브러리 말고 프로그램이 import해도 되는 패키지들. 이 파이썬에 설치된 것만, 읽기 전용으로.
+
+    Attributes:
+        isolation: 쓰인 단의 이름.
+        packages: 그 패키지들의 이름과 판. 결과와 함께 저장된다.
 
     Raises:
         SandboxUnavailableError: 이 기계에 안전한 단이 없고 allow_unsafe가 아닐 때 (`with`에 들어갈 때).
@@ -70,7 +77,13 @@ class Sandbox:
         1 wrong failed in test 1 of 1
     """
 
-    def __init__(self, workers: int | None = None, allow_unsafe: bool = False, rung: str | None = None):
+    def __init__(
+        self,
+        workers: int | None = None,
+        allow_unsafe: bool = False,
+        rung: str | None = None,
+        packages: Iterable[str] = ("numpy",),
+    ):
         if workers is not None and workers < 1:
             raise ValueError(f"sandbox.workers = {workers} must be at least 1, or null for one a core.")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -78,6 +91,8 @@ class Sandbox:
         self.allow_unsafe = allow_unsafe
         self.rung = rung
         self.isolation = ""
+        self._found = {name: paths for name in packages if (paths := _paths_of(name))}
+        self.packages = {name: importlib.metadata.version(name) for name in self._found}
         self._pool: list[_Worker] = []
         self._known: dict[bytes, Verdict] = {}
         self._jobs = 0
@@ -87,7 +102,7 @@ class Sandbox:
         self.isolation = first.isolation
         self._pool.append(first)
         try:
-            self._pool += [_Worker(self.rung) for _ in range(self.workers - 1)]
+            self._pool += [_Worker(self.rung, self._found) for _ in range(self.workers - 1)]
             for worker in self._pool[1:]:
                 worker.wait_until_ready()
         except BaseException:
@@ -198,7 +213,7 @@ class Sandbox:
         """Put a new worker in the place of a broken one; return it, and the jobs that the other leaves behind."""
         selector.unregister(worker.channel)
         worker.end()
-        new = _Worker(self.rung)
+        new = _Worker(self.rung, self._found)
         self._pool[self._pool.index(worker)] = new
         new.wait_until_ready()
         selector.register(new.channel, selectors.EVENT_READ, new)
@@ -212,7 +227,7 @@ class Sandbox:
             rungs.append("unsafe")
         for rung in rungs:
             try:
-                worker = _Worker(rung)
+                worker = _Worker(rung, self._found)
                 worker.wait_until_ready()
             except _NotHereError as error:
                 reasons.append(str(error))
@@ -251,7 +266,7 @@ class _NotHereError(SandboxUnavailableError):
 class _Worker:
     """Hold one worker process and the jobs it has been given."""
 
-    def __init__(self, rung: str):
+    def __init__(self, rung: str, packages: dict[str, list[str]]):
         self.channel, theirs = socket.socketpair()
         self.rung, self.jobs, self.unsent, self.received = rung, {}, bytearray(), bytearray()
         self.directory, self.silence, self.is_garbled = "", 0.0, False
@@ -259,15 +274,20 @@ class _Worker:
         python = getattr(sys, "_base_executable", None) or sys.executable
         start = (
             f"import sys, socket; sys.path.insert(0, {package!r}); from worker.start import main; "
-            f"sys.path.pop(0); main({rung!r}, socket.socket(fileno={theirs.fileno()}))"
+            f"sys.path.pop(0); main({rung!r}, {packages!r}, socket.socket(fileno={theirs.fileno()}))"
         )
         # -s -S -P: nothing but the standard library; not -I, which would ignore PYTHONHASHSEED.
         command = [python, "-s", "-S", "-P", "-X", "utf8", "-c", start]
         environment = {"PYTHONHASHSEED": "0", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
+        # The zygote may have one thread only, and so may what it loads.
+        environment |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         if "LD_LIBRARY_PATH" in os.environ:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         if rung == "bubblewrap":
-            command = [*_bubblewrap(package, python), *command]
+            command = [
+                *_bubblewrap([package, *(path for paths in packages.values() for path in paths)], python),
+                *command,
+            ]
         try:
             self.process = subprocess.Popen(
                 command,
@@ -350,6 +370,8 @@ class _Worker:
                     number, status, seconds, message, place = json.loads(self.received[4 : 4 + length])
                     status, place = STATUSES[STATUSES.index(status)], PLACES[PLACES.index(place)]
                     verdict = Verdict(status, float(seconds), " ".join(message.split()), place)
+                    if not 0 <= verdict.seconds < _LONGEST_SECONDS:
+                        raise ValueError(seconds)
                     job = self.jobs.pop(number)
                 except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                     self.is_garbled = True
@@ -393,14 +415,21 @@ def _hash(program: Program) -> bytes:
     return hashlib.sha256(json.dumps(content).encode()).digest()
 
 
-def _bubblewrap(package: str, python: str) -> list[str]:
+def _paths_of(package: str) -> list[str]:
+    """Find the folder of an installed package, and that of the libraries that its wheel brought; [] where it is not."""
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return [*folders, *(path for folder in folders if os.path.isdir(path := f"{folder}.libs"))]
+
+
+def _bubblewrap(folders: list[str], python: str) -> list[str]:
     """Return the command that makes namespaces by bubblewrap and runs what follows in them."""
     if (path := shutil.which("bwrap")) is None:
         raise _NotHereError("bubblewrap: not installed")
     # As pid 1 the worker is bwrap's own child: bwrap waits for it and leaves no zombie.
     command = [path, "--unshare-all", "--die-with-parent", "--as-pid-1"]
     command += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
-    readable = dict.fromkeys([*confinement.interpreter_paths(), package, python, os.path.realpath(python)])
+    readable = dict.fromkeys([*confinement.readable_paths(folders), python, os.path.realpath(python)])
     for name in readable:
         if not name.startswith("/dev/"):
             command += ["--ro-bind", name, name]

@@ -49,6 +49,7 @@ class Program:
         tests: 차례로 실행할 파이썬 문장들. 신뢰하는 쪽에서 실행되고, 프로그램에는 보이지 않는다.
         setup: source 뒤, tests 앞에서 (신뢰하는 쪽에서) 실행할 코드. 여기서 정의된 이름은 프로그램의 것보다 우선한다.
         stdio: (표준 입력, 기대 출력) 쌍. 있으면 프로그램을 시험마다 새 프로세스로 실행한다.
+        input_file, output_file: 있으면 표준 입력을 이 이름의 파일로도 주고, 표준 출력 대신 이 이름의 파일을 본다.
         imports: 참조 정답의 import 문들 (`imports_of`). 시험이 도구로 쓰는 이름은 (`math.isclose`의 math) 시험 자신의
             import가 아니면 여기서 온다. 채점할 프로그램의 import는 결코 쓰지 않는다.
         entry_point: 시험받는 함수. 이 이름만은 언제나 프로그램에서 온다 (MBPP 126은 내장 함수 `sum`을 새로 정의한다).
@@ -63,6 +64,8 @@ class Program:
     tests: tuple[str, ...] = ()
     setup: str = ""
     stdio: tuple[tuple[str, str], ...] = ()
+    input_file: str = ""
+    output_file: str = ""
     imports: str = ""
     entry_point: str | None = None
     place: str = "either"

@@ -38,11 +38,11 @@ _FORK_IS_COUNTED_PER_NAMESPACE = (5, 14)
 _JUDGE_BYTES = 2 << 30  # tests can be fed with hostile values
 
 
-def interpreter_paths() -> list[str]:
-    """List what a program may read: the standard library, shared libraries, time zones, four devices."""
+def readable_paths(packages: list[str]) -> list[str]:
+    """List what a program may read: the standard library, shared libraries, time zones, devices, chosen packages."""
     paths = [os.path.dirname(os.__file__), os.path.join(sys.base_exec_prefix, "lib")]
     paths += ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo"]
-    paths = [path for path in paths if os.path.exists(path)]
+    paths = [path for path in [*paths, *packages] if os.path.exists(path)]
     inside = [path for path in paths if any(path.startswith(other + "/") for other in paths)]
     return [*dict.fromkeys(path for path in paths if path not in inside), *filter(os.path.exists, _DEVICES)]
 
@@ -54,6 +54,9 @@ class Unsafe:
     """
 
     name = "unsafe+seccomp" if kernel.MACHINE is not None else "unsafe"
+
+    def __init__(self, packages: list[str]):
+        self.readable = readable_paths(packages)
 
     def enter(self, proc: int | None) -> None:
         """Make the private directory. `proc` is a descriptor of /proc."""
@@ -146,7 +149,7 @@ class Landlocked(Unsafe):
         """Hold the zygote to the files that programs may use, and give up all capabilities."""
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         if kernel.landlock_abi():
-            kernel.landlock(kernel.landlock_rules(interpreter_paths(), [self.directory]))
+            kernel.landlock(kernel.landlock_rules(self.readable, [self.directory]))
         kernel.drop_capabilities()
         super().harden()
 
@@ -174,7 +177,7 @@ class Namespaces(Unsafe):
         if os.geteuid() == 0:
             # Root first builds the root (an ordinary user may not read below /root), then becomes nobody.
             kernel.unshare(kernel.CLONE_NEWNS)
-            _build_root()
+            _build_root(self.readable)
             os.setgroups([])
             os.setresgid(*[_UNPRIVILEGED] * 3)
             os.setresuid(*[_UNPRIVILEGED] * 3)
@@ -182,7 +185,7 @@ class Namespaces(Unsafe):
             _enter_user_namespace(everything, proc)
         else:
             _enter_user_namespace(everything, proc)
-            _build_root()
+            _build_root(self.readable)
         self._mount()
 
     def leave(self) -> None:
@@ -194,7 +197,7 @@ class Namespaces(Unsafe):
         if kernel.landlock_abi():
             # The rule is for the folder around the private file system, so it outlives a replacement of that.
             around = os.path.dirname(_PRIVATE_MOUNT)
-            kernel.landlock(kernel.landlock_rules(interpreter_paths(), [around]))
+            kernel.landlock(kernel.landlock_rules(self.readable, [around]))
         kernel.seccomp(_FILTER_FOR_ALL)
 
     def fork(self) -> int:
@@ -241,7 +244,7 @@ def confine_judge() -> None:
     if kernel.MACHINE is not None:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         if kernel.landlock_abi():
-            kernel.landlock(kernel.landlock_rules(interpreter_paths(), []))
+            kernel.landlock(kernel.landlock_rules(readable_paths([]), []))
         kernel.drop_capabilities()
         kernel.seccomp(_filter_for_all(but=("memfd_create",)))
         kernel.seccomp(_filter_among_others(os.getpid()))
@@ -311,9 +314,8 @@ def _enter_user_namespace(also: int, proc: int) -> None:
         os.close(descriptor)
 
 
-def _build_root() -> None:
-    """Replace the root by one that holds the interpreter, read-only, and an empty /tmp."""
-    paths = interpreter_paths()
+def _build_root(paths: list[str]) -> None:
+    """Replace the root by one that holds these paths, read-only, and an empty /tmp."""
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     sources = [os.open(path, os.O_PATH) for path in paths]
     kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=1m")

@@ -16,6 +16,7 @@ import functools
 from . import inside, wire
 from .session import Session
 from .settled import Settled
+from .taint import Taint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,61 +77,60 @@ class Hidden:
 
 
 @functools.lru_cache(maxsize=64)
-def hide(texts: tuple[str, ...], strict: bool) -> Hidden:
-    """Rewrite tests.
+def hide(texts: tuple[str, ...], tested: tuple[str, ...], strict: bool) -> Hidden:
+    """Rewrite tests wherever a value of the program may be at hand.
 
     Args:
         texts: setup과 시험들.
+        tested: 언제나 프로그램의 것인 이름들 (`Uses.tested_builtins`).
         strict: 두 값의 계산(`f(x) - 1`)도 고쳐 써서, 프로그램의 객체가 평범한 값과 섞이는지 볼 것인가.
 
     Example:
-        >>> hide(("assert f(2) == 4", "assert 1 < f(2) <= 4 and g(f(3))"), strict=False).texts
-        ['assert __compare__(0, f(2))', 'assert __compare__(1, f(2)) and g(f(3))']
+        >>> hide(("n = 2", "assert f(n) == 4", "assert 1 < f(n) <= n * n and n == 2"), (), strict=False).texts
+        ['n = 2', 'assert __compare__(0, f(n))', 'assert __compare__(1, f(n), n * n) and n == 2']
     """
-    rewriting = _Rewriting(strict)
-    return Hidden([rewriting.rewrite(text) for text in texts], rewriting.comparisons, frozenset(rewriting.due))
+    trees = [ast.parse(text) for text in texts]
+    rewriting = _Rewriting(Taint(trees, tested), strict)
+    return Hidden([rewriting.rewrite(tree) for tree in trees], rewriting.comparisons, frozenset(rewriting.due))
 
 
 class _Rewriting(ast.NodeTransformer):
     """Take comparisons out of tests."""
 
-    def __init__(self, strict: bool):
-        self.strict, self.comparisons, self.due = strict, [], set()
-        self.asserts: dict[ast.Compare, bool] = {}
+    def __init__(self, taint: Taint, strict: bool):
+        self.taint, self.strict, self.comparisons, self.due = taint, strict, [], set()
 
-    def rewrite(self, text: str) -> str:
-        tree = ast.parse(text)
-        caught = {
-            id(node) for outer in ast.walk(tree) if isinstance(outer, ast.Try | ast.TryStar) for node in ast.walk(outer)
-        }
-        self.asserted = {
-            id(node.test) for node in ast.walk(tree) if isinstance(node, ast.Assert) and id(node) not in caught
-        }
+    def rewrite(self, tree: ast.Module) -> str:
+        tries = [node for node in ast.walk(tree) if isinstance(node, ast.Try | ast.TryStar)]
+        caught = {id(node) for outer in tries for node in ast.walk(outer)}
+        asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+        self.asserted = {id(node.test) for node in asserts if id(node) not in caught}
         self.outermost = {id(node.test) for node in tree.body if isinstance(node, ast.Assert)}
         return ast.unparse(ast.fix_missing_locations(self.visit(tree)))
 
     def visit_Compare(self, node):
         operands = [node.left, *node.comparators]
         operators = tuple(type(operator).__name__ for operator in node.ops)
-        expected = {place: value for place, part in enumerate(operands) for value in _literal(part)}
-        if not all(name in inside.COMPARISONS for name in operators) or len(expected) == len(operands):
+        if not self.taint.touches(node) or not all(name in inside.COMPARISONS for name in operators):
             return self.generic_visit(node)
         number = len(self.comparisons)
+        expected = {place: value for place, part in enumerate(operands) for value in _literal(part)}
         self.comparisons.append(Comparison(operators, expected, id(node) in self.asserted))
         if id(node) in self.outermost:
             self.due.add(number)
         rest = [self.visit(part) for place, part in enumerate(operands) if place not in expected]
-        return ast.Call(ast.Name("__compare__", ast.Load()), [ast.Constant(number), *rest], [])
+        names = [] if expected else [ast.keyword("names", ast.Constant(operators))]
+        return ast.Call(ast.Name("__compare__", ast.Load()), [ast.Constant(number), *rest], names)
 
     def visit_BinOp(self, node):
         self.generic_visit(node)
-        if not self.strict or all(isinstance(side, ast.Constant) for side in (node.left, node.right)):
+        if not self.strict or not self.taint.touches(node):
             return node
         operator = ast.Constant(type(node.op).__name__)
         return ast.Call(ast.Name("__operate__", ast.Load()), [operator, node.left, node.right], [])
 
     def visit_AugAssign(self, node):
-        if not self.strict or not isinstance(node.target, ast.Name):
+        if not self.strict or not isinstance(node.target, ast.Name) or not self.taint.touches(node):
             return self.generic_visit(node)
         value = self.visit(ast.BinOp(ast.Name(node.target.id, ast.Load()), node.op, node.value))
         return ast.Assign([node.target], value)

@@ -30,6 +30,7 @@ COMPARISONS = {
     "Eq": operator.eq, "NotEq": operator.ne, "Lt": operator.lt, "LtE": operator.le, "Gt": operator.gt,
     "GtE": operator.ge, "In": lambda item, whole: item in whole, "NotIn": lambda item, whole: item not in whole,
 }  # fmt: skip
+_SCALARS = frozenset({int, float, str, bool, bytes, complex, type(None)})
 _MADE_BY_PYTHON = 1 << 9  # Py_TPFLAGS_HEAPTYPE: no program can make a class without it
 
 
@@ -62,21 +63,27 @@ pristine = Pristine([])
 class _Names(dict):
     """Be the global names of the tests, as names.py orders them."""
 
-    def __init__(self, namespace: dict, tools: dict, entry_point: str | None, only_builtins: bool, **own):
-        super().__init__(own, __name__="tests", __builtins__=_BUILTINS | {"__import__": _import})
-        self.namespace, self.tools = namespace, tools
-        self.entry_point, self.only_builtins = entry_point, only_builtins
+    def __init__(self, namespace: dict, tools: dict, tested: list[str], **own):
+        given = _BUILTINS | {"__import__": _import}
+        super().__init__(given | tools | own, __name__="tests", __builtins__=given)
+        self.namespace = namespace
+        for name in tested:
+            self.pop(name, None)
 
     def __missing__(self, name):
-        if name != self.entry_point:
-            if name in _BUILTINS and not (self.only_builtins and name in self.namespace):
-                raise KeyError(name)
-            if name in self.tools:
-                return self.tools[name]
         return self.namespace[name]
 
 
-def run(answering, imports: str, tools: list, texts: list, nonce: str, strict: bool, **names) -> str:
+def run(
+    answering,
+    imports: str,
+    tools: list,
+    texts: list,
+    nonce: str,
+    strict: bool,
+    entry_point: str | None,
+    tested: list,
+) -> str:
     """Run tests; return the nonce where they all pass.
 
     Args:
@@ -85,13 +92,16 @@ def run(answering, imports: str, tools: list, texts: list, nonce: str, strict: b
         texts: setup과 시험들. `hiding.hide`가 고쳐 쓴 것.
         nonce: 끝까지 갔을 때 돌려줄 것.
         strict: 프로그램의 객체와 평범한 값 사이의 연산을 거절하는가.
-        names: `_Names`의 나머지.
+        entry_point: 시험받는 함수. tested: 내장 이름이지만 프로그램의 것일 수 있는 이름들.
     """
     sys.settrace(None)
     sys.setprofile(None)
     pristine.restore()
 
-    def compare(number, *operands):
+    def compare(number, *operands, names=None):
+        if names is not None and all(map(_is_plain, operands)):  # nothing is hidden, and nothing can be forged
+            pairs = zip(names, operands, operands[1:], strict=False)
+            return all(COMPARISONS[name](left, right) for name, left, right in pairs)
         answer = _exchange(answering, ["compare", number, answering.encode(list(operands))])
         if isinstance(answer, list):  # the objects may answer for themselves: here is what they are compared with
             operators, places, others = answer
@@ -117,13 +127,28 @@ def run(answering, imports: str, tools: list, texts: list, nonce: str, strict: b
         except ImportError:
             pass
     found = {name: found[name] for name in tools if name in found}
-    namespace = _Names(answering.namespace, found, **names, __compare__=compare, __operate__=operate)
+    namespace = _Names(answering.namespace, found, tested, __compare__=compare, __operate__=operate)
     for count, text in enumerate(texts):
         answering.send(["began", count, None])
         exec(compile(text, "<tests>", "exec", dont_inherit=True), namespace)
         if count == 0:
-            namespace.pop(names["entry_point"], None)
+            namespace.pop(entry_point, None)
     return nonce
+
+
+def _is_plain(value) -> bool:
+    """Tell whether a value and all that it holds are of plain types themselves, none of a class derived from them."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is dict:
+        return _are_plain(value) and _are_plain(value.values())
+    return kind in (list, tuple, set, frozenset) and _are_plain(value)
+
+
+def _are_plain(values) -> bool:
+    """Tell it of many values; fast where all are scalars."""
+    return set(map(type, values)) <= _SCALARS or all(map(_is_plain, values))
 
 
 def _exchange(answering, message):

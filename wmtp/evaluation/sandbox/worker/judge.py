@@ -7,6 +7,7 @@
 """
 
 import contextlib
+import decimal
 import os
 import random
 import secrets
@@ -34,12 +35,12 @@ class Judge:
         zygote_channel: socket.socket,
         keeper_channel: socket.socket,
         rung,
-        circumstances: dict,
+        packages: list[str],
+        others: int,
     ):
         self.parent, self.zygote, self.keeper, self.rung = parent, zygote_channel, keeper_channel, rung
-        self.circumstances = circumstances
+        self.packages, self.others = packages, others
         signal.signal(signal.SIGALRM, self.interrupt_tests)
-        sys.setrecursionlimit(_DEEP)
         typing.get_type_hints = lambda *_, **__: names.refuse("typing.get_type_hints")  # it executes annotations
 
     def serve(self) -> None:
@@ -80,9 +81,13 @@ class Judge:
         """Run the setup and the tests here against the functions there; raise Settled unless all is well."""
         codes, uses = self.compile(program)
         with self.running(program) as process:
+            process.begin(program["source"])
             session = Session(process)
             names = Names(session, program, uses)
-            random.seed(0)  # the same program gets the same verdict each time
+            # The same program gets the same verdict each time, whatever tests came before.
+            random.seed(0)
+            sys.setrecursionlimit(_DEEP)
+            decimal.setcontext(decimal.DefaultContext.copy())
             place = "while it was loaded"
             try:
                 with self.alarm(program):
@@ -103,7 +108,8 @@ class Judge:
         """Have the setup and the tests run there, and compare here; raise Settled unless all is well."""
         codes, uses = self.compile(program)
         strict = program["place"] != "trusting"
-        hidden = hide((program["setup"], *program["tests"]), strict)
+        tested = uses.tested_builtins(program["entry_point"])
+        hidden = hide((program["setup"], *program["tests"]), tested, strict)
         nonce = secrets.token_hex(16)
         request = {
             "imports": imports_inside(program["imports"], uses),
@@ -112,10 +118,12 @@ class Judge:
             "nonce": nonce,
             "strict": strict,
             "entry_point": program["entry_point"],
-            "only_builtins": uses.only_builtins(program["entry_point"]),
+            "tested": tested,
         }
         place, due, kind, first = "while it was loaded", set(hidden.due), "", None
+        sys.setrecursionlimit(_DEEP)
         with self.running(program) as process:
+            process.begin(program["source"])
             session = Session(process)
             try:
                 with self.alarm(program):
@@ -168,6 +176,7 @@ class Judge:
         for count, (stdin, expected) in enumerate(program["stdio"], 1):
             place = f"in test {count} of {total}"
             with self.running(program, stdin.encode("utf-8", "surrogateescape")) as process:
+                process.begin_script(program["source"], program["input_file"], program["output_file"])
                 while process.ended is None:
                     process.wait(0)
                 self.check_end(process, place)
@@ -180,7 +189,6 @@ class Judge:
         """Start a program, and whatever happens end it and count the time it took."""
         process = Process(self, program, stdin)
         try:
-            process.begin(program["source"])
             yield process
         finally:
             process.end()

@@ -245,7 +245,7 @@ def drop_capabilities() -> None:
 
 
 # Landlock: which rights exist depends on the ABI of the kernel.
-READ, EXECUTE = (1 << 2) | (1 << 3), 1 << 0
+READ, WRITE, EXECUTE = (1 << 2) | (1 << 3), (1 << 1) | (1 << 14), 1 << 0
 FILE_RIGHTS = (1 << 0) | (1 << 1) | (1 << 2) | (1 << 14)
 
 
@@ -267,10 +267,11 @@ def landlock_rules(readable: list[str], writable: list[str]) -> int:
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     rules = syscall("landlock_create_ruleset", ctypes.addressof(buffer), len(attributes), 0)
     os.set_inheritable(rules, False)
-    for path, allowed in [(path, READ) for path in readable] + [(path, rights & ~EXECUTE) for path in writable]:
+    wanted = [(path, READ if path != os.devnull else READ | WRITE) for path in readable]
+    for path, allowed in wanted + [(path, rights & ~EXECUTE) for path in writable]:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         if not os.path.isdir(path):
-            allowed &= FILE_RIGHTS
+            allowed &= FILE_RIGHTS & rights
         rule = ctypes.create_string_buffer(struct.pack("<Qi", allowed, descriptor), 12)
         syscall("landlock_add_rule", rules, 1, ctypes.addressof(rule), 0)
         os.close(descriptor)

@@ -72,15 +72,14 @@ class Names(dict):
     """Be the global names of the tests; see the order at the top of this file."""
 
     def __init__(self, session: Session, program: dict, uses: "Uses"):
-        super().__init__(__name__="tests", __builtins__=_BUILTINS)
+        super().__init__(_BUILTINS, __name__="tests", __builtins__=_BUILTINS)
         self.session, self.uses = session, uses
         self.imports, self.entry_point = program["imports"], program["entry_point"]
-        self.only_builtins = uses.only_builtins(self.entry_point)
+        for name in uses.tested_builtins(self.entry_point):
+            self.pop(name, None)
 
     def __missing__(self, name):
         if name.startswith("__") and name.endswith("__"):
-            raise KeyError(name)
-        if hasattr(builtins, name) and name != self.entry_point and not self.only_builtins:
             raise KeyError(name)
         if name in self.uses.tools and name != self.entry_point:
             if (tool := find_tool(name, self.imports)) is not None:
@@ -163,9 +162,11 @@ class Uses(NamedTuple):
     tools: frozenset
     identity: bool
 
-    def only_builtins(self, entry_point: str | None) -> bool:
-        """Tell whether all that the tests call has the name of a builtin, so that one of them must be tested."""
-        return entry_point is None and all(hasattr(builtins, name) for name in self.called)
+    def tested_builtins(self, entry_point: str | None) -> tuple[str, ...]:
+        """List the builtins that may be the function under test: all where the tests call no other function."""
+        if entry_point is not None:
+            return (entry_point,)
+        return () if any(name not in _BUILTINS for name in self.called) else tuple(sorted(self.called))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -27,7 +27,9 @@ class Process:
         written = 0
         while stdin and written < len(stdin):
             written += os.pwrite(self.files[0], stdin[written:], written)
-        wanted = {**self.limits, **judge.circumstances, "script": stdin is not None}
+        texts = (program["source"], program["setup"], *program["tests"])
+        packages = [name for name in judge.packages if any(name in text for text in texts)]
+        wanted = {**self.limits, "others": judge.others, "script": stdin is not None, "packages": packages}
         socket.send_fds(judge.zygote, [json.dumps(wanted).encode()], [theirs.fileno(), *self.files])
         theirs.close()
         (self.pid,) = zygote.STARTED.unpack(judge.zygote.recv(zygote.STARTED.size))
@@ -36,12 +38,22 @@ class Process:
         self.clock = (~self.pid << 3) | 2  # the CPU clock of another process, as clock_getcpuclockid() makes it
         self.channel.setblocking(False)
 
-    def begin(self, source: str) -> None:
+    def begin(self, source: str | list[str]) -> None:
         """Hand over the program, once it is known to be confined."""
         self.send(wire.pack(source))
         # Sent before any code of the program runs, so that nothing it does can look like a failure of ours.
         if self.receive() != ["confined"]:
             raise Settled("harness_error", "the program could not be confined")
+
+    def begin_script(self, source: str, input_file: str, output_file: str) -> None:
+        """Hand over a script and the names of its files; what it writes to its file is what it prints."""
+        self.begin([source, input_file, output_file])
+        if output_file:
+            self.wait(select.POLLIN)
+            _, descriptors, _, _ = socket.recv_fds(self.channel, 1, 1)
+            if not descriptors:
+                raise Settled("harness_error", "the files of the program could not be laid out")
+            self.files[1:1] = descriptors
 
     def receive(self) -> object:
         """Read one message of the program, None where it has ended."""

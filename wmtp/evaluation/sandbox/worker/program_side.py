@@ -12,11 +12,14 @@ import atexit
 import builtins
 import copy
 import errno
+import functools
 import gc
+import io
 import linecache
 import operator
 import os
 import resource
+import socket
 import sys
 import threading
 import types
@@ -193,9 +196,13 @@ def answer_for_program() -> None:
 
 def run_as_script() -> None:
     """Execute a program as `python program.py` would, with real descriptors 0, 1 and 2."""
-    source = wire.receive(_read)
+    source, input_file, output_file = wire.receive(_read)
     module = _new_module("__main__", source)
     sys.argv = ["program.py"]
+    _lay_out_files(input_file, output_file)
+    if "/dev/" in source or "/proc/" in source:
+        builtins.open = io.open = _of_standard_files(io.open)
+        os.open = _of_standard_files(os.open)
     code = 0
     try:
         exec(compile(source, module.__file__, "exec", dont_inherit=True), vars(module))
@@ -211,6 +218,38 @@ def run_as_script() -> None:
         code = code or 1
         send(describe(error))
     os._exit(code & 0xFF)
+
+
+def _lay_out_files(input_file: str, output_file: str) -> None:
+    """Write what is on standard input to a file; open the file that the judge will read, and hand it over."""
+    if input_file:
+        with open(input_file, "wb") as file:
+            file.write(os.pread(0, os.fstat(0).st_size, 0))
+    if output_file:
+        with open(output_file, "wb+") as file, socket.socket(fileno=os.dup(CHANNEL)) as channel:
+            socket.send_fds(channel, [b"f"], [file.fileno()])
+
+
+def _of_standard_files(opener):
+    """Make open() know the names of the standard files, for which there is no /dev or /proc here."""
+    numbers = {path: number for number, name in enumerate(("in", "out", "err")) for path in _names_of(number, name)}
+
+    @functools.wraps(opener)
+    def opens(file, *arguments, **keywords):
+        path = os.fspath(file) if isinstance(file, os.PathLike) else file
+        if not isinstance(path, str) or path not in numbers:
+            return opener(file, *arguments, **keywords)
+        descriptor = os.dup(numbers[path])
+        if numbers[path] == 0:
+            os.lseek(descriptor, 0, os.SEEK_SET)  # opening a file begins at its beginning
+        return descriptor if opener.__module__ == "posix" else opener(descriptor, *arguments, **keywords)
+
+    return opens
+
+
+def _names_of(number: int, name: str) -> tuple[str, ...]:
+    """List the paths of a standard file."""
+    return f"/dev/std{name}", f"/dev/fd/{number}", f"/proc/self/fd/{number}", f"/proc/thread-self/fd/{number}"
 
 
 def _finish() -> None:

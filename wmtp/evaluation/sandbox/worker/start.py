@@ -15,8 +15,14 @@ from collections.abc import Callable
 from . import confinement, judge, keeper, kernel, wire, zygote
 
 
-def main(name: str, parent: socket.socket) -> None:
-    """Run one worker of the given rung."""
+def main(name: str, packages: dict[str, list[str]], parent: socket.socket) -> None:
+    """Run one worker of the given rung.
+
+    Args:
+        name: `confinement.RUNGS`의 이름.
+        packages: 프로그램이 import해도 되는 패키지의 이름과 그 경로들.
+        parent: 학습 프로세스와의 소켓.
+    """
     signal.signal(
         signal.SIGCHLD, signal.SIG_DFL
     )  # whoever started us may have it ignored, and no child could be counted
@@ -24,8 +30,8 @@ def main(name: str, parent: socket.socket) -> None:
     for module in zygote.PRELOADED:
         importlib.import_module(module)
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY) if os.path.exists("/proc/self/stat") else None
-    rung = confinement.RUNGS[name]()
-    circumstances = {"baseline_bytes": _virtual_bytes(), "others": confinement.other_processes()}
+    rung = confinement.RUNGS[name]([path for paths in packages.values() for path in paths])
+    others = confinement.other_processes()
     try:
         rung.enter(proc)
     except OSError as error:
@@ -37,7 +43,7 @@ def main(name: str, parent: socket.socket) -> None:
     to_keeper, keeper_end = socket.socketpair()
 
     def run_zygote() -> None:
-        zygote.serve(zygote_end, rung)
+        zygote.Zygote(zygote_end, rung, packages, proc).serve()
 
     def run_judge() -> None:
         try:
@@ -46,10 +52,10 @@ def main(name: str, parent: socket.socket) -> None:
             parent.sendall(wire.pack(["failed", f"{name}: {error.strerror}", ""]))
             return
         parent.sendall(wire.pack(["ready", rung.name, rung.directory]))
-        judge.Judge(parent, to_zygote, to_keeper, rung, circumstances).serve()
+        judge.Judge(parent, to_zygote, to_keeper, rung, [*packages], others).serve()
 
     every = {to_zygote, zygote_end, to_keeper, keeper_end, parent}
-    zygote_pid = _fork(run_zygote, every - {zygote_end}, proc)
+    zygote_pid = _fork(run_zygote, every - {zygote_end}, None)
     judge_pid = _fork(run_judge, every - {to_zygote, to_keeper, parent}, proc)
     for end in (to_zygote, zygote_end, to_keeper):
         end.close()
@@ -72,12 +78,3 @@ def _fork(run: Callable[[], None], closed: set[socket.socket], proc: int | None)
             run()
     finally:
         os._exit(0)
-
-
-def _virtual_bytes() -> int:
-    """Return the address space that this process takes before any program runs."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
