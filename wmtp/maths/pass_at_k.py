@@ -112,7 +112,7 @@ def paired_difference(
     """Compare two runs on the same problems: the mean of a - b and its interval.
 
     [연구 맥락] 문제의 난이도 차이는 두 실행에 똑같이 들어 있다. 짝을 지으면 그만큼 구간이 좁아진다.
-    [동작] 값이 다른 문제가 열 개가 안 되거나 모두 같은 만큼 다르면, 한쪽만 맞은 문제를 하나씩 더해 놓고 정규 구간을 구한다
+    [동작] 값이 다른 문제가 열 개가 안 되거나 모두 같은 만큼 다르면, 한쪽만 맞은 문제를 하나씩 더하고 정규 구간을 구한다
     (Bonett과 Price 2012). 다섯 문제가 모두 같다고 해서 차이가 0이라고 확신할 수는 없다.
 
     Args:
