@@ -7,6 +7,7 @@ import math
 import random
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -355,7 +356,7 @@ def test_a_page_in_korean_has_no_english_sentence_left(run_dir, tmp_path):
     page = Page(write_report(copy).with_suffix(".html").read_text())
     assert page.open == [] and ("lang", "ko") in page.attributes and ("lang", "en") not in page.attributes
     text = " ".join(page.text)
-    for english, korean in KOREAN.items():
+    for english in KOREAN:
         if len(english.split()) > 3 and "{" not in english:
             assert english not in text, english
     for part in (
@@ -417,6 +418,26 @@ def test_a_headline_says_how_many_of_the_problems_were_scored(tmp_path):
     write_evaluation_report(tmp_path / "eval" / "after", [], Texts())
     for page in (tmp_path / "report.html", tmp_path / "eval" / "after" / "report.html"):
         assert "5 of 164 problems scored" in page.read_text()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium, which draws the page")
+@pytest.mark.parametrize("lang", ["en", "ko"])
+def test_the_page_fits_a_phone_whatever_the_tokens_are(run_dir, tmp_path, lang):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    (copy / "config.yaml").write_text(CONFIG + f"lang: {lang}\n")
+    rows = [{"text": "averyveryverylongidentifier" * 3, "weight": 1.5, "count": 12345}]
+    (copy / "token_ranking.json").write_text(json.dumps({"least": 20, "heaviest": rows * 9, "lightest": rows * 9}))
+    write_report(copy)
+    (tmp_path / "phone.html").write_text(
+        '<iframe src="run/report.html" style="width: 390px; height: 800px; border: 0" onload="document.title = '
+        'this.contentDocument.documentElement.scrollWidth"></iframe>'
+    )
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+             "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
+    shown = subprocess.run(["chromium", *flags, f"file://{tmp_path / 'phone.html'}"], capture_output=True, text=True)
+    assert "<title>390</title>" in shown.stdout, shown.stdout[:300]
 
 
 @pytest.mark.parametrize("content", [bytes(range(256)), b"[1, 2]", b"{", b"{}", b""])

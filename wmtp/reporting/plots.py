@@ -88,7 +88,7 @@ def inline(svg: str, label: str) -> str:
     return re.sub(r"<svg ", f'<svg role="img" aria-label="{label}" ', svg, count=1)
 
 
-def _draw(name: str, paint: Callable[["Axes"], None], width: float = 6.4, height: float = 3.1) -> str:
+def _draw(name: str, paint: Callable[["Axes"], None], width: float = 5.2, height: float = 2.9) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -109,7 +109,7 @@ def _draw(name: str, paint: Callable[["Axes"], None], width: float = 6.4, height
         axes.patch.set_alpha(0)
         paint(axes)
         if name not in _NOT_OVER_STEPS:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         out = io.StringIO()
         FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
     svg = out.getvalue()
@@ -134,9 +134,18 @@ def _legend(axes: "Axes") -> None:
     if not axes.get_legend_handles_labels()[0]:
         return
     axes.legend(
-        frameon=False, fontsize=8.5, ncols=4, loc="lower left", bbox_to_anchor=(-0.02, 1), columnspacing=1.2,
+        frameon=False, fontsize=8.5, ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 1), columnspacing=1.2,
         handlelength=1.6, borderpad=0.2,
     )  # fmt: skip
+
+
+def _line(axes: "Axes", points: Sequence[tuple[int, float]], smooth: bool = True, **style: Any) -> list[float]:
+    """Draw a curve, smoothed or with its points; one point alone is a dot. Return what was drawn."""
+    steps, values = zip(*points, strict=True)
+    drawn = _smooth(values) if smooth else list(values)
+    style |= {"marker": "o", "markersize": 4} if not smooth or len(drawn) == 1 else {}
+    axes.plot(steps, drawn, **style)
+    return drawn
 
 
 def _smooth(values: Sequence[float], share: float = 0.06) -> list[float]:
@@ -148,9 +157,8 @@ def _smooth(values: Sequence[float], share: float = 0.06) -> list[float]:
 
 
 def _loss(axes: "Axes", loss: Sequence[tuple[int, float]], t: Texts) -> None:
-    steps, values = zip(*loss, strict=True)
-    axes.plot(steps, values, color=BLUE, alpha=0.3, linewidth=1)
-    axes.plot(steps, _smooth(values), color=BLUE, linewidth=2)
+    axes.plot(*zip(*loss, strict=True), color=BLUE, alpha=0.3, linewidth=1)
+    _line(axes, loss, color=BLUE, linewidth=2)
     axes.set(xlabel=t("step"), ylabel=t("loss [nat per token]"))
 
 
@@ -160,12 +168,10 @@ def _ce_per_head(axes: "Axes", series: Mapping[str, Any], split: str, heads: Seq
 
     ends, lowest, highest = [], float("inf"), 0.0
     for k in heads:
-        colour = HEADS[k % len(HEADS)]
-        steps, values = zip(*series[f"{split}/ce_head{k}"], strict=True)
-        smooth = values if split == "val" else _smooth(values)
-        axes.plot(steps, smooth, color=colour, linewidth=2, marker="o" if split == "val" else None, markersize=4)
-        ends.append((steps[-1], max(smooth[-1], 1e-6)))
-        lowest, highest = min(lowest, *smooth), max(highest, *smooth)
+        points = series[f"{split}/ce_head{k}"]
+        drawn = _line(axes, points, smooth=split == "train", color=HEADS[k % len(HEADS)], linewidth=2)
+        ends.append((points[-1][0], max(drawn[-1], 1e-6)))
+        lowest, highest = min(lowest, *drawn), max(highest, *drawn)
     axes.set(xlabel=t("step"), ylabel=t("cross entropy [nat per token]"), yscale="log")
     axes.set_ylim(max(lowest, 1e-6) / 1.25, max(highest, 1e-6) * 1.25)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -205,12 +211,14 @@ def _weights_over_time(axes: "Axes", series: Mapping[str, Any], t: Texts) -> Non
     steps, low = zip(*series["weight/p25"], strict=True)
     high, top = ([value for _, value in series[key]] for key in ("weight/p75", "weight/p95"))
     axes.fill_between(steps, _smooth(low), _smooth(high), color=GREY, alpha=0.3, linewidth=0, label=t("middle half"))
-    axes.plot(steps, _smooth(top), color=GREY, linewidth=1, linestyle=(0, (3, 2)), label=t("95th percentile"))
+    _line(
+        axes, list(zip(steps, top, strict=True)), color=GREY, linewidth=1, linestyle=(0, (3, 2)),
+        label=t("95th percentile"),
+    )  # fmt: skip
     means = (("clean_mean", t("mean of clean"), BLUE), ("corrupted_mean", t("mean of corrupted"), ORANGE))
     for key, label, colour in means:
         if f"weight/{key}" in series:
-            steps, values = zip(*series[f"weight/{key}"], strict=True)
-            axes.plot(steps, _smooth(values), color=colour, linewidth=2, label=label)
+            _line(axes, series[f"weight/{key}"], color=colour, linewidth=2, label=label)
     axes.axhline(1, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
     _legend(axes)
     axes.set(xlabel=t("step"), ylabel=t("weight"))
@@ -221,7 +229,7 @@ def _critic(axes: "Axes", curve: Sequence[Mapping[str, Any]], t: Texts) -> None:
     for key, label, colour in (*wanted, ("in_span", t("lowest change in the wrong span"), ORANGE)):
         points = [(point["step"], point[key]) for point in curve if point.get(key) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, marker="o", markersize=3, label=label)
+            _line(axes, points, smooth=False, color=colour, linewidth=2, label=label)
     axes.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
     _legend(axes)
     axes.set(xlabel=t("step"), ylabel=t("held-out programs"), ylim=(0, 1.02))
@@ -235,7 +243,7 @@ def _localisation(axes: "Axes", series: Mapping[str, Any], t: Texts) -> None:
     ):
         points = series.get(f"localisation/{key}")
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, marker="o", markersize=3, label=label)
+            _line(axes, points, smooth=False, color=colour, linewidth=2, label=label)
     _legend(axes)
     axes.set(xlabel=t("step"), ylabel=t("lowest score falls"), ylim=(0, 1.02))
 
