@@ -265,12 +265,13 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any, trainer:
     from wmtp.evaluation.harness import evaluate
     from wmtp.models.weights_digest import weights_digest
     from wmtp.reporting import write_evaluation_report
+    from wmtp.reporting.screen import evaluating
     from wmtp.reporting.texts import Texts
 
-    metrics, weights = {}, weights_digest(model)
+    metrics, weights, texts = {}, weights_digest(model), Texts(cfg.lang)
     with build(cfg.sandbox) as sandbox:
         for benchmark in parts.benchmarks:
-            print(f"pass@1 {when} training: {benchmark.name}, {len(benchmark.problems)} problems ({sandbox.isolation})")
+            print(evaluating(when, benchmark, sandbox.isolation, texts))
             out = Path(cfg.run_dir) / "eval" / when / benchmark.name
             metrics |= evaluate(
                 benchmark,
@@ -282,7 +283,7 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any, trainer:
                 checkpoint=weights,
                 overwrite=True,  # the same weights go on; of others the folder's name says nothing
             )
-            write_evaluation_report(out, benchmark.problems, Texts(cfg.lang))
+            write_evaluation_report(out, benchmark.problems, texts)
     numbers = {f"{when}/{key}": value for key, value in metrics.items() if isinstance(value, (int, float))}
     for logger in trainer.loggers:
         logger.log_metrics(numbers, step=trainer.global_step)

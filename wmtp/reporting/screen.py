@@ -33,6 +33,14 @@ def overview(algo: Any, data: Any, leaks: Sequence[Any], run: Path, t: Texts) ->
     return "\n".join([*lines, f"{t('run directory')}: {run}"])
 
 
+def evaluating(stage: str, benchmark: Any, isolation: str, t: Texts) -> str:
+    """Say what is about to be evaluated."""
+    return t(
+        "pass@1 {stage} training: {name}, {problems} problems ({isolation})",
+        stage=t(stage), name=benchmark.name, problems=len(benchmark.problems), isolation=isolation,
+    )  # fmt: skip
+
+
 def summary(metrics: Mapping[str, float], run: Path, report: Path, stores: Iterable[Any], t: Texts) -> str:
     """Say in a few lines what the run found and where to look."""
     lines = [""]

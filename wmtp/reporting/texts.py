@@ -309,6 +309,9 @@ KOREAN = {
         "학습 문제 {count}개가 쓰고 있는 벤치마크에도 있다: left_out.json 참고"
     ),
     "run directory": "실행 폴더",
+    "pass@1 {stage} training: {name}, {problems} problems ({isolation})": (
+        "{stage} pass@1: {name}, 문제 {problems}개 ({isolation})"
+    ),
     "val CE of head 0": "검증 CE (헤드 0)",
     "report": "보고서",
     "results": "결과",

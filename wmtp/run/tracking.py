@@ -155,9 +155,9 @@ def run_directory_of(run_id: str, tracking_uri: str) -> Path:
 
 
 def short_name(run_dir_name: str, experiment: str, point: str = "") -> str:
-    """Name a run in MLflow by what sets it apart, first, because the column is narrow.
+    """Name a run in MLflow by what sets it apart, in as few letters as its column shows.
 
-    [동작] 실험의 이름에 있는 알고리즘과 데이터는 빼고, 스윕의 지점이면 그 값을 앞에 쓴다.
+    [동작] 알고리즘, 스윕의 지점이면 그 값, 그다음에 나머지. 데이터는 실험의 이름과 꼬리표에 있으므로 뺀다.
 
     Args:
         run_dir_name: 실행 디렉터리의 이름.
@@ -166,15 +166,17 @@ def short_name(run_dir_name: str, experiment: str, point: str = "") -> str:
 
     Example:
         >>> short_name("rho1-synthetic-tiny-base-2", "mtp/rho1/synthetic")
-        'tiny-base-2'
+        'rho1 tiny-base-2'
         >>> short_name("rho1-synthetic-tiny-base-lam_0.1", "mtp/rho1/synthetic", "-lam_0.1")
-        'lam_0.1 tiny-base'
-        >>> short_name("mine", "mtp/rho1/synthetic")
-        'mine'
+        'rho1 lam_0.1 tiny-base'
+        >>> short_name("mine-lam_0.1", "mtp/rho1/synthetic", "-lam_0.1")
+        'lam_0.1 mine'
     """
-    rest = run_dir_name.removeprefix("-".join(experiment.split("/")[1:]) + "-")
+    algo_and_data = experiment.split("/")[1:]
+    rest = run_dir_name.removeprefix("-".join(algo_and_data) + "-")
+    algo = [algo_and_data[0]] if rest != run_dir_name else []
     base, found, number = rest.rpartition(point) if point else (rest, "", "")
-    return f"{point.strip('-')}{number} {base}" if found else rest
+    return " ".join([*algo, *([point.strip("-") + number, base] if found else [rest])])
 
 
 def log_evaluation(run_dir: Path, name: str, metrics: Mapping[str, Any], folder: Path) -> bool:

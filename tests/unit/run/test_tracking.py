@@ -203,7 +203,7 @@ def test_runs_of_other_algorithms_on_the_same_data_are_found_together(run_dir):
     everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(everywhere, "tags.data = 'synthetic'")
     assert {(run.info.run_name, run.data.tags["algo"]) for run in found} == {
-        ("lam_0.1 tiny-base", "rho1"), ("lam_0.3 tiny-base", "rho1"), ("tiny-base", "baseline"),
+        ("rho1 lam_0.1 tiny-base", "rho1"), ("rho1 lam_0.3 tiny-base", "rho1"), ("baseline tiny-base", "baseline"),
     }  # fmt: skip
     (swept,) = client.search_runs(everywhere, "tags.sweep = 'lam_0.1'")
     assert swept.data.tags["differs"] == "algo.weighting.lam=0.1"
