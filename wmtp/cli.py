@@ -274,6 +274,11 @@ def command_again(*overrides: str) -> str:
     return shlex.join(["python", "-m", module, *kept, *overrides])
 
 
+def chosen() -> list[str]:
+    """List what this run was given on the command line; of a sweep, the values of this point."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def _sweeping() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 

@@ -63,7 +63,10 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     from wmtp.evaluation.harness import assist, evaluate
     from wmtp.evaluation.ranks import joined_ranks
     from wmtp.reporting import write_evaluation_report
+    from wmtp.reporting.screen import evaluation_summary
+    from wmtp.reporting.texts import Texts
 
+    texts = Texts(cfg.lang)
     metrics: dict[str, Any] = {}
     with joined_ranks() as ranks:
         subject = _model(cfg, ranks.local) if cfg.ckpt is not None else _samples(cfg)
@@ -88,8 +91,8 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
                     checkpoint=subject.checkpoint,
                     **subject.source,
                 )
-                report = write_evaluation_report(out, benchmark.problems)
-                print(_summary(benchmark.name, found, report))
+                report = write_evaluation_report(out, benchmark.problems, texts)
+                print(evaluation_summary(benchmark.name, found, report, texts))
                 if subject.run:
                     from wmtp.run.tracking import log_evaluation
 
@@ -212,27 +215,6 @@ def _folder(cfg: DictConfig, subject: Subject, benchmark: Any) -> Path:
     if sweep_point():
         return out / subject.label / benchmark.name
     return out if len(subject.suite) == 1 else out / benchmark.name
-
-
-def _summary(name: str, metrics: dict[str, Any], report: Path) -> str:
-    """Say pass@k with its interval, what was left out, and where the results are."""
-    lines = [
-        f"{key:<24} {value:.3f} [{metrics[key + '_low']:.3f}, {metrics[key + '_high']:.3f}]"
-        for key, value in metrics.items()
-        if key.startswith(f"{name}/pass@") and key + "_low" in metrics
-    ]
-    left_out = (
-        ("missing", "problems without a sample, not counted"),
-        ("unjudgeable", "problems whose own reference fails, not counted"),
-        ("too_long", "prompts too long"),
-    )
-    for what, meaning in left_out:
-        if metrics[f"{name}/{what}"]:
-            lines.append(f"{name + '/' + what:<24} {len(metrics[f'{name}/{what}'])} {meaning}")
-    rates = [f"{value:.2f}" for key, value in metrics.items() if key.startswith(f"{name}/acceptance/")]
-    if rates:
-        lines.append(f"{'drafts accepted':<24} {', '.join(rates)} (heads 1, 2, …)")
-    return "\n".join([*lines, f"{'report':<24} {report.with_suffix('.html')}", f"{'results':<24} {report.parent}"])
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from wmtp.cli import (
     build,
     check_all_set,
     check_whole_number,
+    chosen,
     command_again,
     front_door,
     in_its_storage,
@@ -30,7 +31,7 @@ from wmtp.cli import (
     refuse_sweep_over_devices,
     sweep_point,
 )
-from wmtp.ranks.meeting import holds_weights, join
+from wmtp.ranks.meeting import holds_weights, is_first, join
 from wmtp.run.directory import fresh_run, resolve_checkpoint, run_of, same_run, unfinished_run
 from wmtp.storage import in_use, is_s3
 
@@ -66,10 +67,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
         return _dry_run(cfg)
 
     from wmtp.callbacks.graceful_stop import exit_when_preempted
+    from wmtp.reporting.texts import Texts
     from wmtp.run.log import keep_log
     from wmtp.run.memory_profile import profile_memory
+    from wmtp.run.tracking import short_name
 
     quiet_libraries()
+    Texts(cfg.lang)  # refused before anything slow
     join(cfg.trainer)
     recovery = build(cfg.recovery)
     # Whatever a user can get wrong is built before the run directory exists.
@@ -85,6 +89,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         cfg = cfg.copy()
         cfg.run_dir = str(run)
         cfg.mlflow_experiment = cfg.mlflow_experiment or f"mtp/{parts[0].algo.name}/{parts[0].data.source.name}"
+        cfg.mlflow_run_name = cfg.mlflow_run_name or short_name(run.name, cfg.mlflow_experiment, sweep_point())
         loggers = list(build(cfg.logger or {}).values())
         signals = OmegaConf.select(cfg, "callbacks.graceful_stop.preemption", default=[])
         with exit_when_preempted(recovery.requeue_exit_code, signals):
@@ -145,9 +150,11 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
     from wmtp.checkpoints.description import Description
     from wmtp.ranks.whole_model import export
     from wmtp.reporting.screen import overview, summary
+    from wmtp.reporting.texts import Texts
     from wmtp.run.remedies import supported_precision
 
     cfg, data, algo = attempt.cfg, parts.data, parts.algo
+    texts = Texts(cfg.lang)
     algo.run_dir = run
     cfg.trainer.precision = supported_precision(cfg.trainer.precision)
     callbacks = [callback for callback in build(cfg.callbacks).values() if callback is not None]
@@ -156,7 +163,7 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
     algo.check(trainer, data)
     write_down(settled, parts, run, trainer)
     if trainer.is_global_zero:
-        print(overview(algo, data, parts.leaks, run))
+        print(overview(algo, data, parts.leaks, run, texts))
 
     attempt.trainer = trainer  # from here on a failure is one of training
     metrics = {}
@@ -182,19 +189,22 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
     export(trainer, algo, run / "model")
     if trainer.is_global_zero:
         report, stores = write_up(run, loggers)
-        print(summary(metrics, run, report, stores))
+        print(summary(metrics, run, report, stores, texts))
     return metrics
 
 
 def describe(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
-    """Resolve the config, and add what was used and its licences."""
+    """Resolve the config, and add what was used, its licences, and what the run is made of."""
+    from wmtp.models.weights_digest import weights_digest
+    from wmtp.run.provenance import made_of
     from wmtp.secrets import mask_secrets
 
     used = {**in_use().used}
     for source in (parts.data.source, *(benchmark.source for benchmark in parts.benchmarks)):
         for part, licence in source.licences.items():
             used[part] = {"licence": licence} | used.get(part, {})
-    return mask_secrets(OmegaConf.to_container(cfg, resolve=True) | {"used": used})
+    found = made_of(parts.data.source, parts.benchmarks, weights_digest(parts.algo.model) if is_first() else None)
+    return mask_secrets(OmegaConf.to_container(cfg, resolve=True) | {"used": used, "made_of": found})
 
 
 def write_down(settled: dict[str, Any], parts: Parts, run: Path, trainer: Any) -> None:
@@ -207,6 +217,8 @@ def write_down(settled: dict[str, Any], parts: Parts, run: Path, trainer: Any) -
         parts.tokenizer.save_pretrained(run / "model")
         for logger in trainer.loggers:
             logger.log_hyperparams(settled)
+            if hasattr(logger, "describe"):
+                logger.describe(parts.algo.name, parts.data.source.name, settled, chosen(), sweep_point())
 
 
 def leave_if_stopped(cfg: DictConfig, callbacks: list[Any], trainer: Any, run: Path) -> None:
@@ -234,6 +246,7 @@ def write_up(run: Path, loggers: list[Any]) -> tuple[Path, list[Any]]:
     for store in stores:
         store.log_files([run / name for name in kept])
         store.finalize("success")
+        store.flush()
     return report, stores
 
 
@@ -252,11 +265,13 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any, trainer:
     from wmtp.evaluation.harness import evaluate
     from wmtp.models.weights_digest import weights_digest
     from wmtp.reporting import write_evaluation_report
+    from wmtp.reporting.screen import evaluating
+    from wmtp.reporting.texts import Texts
 
-    metrics, weights = {}, weights_digest(model)
+    metrics, weights, texts = {}, weights_digest(model), Texts(cfg.lang)
     with build(cfg.sandbox) as sandbox:
         for benchmark in parts.benchmarks:
-            print(f"pass@1 {when} training: {benchmark.name}, {len(benchmark.problems)} problems ({sandbox.isolation})")
+            print(evaluating(when, benchmark, sandbox.isolation, texts))
             out = Path(cfg.run_dir) / "eval" / when / benchmark.name
             metrics |= evaluate(
                 benchmark,
@@ -268,7 +283,7 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any, trainer:
                 checkpoint=weights,
                 overwrite=True,  # the same weights go on; of others the folder's name says nothing
             )
-            write_evaluation_report(out, benchmark.problems)
+            write_evaluation_report(out, benchmark.problems, texts)
     numbers = {f"{when}/{key}": value for key, value in metrics.items() if isinstance(value, (int, float))}
     for logger in trainer.loggers:
         logger.log_metrics(numbers, step=trainer.global_step)

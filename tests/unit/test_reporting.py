@@ -1,20 +1,28 @@
 """Hold the promises of wmtp/reporting on run directories that look like real ones."""
 
+import ast
 import csv
 import json
 import math
 import random
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from importlib import resources
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from jinja2 import Environment, nodes
 
-from wmtp.reporting import write_report
+import wmtp.reporting
+from wmtp.errors import ConfigError
+from wmtp.reporting import write_evaluation_report, write_report
 from wmtp.reporting.heat_map import shade_of, visible
 from wmtp.reporting.reading import read_run
-from wmtp.reporting.report import frequent_failures, paired_gain
+from wmtp.reporting.report import VERDICTS, frequent_failures, paired_gain
+from wmtp.reporting.texts import KOREAN, Texts
 
 CONFIG = """\
 algo: {_target_: wmtp.algos.rho1.Rho1, score: excess, weighting: {lam: 0.3, temperature: 0.7, control: none}}
@@ -98,7 +106,8 @@ def make_run(run_dir, problems=120):
         for problem in source.problems("test"):
             passed = rng.random() < share
             reason = rng.choice(
-                [("wrong", "assertion 3 of 6 failed: 14 is not 15"), ("wrong", "assertion 1 of 6 failed: 3 is not 5"),
+                [("wrong", "failed in test 3 of 6"), ("wrong", "failed in test 1 of 6"),
+                 ("wrong", "failed in test 1 of 3"),
                  ("error", "NameError: name 'xs' is not defined"), ("timeout", "more than 4.0 s of CPU time"),
                  ("error", "SyntaxError: invalid syntax (line 3)")]
             )  # fmt: skip
@@ -155,7 +164,7 @@ def test_the_page_is_well_formed_stands_alone_and_runs_no_script(run_dir):
     page = Page(html)
     assert page.open == []
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
     for name, value in page.attributes:
         assert not name.startswith("on")
         if name in ("href", "src", "xlink:href"):
@@ -189,7 +198,7 @@ def test_no_secret_of_the_config_is_shown(run_dir):
 
 
 def test_the_plots_are_svg_files_of_their_own_and_markdown_shows_them(run_dir):
-    names = {"loss", "ce_per_head", "weight_histogram", "weights_over_time", "pass_at_1"}
+    names = {"loss", "ce_per_head", "ce_per_head_training", "weight_histogram", "weights_over_time", "pass_at_1"}
     markdown = (run_dir / "report.md").read_text()
     for name in names:
         ElementTree.parse(run_dir / "report" / f"{name}.svg")
@@ -244,8 +253,6 @@ def test_hostile_text_anywhere_shows_as_text(tmp_path):
      "eval/after/metrics.json", "eval/after/results.jsonl", "eval/after/samples.jsonl"],
 )  # fmt: skip
 def test_any_file_may_be_missing(run_dir, tmp_path, missing):
-    import shutil
-
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
     (copy / missing).unlink()
@@ -278,12 +285,175 @@ def test_failures_of_one_kind_are_counted_together(run_dir):
     failures = frequent_failures(read_run(run_dir))
     assert [count for *_, count, _ in failures] == sorted((count for *_, count, _ in failures), reverse=True)
     patterns = [pattern for _, pattern, *_ in failures]
-    assert "assertion … of … failed: … is not …" in patterns and len(patterns) == len(set(patterns))
+    # Which test fails first says how near the programs are; the number of tests and of lines says nothing.
+    assert {"failed in test 1", "failed in test 3", "SyntaxError: invalid syntax (line …)"} <= {*patterns}
+    assert len(patterns) == len(set(patterns))
 
 
 def test_the_gain_is_paired_over_the_problems_that_both_have(run_dir):
     difference, low, high, problems = paired_gain(read_run(run_dir))
     assert low < difference < high and problems == 120
+
+
+# --- languages ---------------------------------------------------------------------------------------------------
+
+
+def texts_in_use() -> set[str]:
+    """Read every text that the code and the templates ask a translation of, where it is written out."""
+    folder = Path(wmtp.reporting.__file__).parent
+    asked = set()
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                asked.add(node.value)
+    for path in folder.glob("*.j2"):
+        tree = Environment(trim_blocks=True).parse(path.read_text())
+        asked |= {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
+    return asked
+
+
+def asked_by_name() -> set[str]:
+    """Read the texts that stand right inside a call of the translator."""
+    folder = Path(wmtp.reporting.__file__).parent
+    asked = set()
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and getattr(node.func, "id", "") == "t"
+                and isinstance(node.args[0], ast.Constant)
+            ):
+                asked.add(node.args[0].value)
+            if (
+                isinstance(node, ast.Call)
+                and ast.unparse(node.func) == "Tile.of"
+                and isinstance(node.args[1], ast.Constant)
+            ):
+                asked.add(node.args[1].value)
+    for path in folder.glob("*.j2"):
+        for call in Environment(trim_blocks=True).parse(path.read_text()).find_all(nodes.Call):
+            if getattr(call.node, "name", "") in ("t", "h2", "h3", "beside") and isinstance(call.args[0], nodes.Const):
+                asked.add(call.args[0].value)
+    return asked
+
+
+def test_every_text_has_its_korean_and_no_korean_is_left_over():
+    assert asked_by_name() - KOREAN.keys() == set()
+    used = texts_in_use() | {"not judged"}
+    assert KOREAN.keys() - used - set(VERDICTS) == set()
+    for english, korean in KOREAN.items():
+        assert set(re.findall(r"{\w+", english)) == set(re.findall(r"{\w+", korean)), english
+
+
+def test_a_page_in_korean_has_no_english_sentence_left(run_dir, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    (copy / "config.yaml").write_text(CONFIG + "lang: ko\n")
+    (copy / "failure.json").write_text(json.dumps(FAILURE))
+    (copy / "left_out.json").write_text(json.dumps(LEFT_OUT))
+    (copy / "critic.json").write_text(json.dumps(CRITIC))
+    (copy / "eval" / "before" / "results.jsonl").open("a").write("{torn\n")
+    page = Page(write_report(copy).with_suffix(".html").read_text())
+    assert page.open == [] and ("lang", "ko") in page.attributes and ("lang", "en") not in page.attributes
+    text = " ".join(page.text)
+    for english in KOREAN:
+        if len(english.split()) > 3 and "{" not in english:
+            assert english not in text, english
+    for part in (
+        "시험을 통과한 프로그램",
+        "망가진 토큰의 가중치",
+        "학습 후",
+        "이제 푼다",
+        "시간 초과",
+        "가장 잦은 실패",
+        "실패",
+    ):
+        assert part in text, part
+        assert part in (copy / "report.md").read_text() or part == "학습 후"
+
+
+def test_an_unknown_language_is_refused_and_a_report_of_one_is_english(tmp_path):
+    with pytest.raises(ConfigError, match="lang = 'fr' must be one of en, ko"):
+        Texts("fr")
+    (tmp_path / "config.yaml").write_text("lang: [ko]\n")
+    assert "No evaluation was run." in write_report(tmp_path).read_text()
+
+
+FAILURE = {
+    "cause": "NonFiniteLossError: the loss is nan", "step": 3, "rank": 0, "world_size": 1, "time": "now", "stack": "…",
+    "what_went_wrong": "The loss became nan.", "next_action": "Lower the rate.", "recipe": None, "environment": {},
+}  # fmt: skip
+LEFT_OUT = {
+    "leakage": "drop",
+    "leaks": [{"task_id": "a/1", "benchmark": "b", "benchmark_task_id": "b/1", "overlap": 0.5, "kind": "text"}],
+    "too_long_or_unsolved": {"train": ["a/2"]},
+}
+CRITIC = {
+    "best": {"auc": 0.55, "in_span": 0.3, "step": 10}, "near_chance": True, "programs": {"heldout": 32},
+    "curve": [{"step": 10, "auc": 0.55, "in_span": 0.3}],
+}  # fmt: skip
+
+
+# --- what a failed, an unfinished and a damaged run say ----------------------------------------------------------
+
+
+def test_a_failed_run_says_so_first_and_shows_no_change_that_was_not_measured(run_dir, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    (copy / "failure.json").write_text(json.dumps(FAILURE))
+    (copy / "metrics.csv").write_text("step,val/ce_head0\n0,0.1171\n")
+    page = Page(write_report(copy).with_suffix(".html").read_text())
+    text = " ".join(page.text)
+    assert text.index("FAILED at step 3") < text.index("0.117") and "0.117 →" not in text
+    assert "**FAILED at step 3**" in (copy / "report.md").read_text()
+
+
+def test_a_headline_says_how_many_of_the_problems_were_scored(tmp_path):
+    numbers = {"pass@1": 1.0, "pass@1_low": 0.566, "pass@1_high": 1.0, "problems": 164, "samples": 5}
+    numbers["missing"] = [f"HumanEval/{i}" for i in range(159)]
+    (tmp_path / "eval" / "after").mkdir(parents=True)
+    metrics = {f"humaneval/{name}": value for name, value in numbers.items()}
+    (tmp_path / "eval" / "after" / "metrics.json").write_text(json.dumps(metrics))
+    write_report(tmp_path)
+    write_evaluation_report(tmp_path / "eval" / "after", [], Texts())
+    for page in (tmp_path / "report.html", tmp_path / "eval" / "after" / "report.html"):
+        assert "5 of 164 problems scored" in page.read_text()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium, which draws the page")
+@pytest.mark.parametrize("lang", ["en", "ko"])
+def test_the_page_fits_a_phone_whatever_the_tokens_are(run_dir, tmp_path, lang):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    (copy / "config.yaml").write_text(CONFIG + f"lang: {lang}\n")
+    rows = [{"text": "averyveryverylongidentifier" * 3, "weight": 1.5, "count": 12345}]
+    (copy / "token_ranking.json").write_text(json.dumps({"least": 20, "heaviest": rows * 9, "lightest": rows * 9}))
+    write_report(copy)
+    (tmp_path / "phone.html").write_text(
+        '<iframe src="run/report.html" style="width: 390px; height: 800px; border: 0" onload="document.title = '
+        'this.contentDocument.documentElement.scrollWidth"></iframe>'
+    )
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+             "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]  # fmt: skip
+    shown = subprocess.run(["chromium", *flags, f"file://{tmp_path / 'phone.html'}"], capture_output=True, text=True)
+    assert "<title>390</title>" in shown.stdout, shown.stdout[:300]
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)), b"[1, 2]", b"{", b"{}", b""])
+@pytest.mark.parametrize(
+    "name",
+    ["config.yaml", "metrics.csv", "weight_histogram.json", "token_weights.json", "token_ranking.json", "left_out.json",
+     "attempts.json", "critic.json", "failure.json", "eval/after/metrics.json", "eval/after/results.jsonl"],
+)  # fmt: skip
+def test_a_damaged_file_costs_its_part_of_the_report_only(tmp_path, name, content):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    page = Page(write_report(tmp_path).with_suffix(".html").read_text())
+    assert page.open == []
+    if content == bytes(range(256)):
+        assert f"{file.name}:" in "".join(page.text)
 
 
 def test_shades_are_monotone_and_symmetric_about_weight_one():

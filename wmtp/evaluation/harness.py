@@ -63,8 +63,11 @@ if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take se
 ALONE = Ranks()
 FILES = ("eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metrics.json", "speed.json")
 REPORTS = ("report.md", "report.html")
-# What stands in metrics.json to say how the numbers came about: it is set, not measured.
-SETTINGS = ("prompt", "split", "shots", "n", "temperature", "top_p", "seed", "max_new_tokens", "isolation")
+# What stands in metrics.json to say how the numbers came about and on what: it is set, not measured.
+SETTINGS = (
+    "problems", "scored", "samples", "prompt", "split", "shots", "n", "temperature", "top_p", "seed", "max_new_tokens",
+    "isolation",
+)  # fmt: skip
 
 
 def evaluate(
@@ -339,7 +342,7 @@ class _Evaluation:
         values = {
             **{name: value.item() for name, value in metric.compute().items()},
             "problems": len(number),
-            "scored": len(counts),
+            "scored": f"{len(counts)} of {len(self.places)}",
             "samples": len(rows),
             "missing": [task_id for task_id in number if task_id not in counts],
             "too_long": list(self.unanswerable),

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wmtp.reporting.reading import Evaluation, read_evaluation
+from wmtp.reporting.reading import Evaluation, read_evaluation, scored
 from wmtp.reporting.report import VERDICTS, Tile, cut, failures_by_kind, render, write
+from wmtp.reporting.texts import Texts
 
 if TYPE_CHECKING:
     from wmtp.data.problem import Problem
@@ -23,67 +24,72 @@ _SHOWN = {False: 6, True: 2}  # samples side by side: failing ones, passing ones
 _SLOWEST = 5
 
 
-def write_evaluation_report(folder: Path, problems: Iterable["Problem"]) -> Path:
+def write_evaluation_report(folder: Path, problems: Iterable["Problem"], t: Texts) -> Path:
     """Write the report of one evaluation.
 
     Args:
         folder: 평가의 결과 폴더 (metrics.json, results.jsonl, samples.jsonl, timings.jsonl, speed.json).
         problems: 평가한 문제들.
+        t: 보고서의 언어.
 
     Returns:
         report.md의 경로. report.html은 그 옆에 있다.
     """
     missing: list[str] = []
-    evaluation = read_evaluation(folder, missing)
-    content = collect(folder.resolve().name, evaluation, {problem.task_id: problem for problem in problems})
+    evaluation = read_evaluation(folder, missing, t)
+    content = collect(folder.resolve().name, evaluation, {problem.task_id: problem for problem in problems}, t)
     for form in ("md", "html"):
         write(folder / f"report.{form}", render(f"evaluation.{form}.j2", content | {"missing": missing}, {}))
     return folder / "report.md"
 
 
-def collect(title: str, evaluation: Evaluation, problems: dict[str, "Problem"]) -> dict[str, Any]:
+def collect(title: str, evaluation: Evaluation, problems: dict[str, "Problem"], t: Texts) -> dict[str, Any]:
     """Work out everything that both templates show."""
+    names = dict.fromkeys(name.split("/", 1)[0] for name in evaluation.metrics)
     metrics = {name.split("/", 1)[1]: value for name, value in evaluation.metrics.items()}
     known = ("prompt", "split", "shots", "n", "temperature", "top_p", "seed", "isolation")
     counts = evaluation.verdicts
     return {
+        "t": t,
         "title": title,
-        "facts": [(name, metrics[name]) for name in known if metrics.get(name) is not None],
-        "tiles": tiles(metrics),
+        "facts": [(t(name), metrics[name]) for name in known if metrics.get(name) is not None],
+        "tiles": tiles(metrics, t, "; ".join(filter(None, (scored(evaluation.metrics, name, t) for name in names)))),
         "verdicts": [(name, counts[name], counts[name] / max(1, counts.total())) for name in VERDICTS if counts[name]],
         "failures": failures_by_kind(evaluation),
-        "pairs": side_by_side(evaluation, problems),
-        "timing": timing(evaluation, metrics),
-        "problems": by_problem(evaluation, metrics),
+        "pairs": side_by_side(evaluation, problems, t),
+        "timing": timing(evaluation, metrics, t),
+        "problems": by_problem(evaluation, metrics, t),
     }
 
 
-def tiles(metrics: dict[str, Any]) -> list[Tile]:
-    """Choose the headline numbers."""
-    found = [
-        Tile(
-            name,
-            f"{name.removeprefix('pass@')}번 안에 푼 문제의 비율",
-            f"{100 * value:.1f} %",
-            f"95 % interval {100 * metrics[f'{name}_low']:.1f} to {100 * metrics[f'{name}_high']:.1f}",
-        )
-        for name, value in metrics.items()
-        if name.startswith("pass@") and f"{name}_low" in metrics
-    ]
-    notes = [f"{len(metrics[key])} {text}" for key, text in _LEFT_OUT if metrics.get(key)]
-    samples = f"{metrics.get('samples', 0):,} samples" + "".join(f"; {note}" for note in notes)
-    return [*found, Tile("Problems", "문제의 수", f"{metrics.get('problems', 0):,}", samples)]
+def tiles(metrics: dict[str, Any], t: Texts, on: str) -> list[Tile]:
+    """Choose the headline numbers.
+
+    Args:
+        metrics: 이름에서 벤치마크를 뺀 숫자들.
+        t: 언어.
+        on: 문제 가운데 몇을 채점했는지. 모두면 비어 있다.
+    """
+    found = []
+    for name, value in metrics.items():
+        if name.startswith("pass@") and f"{name}_low" in metrics:
+            ends = {end: 100 * metrics[f"{name}_{end}"] for end in ("low", "high")}
+            note = "; ".join(filter(None, (t("95 % interval {low:.1f} to {high:.1f}", **ends), on)))
+            found.append(Tile.of(t, "pass@{k}", f"{100 * value:.1f} %", note, k=name.removeprefix("pass@")))
+    samples = t("{count} samples", count=f"{metrics.get('samples', 0):,}")
+    samples += "".join(t(text, count=len(metrics[key])) for key, text in _LEFT_OUT if metrics.get(key))
+    return [*found, Tile.of(t, "Problems", f"{metrics.get('problems', 0):,}", samples)]
 
 
 _LEFT_OUT = (
-    ("missing", "without a sample, not counted"),
-    ("unjudgeable", "whose own reference fails, not counted"),
-    ("too_long", "prompts too long for the model, counted"),
-    ("inside", "judged in the program's process"),
+    ("missing", "; {count} without a sample, not counted"),
+    ("unjudgeable", "; {count} whose own reference fails, not counted"),
+    ("too_long", "; {count} prompts too long for the model, counted"),
+    ("inside", "; {count} judged in the program's process"),
 )
 
 
-def side_by_side(evaluation: Evaluation, problems: dict[str, "Problem"]) -> list[dict[str, Any]]:
+def side_by_side(evaluation: Evaluation, problems: dict[str, "Problem"], t: Texts) -> list[dict[str, Any]]:
     """Choose a few samples, failures of different problems first, and say what was expected of them."""
     chosen: dict[bool, dict[str, dict[str, Any]]] = {False: {}, True: {}}
     for result in evaluation.results:
@@ -95,23 +101,23 @@ def side_by_side(evaluation: Evaluation, problems: dict[str, "Problem"]) -> list
                 "sample": result.get("sample", 0),
                 "status": str(result.get("status")),
                 "message": str(result.get("message") or ""),
-                "completion": cut(evaluation.completions.get((task_id, result.get("sample", 0)))),
-                "asked": cut(problems[task_id].text),
-                "expected": cut(expected(problems[task_id], str(result.get("message") or ""))),
+                "completion": cut(evaluation.completions.get((task_id, result.get("sample", 0))), t),
+                "asked": cut(problems[task_id].text, t),
+                "expected": cut(expected(problems[task_id], t, str(result.get("message") or "")), t),
             }
     return [*chosen[False].values(), *chosen[True].values()]
 
 
-def expected(problem: "Problem", message: str = "") -> str:
+def expected(problem: "Problem", t: Texts, message: str = "") -> str:
     """Show one thing that a right program does: the test that failed, or an input with its output."""
     if problem.tests:
         failed = re.search(r"test (\d+) of \d+", message)
         return problem.tests[min(int(failed[1]), len(problem.tests)) - 1 if failed else 0]
     given, wanted = problem.stdio[0] if problem.stdio else ("", "")
-    return f"input:\n{given.rstrip()}\n\noutput:\n{wanted.rstrip()}"
+    return f"{t('input')}:\n{given.rstrip()}\n\n{t('expected output')}:\n{wanted.rstrip()}"
 
 
-def timing(evaluation: Evaluation, metrics: dict[str, Any]) -> dict[str, Any]:
+def timing(evaluation: Evaluation, metrics: dict[str, Any], t: Texts) -> dict[str, Any]:
     """Sum up how long generating and judging took, and which programs took longest."""
     judged = sorted(row.get("seconds", 0.0) for row in evaluation.timings)
     longest: dict[str, float] = {}
@@ -119,18 +125,28 @@ def timing(evaluation: Evaluation, metrics: dict[str, Any]) -> dict[str, Any]:
         task_id = str(row.get("task_id"))
         longest[task_id] = max(row.get("seconds", 0.0), longest.get(task_id, 0.0))
     rows = []
+    seconds = lambda value: t("{seconds:,.1f} s", seconds=value)  # noqa: E731
     if metrics.get("generation_seconds"):
-        tokens, seconds = metrics["tokens"], metrics["generation_seconds"]
-        rows.append(("generating", f"{seconds:,.1f} s", f"{tokens:,} tokens, {tokens / seconds:,.0f} a second"))
-    rates = [f"head {k}: {metrics[f'acceptance/head{k}']:.2f}" for k in range(64) if f"acceptance/head{k}" in metrics]
-    if rates:
-        rows.append(("drafts accepted", "", ", ".join(rates)))
+        tokens, spent = metrics["tokens"], metrics["generation_seconds"]
+        said = t("{tokens:,} tokens, {rate:,.0f} a second", tokens=tokens, rate=tokens / spent)
+        rows.append((t("generating"), seconds(spent), said))
+    heads = [k for k in range(64) if f"acceptance/head{k}" in metrics]
+    if heads:
+        rates = (t("head {k}: {rate:.2f}", k=k, rate=metrics[f"acceptance/head{k}"]) for k in heads)
+        rows.append((t("drafts accepted"), "", ", ".join(rates)))
     if judged:
-        rows.append(("judging", f"{sum(judged):,.1f} s", f"median {judged[len(judged) // 2]:.3f} s a program"))
-    return {"rows": rows, "slowest": sorted(longest.items(), key=lambda item: -item[1])[:_SLOWEST]}
+        median = t("median {seconds:.3f} s a program", seconds=judged[len(judged) // 2])
+        rows.append((t("judging"), seconds(sum(judged)), median))
+    return {
+        "rows": rows,
+        "slowest": [
+            (task_id, t("{seconds:.3f} s", seconds=value))
+            for task_id, value in sorted(longest.items(), key=lambda item: -item[1])[:_SLOWEST]
+        ],
+    }
 
 
-def by_problem(evaluation: Evaluation, metrics: dict[str, Any]) -> list[tuple[str, int, int, str]]:
+def by_problem(evaluation: Evaluation, metrics: dict[str, Any], t: Texts) -> list[tuple[str, int, int, str]]:
     """List every problem: (task, samples, passed, the other verdicts)."""
     verdicts: dict[str, Counter[str]] = {}
     for result in evaluation.results:
@@ -140,8 +156,10 @@ def by_problem(evaluation: Evaluation, metrics: dict[str, Any]) -> list[tuple[st
             task_id,
             counts.total(),
             counts["passed"],
-            ", ".join(f"{name} {count}" if count > 1 else name for name, count in counts.items() if name != "passed"),
+            ", ".join(
+                f"{t(name)} {count}" if count > 1 else t(name) for name, count in counts.items() if name != "passed"
+            ),
         )
         for task_id, counts in verdicts.items()
     ]
-    return [*rows, *((task_id, 0, 0, "missing") for task_id in metrics.get("missing", ()))]
+    return [*rows, *((task_id, 0, 0, t("missing")) for task_id in metrics.get("missing", ()))]

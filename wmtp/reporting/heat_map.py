@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wmtp.reporting.texts import Texts
+
 LEVELS = 8
 
 
@@ -56,7 +58,7 @@ def shade_of(weight: float | None, low: float, high: float) -> str:
     return f"{'up' if up else 'down'}{level}" if level else ""
 
 
-def shade_tokens(sample: dict[str, Any], stage: str, low: float, high: float) -> list[ShadedToken]:
+def shade_tokens(sample: dict[str, Any], stage: str, low: float, high: float, t: Texts) -> list[ShadedToken]:
     """Shade the target tokens of a sample, the prompt left out.
 
     Args:
@@ -64,13 +66,14 @@ def shade_tokens(sample: dict[str, Any], stage: str, low: float, high: float) ->
         stage: "start" 또는 "end".
         low: 가장 진한 파랑의 가중치.
         high: 가장 진한 주황의 가중치.
+        t: 설명의 언어.
     """
     tokens = []
     columns = (sample["pieces"], sample["noise"], sample[stage]["weight"], sample[stage]["score"])
     for piece, corrupted, weight, score in list(zip(*columns, strict=True))[sample["prompt_length"] :]:
-        parts = [] if weight is None else [f"weight {weight:.2f}"]
-        parts += [] if score is None else [f"score {score:+.2f}"]
-        parts += ["corrupted on purpose"] if corrupted else []
+        parts = [] if weight is None else [t("weight {value:.2f}", value=weight)]
+        parts += [] if score is None else [t("score {value:+.2f}", value=score)]
+        parts += [t("corrupted on purpose")] if corrupted else []
         text = visible(piece).replace("\n", "↵\n")
         tokens.append(ShadedToken(text, shade_of(weight, low, high), bool(corrupted), " · ".join(parts)))
     return tokens

@@ -1,15 +1,19 @@
 """Draw the curves of a run as SVG, readable in light and dark and by the colour-blind.
 
 [동작] 글자와 축은 두 가지 표식 색으로 그린다. 파일로 쓸 때는 흰 바탕의 검은 글자로, HTML에 넣을 때는 `currentColor`로
-    바꾸므로 한 그림이 밝은 화면과 어두운 화면 모두에 맞는다. 글꼴이 없는 컴퓨터를 위해 그림 속 글자는 영어만 쓴다.
+    바꾸므로 한 그림이 밝은 화면과 어두운 화면 모두에 맞는다. 글자는 경로가 되지 않고 남아,
+    보는 사람의 글꼴로 그려진다.
 """
 
 import io
+import math
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wmtp.reporting.reading import STAGES, RunResults
+from wmtp.reporting.texts import Texts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +22,7 @@ _INK, _GRID = "#123457", "#654323"  # stand-ins, replaced below; nothing else ha
 
 # Okabe and Ito's palette, darkened or lightened where it would vanish on white or on black.
 BLUE, ORANGE, GREEN, PINK, SKY, GREY = "#2f86c9", "#e08214", "#159a74", "#c96a9e", "#52a9d9", "#8a8f98"
+_NOT_OVER_STEPS = ("weight_histogram", "pass_at_1")
 HEADS = (BLUE, ORANGE, GREEN, PINK, SKY, "#b0912f", "#7a6fc4", GREY)
 
 
@@ -27,24 +32,25 @@ def draw_all(run: RunResults) -> dict[str, str]:
     Returns:
         이름 → SVG (표식 색 그대로). `standalone`이나 `inline`으로 바꾸어 쓴다.
     """
-    plots: dict[str, str] = {}
-    loss = run.series.get("train/loss")
-    if loss:
-        plots["loss"] = _draw("loss", lambda axes: _loss(axes, loss))
-    heads = [key for key in (f"ce_head{k}" for k in range(64)) if f"train/{key}" in run.series]
-    if heads:
-        plots["ce_per_head"] = _draw("ce_per_head", lambda axes: _ce_per_head(axes, run.series, heads))
+    t, plots, series = run.texts, {}, run.series
+    heads = {split: [k for k in range(64) if f"{split}/ce_head{k}" in series] for split in ("train", "val")}
+    if loss := series.get("train/loss"):
+        plots["loss"] = _draw("loss", lambda axes: _loss(axes, loss, t))
+    for split, name in (("val", "ce_per_head"), ("train", "ce_per_head_training")):
+        if found := heads[split]:
+            plots[name] = _draw(
+                name, lambda axes, split=split, found=found: _ce_per_head(axes, series, split, found, t)
+            )
     if run.histogram:
-        plots["weight_histogram"] = _draw("weight_histogram", lambda axes: _histogram(axes, run.histogram))
-    if "weight/mean" in run.series:
-        plots["weights_over_time"] = _draw("weights_over_time", lambda axes: _weights_over_time(axes, run.series))
+        plots["weight_histogram"] = _draw("weight_histogram", lambda axes: _histogram(axes, run.histogram, t))
+    if "weight/mean" in series:
+        plots["weights_over_time"] = _draw("weights_over_time", lambda axes: _weights_over_time(axes, series, t))
     if run.critic and run.critic["best"].get("auc") is not None:
-        plots["critic"] = _draw("critic", lambda axes: _critic(axes, run.critic["curve"]))
-    if "localisation/in_span" in run.series:
-        plots["localisation"] = _draw("localisation", lambda axes: _localisation(axes, run.series))
-    bars = pass_at_1(run)
-    if bars:
-        plots["pass_at_1"] = _draw("pass_at_1", lambda axes: _pass_at_1(axes, bars), height=0.9 + 0.45 * len(bars))
+        plots["critic"] = _draw("critic", lambda axes: _critic(axes, run.critic["curve"], t))
+    if "localisation/in_span" in series:
+        plots["localisation"] = _draw("localisation", lambda axes: _localisation(axes, series, t))
+    if bars := pass_at_1(run):
+        plots["pass_at_1"] = _draw("pass_at_1", lambda axes: _pass_at_1(axes, bars, t), height=0.9 + 0.45 * len(bars))
     return plots
 
 
@@ -82,7 +88,7 @@ def inline(svg: str, label: str) -> str:
     return re.sub(r"<svg ", f'<svg role="img" aria-label="{label}" ', svg, count=1)
 
 
-def _draw(name: str, paint: Callable[["Axes"], None], width: float = 6.4, height: float = 3.1) -> str:
+def _draw(name: str, paint: Callable[["Axes"], None], width: float = 5.2, height: float = 2.9) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -95,14 +101,15 @@ def _draw(name: str, paint: Callable[["Axes"], None], width: float = 6.4, height
         "grid.color": _GRID, "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False,
         "axes.axisbelow": True, "lines.solid_capstyle": "round",
     }  # fmt: skip
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # Korean: the reader's font has it
         figure = Figure(figsize=(width, height), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         paint(axes)
-        if axes.get_xlabel() == "step":
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        if name not in _NOT_OVER_STEPS:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         out = io.StringIO()
         FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
     svg = out.getvalue()
@@ -127,9 +134,18 @@ def _legend(axes: "Axes") -> None:
     if not axes.get_legend_handles_labels()[0]:
         return
     axes.legend(
-        frameon=False, fontsize=8.5, ncols=4, loc="lower left", bbox_to_anchor=(-0.02, 1), columnspacing=1.2,
+        frameon=False, fontsize=8.5, ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 1), columnspacing=1.2,
         handlelength=1.6, borderpad=0.2,
     )  # fmt: skip
+
+
+def _line(axes: "Axes", points: Sequence[tuple[int, float]], smooth: bool = True, **style: Any) -> list[float]:
+    """Draw a curve, smoothed or with its points; one point alone is a dot. Return what was drawn."""
+    steps, values = zip(*points, strict=True)
+    drawn = _smooth(values) if smooth else list(values)
+    style |= {"marker": "o", "markersize": 4} if not smooth or len(drawn) == 1 else {}
+    axes.plot(steps, drawn, **style)
+    return drawn
 
 
 def _smooth(values: Sequence[float], share: float = 0.06) -> list[float]:
@@ -140,45 +156,43 @@ def _smooth(values: Sequence[float], share: float = 0.06) -> list[float]:
     return smooth
 
 
-def _loss(axes: "Axes", loss: Sequence[tuple[int, float]]) -> None:
-    steps, values = zip(*loss, strict=True)
-    axes.plot(steps, values, color=BLUE, alpha=0.3, linewidth=1)
-    axes.plot(steps, _smooth(values), color=BLUE, linewidth=2)
-    axes.set(xlabel="step", ylabel="loss [nat per token]")
+def _loss(axes: "Axes", loss: Sequence[tuple[int, float]], t: Texts) -> None:
+    axes.plot(*zip(*loss, strict=True), color=BLUE, alpha=0.3, linewidth=1)
+    _line(axes, loss, color=BLUE, linewidth=2)
+    axes.set(xlabel=t("step"), ylabel=t("loss [nat per token]"))
 
 
-def _ce_per_head(axes: "Axes", series: Mapping[str, Any], heads: Sequence[str]) -> None:
-    ends = []
-    for k, key in enumerate(heads):
-        colour = HEADS[k % len(HEADS)]
-        steps, values = zip(*series[f"train/{key}"], strict=True)
-        axes.plot(steps, _smooth(values), color=colour, linewidth=1.2, alpha=0.55)
-        end = (steps[-1], _smooth(values)[-1])
-        if f"val/{key}" in series:
-            steps, values = zip(*series[f"val/{key}"], strict=True)
-            axes.plot(steps, values, color=colour, linewidth=2, marker="o", markersize=4)
-            end = max(end, (steps[-1], values[-1]))
-        ends.append(end)
-    axes.plot([], [], color=GREY, linewidth=1.2, alpha=0.7, label="training (noisy text included)")
-    axes.plot([], [], color=GREY, linewidth=2, marker="o", markersize=4, label="validation")
-    _legend(axes)
-    axes.set(xlabel="step", ylabel="cross entropy [nat per token]")
+def _ce_per_head(axes: "Axes", series: Mapping[str, Any], split: str, heads: Sequence[int], t: Texts) -> None:
+    """Draw one curve a head, on a scale where halving looks the same for an easy head and a hard one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ends, lowest, highest = [], float("inf"), 0.0
+    for k in heads:
+        points = series[f"{split}/ce_head{k}"]
+        drawn = _line(axes, points, smooth=split == "train", color=HEADS[k % len(HEADS)], linewidth=2)
+        ends.append((points[-1][0], max(drawn[-1], 1e-6)))
+        lowest, highest = min(lowest, *drawn), max(highest, *drawn)
+    axes.set(xlabel=t("step"), ylabel=t("cross entropy [nat per token]"), yscale="log")
+    axes.set_ylim(max(lowest, 1e-6) / 1.25, max(highest, 1e-6) * 1.25)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.1)
-    low, high = axes.get_ylim()
+    low, high = map(math.log, axes.get_ylim())
     right = max(step for step, _ in ends)
-    for k, y in enumerate(spread([value for _, value in ends], gap=0.075 * (high - low))):
+    for k, y in zip(heads, spread([math.log(value) for _, value in ends], gap=0.075 * (high - low)), strict=True):
         axes.annotate(
-            f"head {k}", (right, y), (7, 0), textcoords="offset points", color=HEADS[k % len(HEADS)], va="center",
-            weight="bold", fontsize=8.5, annotation_clip=False,
+            t("head {k}", k=k), (right, math.exp(y)), (7, 0), textcoords="offset points", va="center", weight="bold",
+            color=HEADS[k % len(HEADS)], fontsize=8.5, annotation_clip=False,
         )  # fmt: skip
 
 
-def _histogram(axes: "Axes", histogram: Mapping[str, Any]) -> None:
+def _histogram(axes: "Axes", histogram: Mapping[str, Any], t: Texts) -> None:
     upper, bins = histogram["upper"], len(histogram["clean"])
     edges = [upper * i / bins for i in range(bins + 1)]
-    kinds = [("clean tokens", histogram["clean"], BLUE), ("corrupted tokens", histogram.get("corrupted"), ORANGE)]
+    kinds = [(t("clean tokens"), histogram["clean"], BLUE), (t("corrupted tokens"), histogram.get("corrupted"), ORANGE)]
     if not histogram.get("corrupted"):
-        kinds = [("target tokens", histogram["clean"], BLUE)]
+        kinds = [(t("target tokens"), histogram["clean"], BLUE)]
     last = 1
     for label, counts, colour in kinds:
         total = max(sum(counts), 1)
@@ -190,55 +204,59 @@ def _histogram(axes: "Axes", histogram: Mapping[str, Any]) -> None:
     first = min(i for i in range(bins) if any(counts[i] for _, counts, _ in kinds))
     axes.set_xlim(max(0, edges[first] - 0.1), edges[last] + 0.1)
     _legend(axes)
-    axes.set(xlabel="weight (1 = as in the baseline)", ylabel="share of the tokens [%]")
+    axes.set(xlabel=t("weight (1 = as in the baseline)"), ylabel=t("share of the tokens [%]"))
 
 
-def _weights_over_time(axes: "Axes", series: Mapping[str, Any]) -> None:
+def _weights_over_time(axes: "Axes", series: Mapping[str, Any], t: Texts) -> None:
     steps, low = zip(*series["weight/p25"], strict=True)
     high, top = ([value for _, value in series[key]] for key in ("weight/p75", "weight/p95"))
-    axes.fill_between(steps, _smooth(low), _smooth(high), color=GREY, alpha=0.3, linewidth=0, label="middle half")
-    axes.plot(steps, _smooth(top), color=GREY, linewidth=1, linestyle=(0, (3, 2)), label="95th percentile")
-    for key, label, colour in (("clean_mean", "mean of clean", BLUE), ("corrupted_mean", "mean of corrupted", ORANGE)):
+    axes.fill_between(steps, _smooth(low), _smooth(high), color=GREY, alpha=0.3, linewidth=0, label=t("middle half"))
+    _line(
+        axes, list(zip(steps, top, strict=True)), color=GREY, linewidth=1, linestyle=(0, (3, 2)),
+        label=t("95th percentile"),
+    )  # fmt: skip
+    means = (("clean_mean", t("mean of clean"), BLUE), ("corrupted_mean", t("mean of corrupted"), ORANGE))
+    for key, label, colour in means:
         if f"weight/{key}" in series:
-            steps, values = zip(*series[f"weight/{key}"], strict=True)
-            axes.plot(steps, _smooth(values), color=colour, linewidth=2, label=label)
+            _line(axes, series[f"weight/{key}"], color=colour, linewidth=2, label=label)
     axes.axhline(1, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
     _legend(axes)
-    axes.set(xlabel="step", ylabel="weight")
+    axes.set(xlabel=t("step"), ylabel=t("weight"))
 
 
-def _critic(axes: "Axes", curve: Sequence[Mapping[str, Any]]) -> None:
-    wanted = (("auc", "right or wrong: AUC", BLUE), ("first_token_auc", "first wrong token: AUC", GREEN))
-    for key, label, colour in (*wanted, ("in_span", "lowest change in the wrong span", ORANGE)):
+def _critic(axes: "Axes", curve: Sequence[Mapping[str, Any]], t: Texts) -> None:
+    wanted = (("auc", t("right or wrong: AUC"), BLUE), ("first_token_auc", t("first wrong token: AUC"), GREEN))
+    for key, label, colour in (*wanted, ("in_span", t("lowest change in the wrong span"), ORANGE)):
         points = [(point["step"], point[key]) for point in curve if point.get(key) is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, marker="o", markersize=3, label=label)
+            _line(axes, points, smooth=False, color=colour, linewidth=2, label=label)
     axes.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
     _legend(axes)
-    axes.set(xlabel="step", ylabel="held-out programs", ylim=(0, 1.02))
+    axes.set(xlabel=t("step"), ylabel=t("held-out programs"), ylim=(0, 1.02))
 
 
-def _localisation(axes: "Axes", series: Mapping[str, Any]) -> None:
+def _localisation(axes: "Axes", series: Mapping[str, Any], t: Texts) -> None:
     for key, label, colour in (
-        ("in_span", "in the wrong span", ORANGE),
-        ("on_first", "on its first token", BLUE),
-        ("chance", "anywhere (chance)", GREY),
+        ("in_span", t("in the wrong span"), ORANGE),
+        ("on_first", t("on its first token"), BLUE),
+        ("chance", t("anywhere (chance)"), GREY),
     ):
         points = series.get(f"localisation/{key}")
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, marker="o", markersize=3, label=label)
+            _line(axes, points, smooth=False, color=colour, linewidth=2, label=label)
     _legend(axes)
-    axes.set(xlabel="step", ylabel="lowest score falls", ylim=(0, 1.02))
+    axes.set(xlabel=t("step"), ylabel=t("lowest score falls"), ylim=(0, 1.02))
 
 
-def _pass_at_1(axes: "Axes", rows: Sequence[tuple[str, str, float, float, float]]) -> None:
+def _pass_at_1(axes: "Axes", rows: Sequence[tuple[str, str, float, float, float]], t: Texts) -> None:
     for i, (_name, stage, value, low, high) in enumerate(rows):
         colour = GREY if stage == "before" else BLUE
         axes.barh(i, 100 * value, height=0.62, color=colour, alpha=0.55)
         axes.plot([100 * low, 100 * high], [i, i], color=_INK, linewidth=1.6)
         axes.annotate(f"{100 * value:.1f} %", (100 * high, i), (7, 0), textcoords="offset points", va="center")
-    axes.set_yticks(range(len(rows)), [f"{name}, {stage}" for name, stage, *_ in rows])
+    axes.set_yticks(range(len(rows)), [f"{name}, {t(stage)}" for name, stage, *_ in rows])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.invert_yaxis()
-    axes.set(xlabel="pass@1 [% of problems], with 95 % interval", xlim=(0, min(110, 115 * max(r[4] for r in rows) + 4)))
+    axes.set_xlabel(t("pass@1 [% of problems], with 95 % interval"))
+    axes.set_xlim(0, min(110, 115 * max(row[4] for row in rows) + 4))

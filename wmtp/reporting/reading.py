@@ -9,11 +9,15 @@ import csv
 import json
 import math
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from wmtp.reporting.texts import LANGUAGES, Texts
 
 STAGES = ("before", "after")
 
@@ -62,6 +66,7 @@ class RunResults:
         attempts: `attempts.json`: 실패와 그때마다 고친 것. 없으면 빈 list.
         critic: `critic.json`: 1단계의 곡선과 배우지 않은 문제에서 잰 것. 없으면 None.
         failure: `failure.json`: 실행을 끝낸 실패. 없으면 빈 dict.
+        texts: 보고서의 언어 (설정의 `lang`).
     """
 
     name: str
@@ -76,11 +81,12 @@ class RunResults:
     attempts: list[dict[str, Any]] = field(default_factory=list)
     failure: dict[str, Any] = field(default_factory=dict)
     critic: dict[str, Any] | None = None
+    texts: Texts = field(default_factory=Texts)
 
-    def ends(self, key: str) -> tuple[float, float] | None:
-        """Give the first and the last value of a metric, None where it was not logged."""
-        points = self.series.get(key)
-        return (points[0][1], points[-1][1]) if points else None
+    def ends(self, key: str) -> list[float]:
+        """Give the first and the last value of a metric: one where there is no more, none where it was not logged."""
+        points = self.series.get(key, [])
+        return [value for _, value in (points if len(points) < 2 else (points[0], points[-1]))]
 
 
 def read_run(run_dir: Path) -> RunResults:
@@ -95,51 +101,63 @@ def read_run(run_dir: Path) -> RunResults:
     from wmtp.secrets import mask_secrets
 
     run = RunResults(run_dir.resolve().name)
-    config = _read(run_dir / "config.yaml", yaml.safe_load, run.missing, "the resolved configuration")
-    run.config = mask_secrets(config) if isinstance(config, dict) else {}
-    run.series = _read(run_dir / "metrics.csv", read_series, run.missing, "curves (no training was logged)") or {}
+    config = _parsed(run_dir / "config.yaml", yaml.safe_load)
+    if isinstance(config, dict):
+        run.config = mask_secrets(config)
+        run.texts = Texts(config.get("lang") if config.get("lang") in LANGUAGES else "en")
+    read = partial(_read, missing=run.missing, t=run.texts)
+    read(run_dir / "config.yaml", yaml.safe_load, dict, "the resolved configuration")
+    run.series = read(run_dir / "metrics.csv", read_series, dict, "curves (no training was logged)") or {}
     weights = "token weights (this algorithm has none, or their callback is off)"
-    run.histogram = _read(run_dir / "weight_histogram.json", json.loads, run.missing, weights)
-    kept = _read(run_dir / "token_weights.json", json.loads, run.missing, weights) or {}
+    run.histogram = read(run_dir / "weight_histogram.json", json.loads, dict, weights)
+    kept = read(run_dir / "token_weights.json", json.loads, dict, weights) or {}
     run.token_weights = kept.get("samples", [])
     if (run_dir / "token_ranking.json").exists():
-        run.token_ranking = _read(run_dir / "token_ranking.json", json.loads, run.missing, weights)
+        run.token_ranking = read(run_dir / "token_ranking.json", json.loads, dict, weights)
     if (run_dir / "left_out.json").exists():
-        run.left_out = _read(run_dir / "left_out.json", json.loads, run.missing, "list of what was left out") or {}
+        run.left_out = read(run_dir / "left_out.json", json.loads, dict, "list of what was left out") or {}
     if (run_dir / "attempts.json").exists():
-        run.attempts = _read(run_dir / "attempts.json", json.loads, run.missing, "list of what was changed") or []
+        attempts = read(run_dir / "attempts.json", json.loads, list, "list of what was changed") or []
+        run.attempts = [attempt for attempt in attempts if isinstance(attempt, dict)]
     if (run_dir / "critic.json").exists():
-        run.critic = _read(run_dir / "critic.json", json.loads, run.missing, "what the critic knows")
+        run.critic = read(run_dir / "critic.json", json.loads, dict, "What the critic knows")
     if (run_dir / "failure.json").exists():
-        run.failure = _read(run_dir / "failure.json", json.loads, run.missing, "failure") or {}
+        run.failure = read(run_dir / "failure.json", json.loads, dict, "failure") or {}
     for stage in STAGES:
         folder = run_dir / "eval" / stage
         files = sorted(folder.rglob("metrics.json"))
         if not files:
-            run.missing.append(f"eval/{stage}: no evaluation {stage} training (it is off, or did not finish)")
-        evaluation = read_evaluation(folder, run.missing)
+            run.missing.append(run.texts(_NO_EVALUATION[stage]))
+        evaluation = read_evaluation(folder, run.missing, run.texts)
         if evaluation.metrics or evaluation.results:
             run.evaluations[stage] = evaluation
     return run
 
 
-def read_evaluation(folder: Path, missing: list[str]) -> Evaluation:
+_NO_EVALUATION = {
+    "before": "eval/before: no evaluation before training (it is off, or did not finish)",
+    "after": "eval/after: no evaluation after training (it is off, or did not finish)",
+}
+
+
+def read_evaluation(folder: Path, missing: list[str], t: Texts) -> Evaluation:
     """Read the evaluations in a folder and below it as one.
 
     Args:
         folder: `metrics.json` 등이 있는 폴더.
         missing: 읽지 못한 것을 여기에 더한다.
+        t: 그것을 말할 언어.
     """
     evaluation = Evaluation()
     for name in ("metrics.json", "speed.json"):
         for path in sorted(folder.rglob(name)):
-            evaluation.metrics |= _read(path, json.loads, missing, "an evaluation") or {}
+            evaluation.metrics |= _read(path, json.loads, dict, "an evaluation", missing, t) or {}
     for path in sorted(folder.rglob("results.jsonl")):
-        evaluation.results += _read_lines(path, missing)
+        evaluation.results += _read_lines(path, missing, t)
     for path in sorted(folder.rglob("timings.jsonl")):
-        evaluation.timings += _read_lines(path, missing)
+        evaluation.timings += _read_lines(path, missing, t)
     for path in sorted(folder.rglob("samples.jsonl")):
-        for line in _read_lines(path, missing):
+        for line in _read_lines(path, missing, t):
             evaluation.completions[str(line.get("task_id")), line.get("sample", 0)] = str(line.get("completion"))
     return evaluation
 
@@ -152,7 +170,10 @@ def read_series(text: str) -> dict[str, list[tuple[int, float]]]:
         {'loss': [(1, 2.0), (2, 1.0)], 'val': [(2, 3.0)]}
     """
     points: dict[str, dict[int, float]] = defaultdict(dict)
-    for row in csv.DictReader(text.splitlines()):
+    reader = csv.DictReader(text.splitlines())
+    if "step" not in (reader.fieldnames or ["step"]):
+        raise ValueError("no column of steps")
+    for row in reader:
         for key, value in row.items():
             if key and key != "step" and isinstance(value, str) and value and row["step"]:
                 number = float(value)
@@ -161,26 +182,49 @@ def read_series(text: str) -> dict[str, list[tuple[int, float]]]:
     return {key: sorted(values.items()) for key, values in points.items()}
 
 
-def _read(path: Path, parse: Any, missing: list[str], what: str) -> Any:
-    """Parse a file; note in `missing` that it is not there, or cannot be read."""
-    if not path.exists():
-        missing.append(f"{path.name}: no {what}")
-        return None
+def _parsed(path: Path, parse: Any) -> Any:
+    """Parse a file that may not be there, or not be what it should."""
     try:
         return parse(path.read_text(encoding="utf-8", errors="replace"))
-    except (ValueError, KeyError, yaml.YAMLError) as error:
-        missing.append(f"{path.name}: cannot be read ({str(error).splitlines()[0]})")
+    except (OSError, ValueError, KeyError, TypeError, csv.Error, yaml.YAMLError) as error:
+        return error
+
+
+def _read(path: Path, parse: Any, kind: type, what: str, missing: list[str], t: Texts) -> Any:
+    """Parse a file into a value of that kind; note in `missing` that it is not there, or cannot be read."""
+    if not path.exists():
+        missing.append(t("{name}: no {what}", name=path.name, what=t(what)))
         return None
+    found = _parsed(path, parse)
+    if isinstance(found, kind):
+        return found
+    why = str(found).splitlines()[0] if isinstance(found, Exception) and str(found) else type(found).__name__
+    missing.append(t("{name}: cannot be read ({why})", name=path.name, why=why))
+    return None
 
 
-def _read_lines(path: Path, missing: list[str]) -> list[dict[str, Any]]:
+def _read_lines(path: Path, missing: list[str], t: Texts) -> list[dict[str, Any]]:
     rows, bad = [], 0
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
+                row = None
+            if isinstance(row, dict):
+                rows.append(row)
+            else:
                 bad += 1
     if bad:
-        missing.append(f"{path.parent.name}/{path.name}: {bad} unreadable line(s), left out")
+        name = f"{path.parent.name}/{path.name}"
+        missing.append(t("{name}: {count} unreadable line(s), left out", name=name, count=bad))
     return rows
+
+
+def scored(metrics: Mapping[str, Any], name: str, t: Texts) -> str:
+    """Say on how many of a benchmark's problems its pass@k stands, where it is not all of them."""
+    missing, unjudgeable = (len(metrics.get(f"{name}/{what}") or ()) for what in ("missing", "unjudgeable"))
+    if not missing + unjudgeable:
+        return ""
+    problems = metrics[f"{name}/problems"]
+    return t("{scored} of {problems} problems scored", scored=problems - missing, problems=problems + unjudgeable)

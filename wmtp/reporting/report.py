@@ -10,14 +10,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from wmtp.maths.pass_at_k import paired_difference
 from wmtp.reporting import heat_map, plots
 from wmtp.reporting.heat_map import visible
-from wmtp.reporting.reading import STAGES, Evaluation, RunResults, read_run
+from wmtp.reporting.reading import STAGES, Evaluation, RunResults, read_run, scored
+from wmtp.reporting.texts import Texts
 from wmtp.storage.files import write_atomically
 
 # Verdicts in the order in which they are shown.
@@ -53,16 +53,21 @@ class Tile:
     """Hold one headline number.
 
     Attributes:
-        label: 무엇인지, 영어.
-        korean: 무엇인지, 한국어.
+        label: 무엇인지.
+        hint: 영어 보고서에서 그 옆의 한국어. 한국어 보고서에서는 비어 있다.
         value: 숫자, 단위까지.
         note: 그 아래 작은 글.
     """
 
     label: str
-    korean: str
+    hint: str
     value: str
     note: str
+
+    @classmethod
+    def of(cls, t: Texts, label: str, value: str, note: str, **values: Any) -> "Tile":
+        """Make a tile with its label in the reader's language."""
+        return cls(t(label, **values), t.hint(label, **values), value, note)
 
 
 def collect(run: RunResults) -> dict[str, Any]:
@@ -71,8 +76,9 @@ def collect(run: RunResults) -> dict[str, Any]:
     stages = [stage for stage in ("start", "end") if any(stage in sample for sample in run.token_weights)]
     return {
         "run": run,
+        "t": run.texts,
         "title": run.name,
-        "facts": facts(run.config),
+        "facts": [(run.texts(name), value) for name, value in facts(run.config)],
         "tiles": tiles(run),
         "pass_at_1": plots.pass_at_1(run),
         "verdicts": [(name, [_verdict_count(run, stage, name) for stage in STAGES]) for name in verdict_names(run)],
@@ -86,7 +92,7 @@ def collect(run: RunResults) -> dict[str, Any]:
             {
                 "problem_id": sample["problem_id"],
                 "prompt": "".join(sample["pieces"][: sample["prompt_length"]]),
-                "stages": {s: heat_map.shade_tokens(sample, s, low, high) for s in stages if s in sample},
+                "stages": {s: heat_map.shade_tokens(sample, s, low, high, run.texts) for s in stages if s in sample},
             }
             for sample in run.token_weights
         ],
@@ -96,6 +102,7 @@ def collect(run: RunResults) -> dict[str, Any]:
         "leaks": run.left_out.get("leaks", []),
         "leakage": run.left_out.get("leakage"),
         "too_long": {split: names for split, names in run.left_out.get("too_long_or_unsolved", {}).items() if names},
+        "made_of": made_of(run),
         "settings": _flatten(run.config),
         "troubles": [*run.attempts, *([run.failure] if run.failure else [])],
     }
@@ -115,49 +122,59 @@ def facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, show(flat[key])) for name, key, show in wanted if flat.get(key) not in (None, "none")]
 
 
+def made_of(run: RunResults) -> list[tuple[str, str]]:
+    """List the code, the data and the weights that the run was made of, by their hashes."""
+    t, found = run.texts, run.config.get("made_of") or {}
+    code = found.get("code") or {}
+    parts = [code.get("version"), code.get("commit"), t("changed") if code.get("dirty") else None]
+    rows = [(t("code"), " ".join(str(part) for part in parts if part)), (t("training problems"), found.get("data"))]
+    rows += [(t("problems of {name}", name=n), digest) for n, digest in (found.get("benchmarks") or {}).items()]
+    rows += [(t("weights at the start"), found.get("model"))]
+    return [(name, str(digest)) for name, digest in rows if digest]
+
+
 def tiles(run: RunResults) -> list[Tile]:
     """Choose the headline numbers; what is not known makes no tile."""
-    found = []
+    t, found = run.texts, []
     rows = plots.pass_at_1(run)
     for name in dict.fromkeys(row[0] for row in rows):
         value = {stage: (v, low, high) for benchmark, stage, v, low, high in rows if benchmark == name}
         shown = " → ".join(f"{100 * v[0]:.1f}" for v in value.values()) + " %"
-        notes = [f"95 % interval {stage}: {100 * v[1]:.1f} to {100 * v[2]:.1f}" for stage, v in value.items()]
+        interval = "95 % interval {stage}: {low:.1f} to {high:.1f}"
+        notes = [t(interval, stage=t(stage), low=100 * v[1], high=100 * v[2]) for stage, v in value.items()]
         gain = paired_gain(run)
         if len(value) == 2 and gain and len({row[0] for row in rows}) == 1:
-            notes = [
-                "{:+.1f} points (95 %: {:+.1f} to {:+.1f}) on {} problems".format(*(100 * x for x in gain[:3]), gain[3])
-            ]
-        found.append(Tile(f"pass@1 on {name}", "한 번에 푼 문제의 비율", shown, "; ".join(notes)))
+            won = "{gain:+.1f} points (95 %: {low:+.1f} to {high:+.1f}) on {problems} problems"
+            notes = [t(won, gain=100 * gain[0], low=100 * gain[1], high=100 * gain[2], problems=gain[3])]
+        notes += [scored(run.evaluations[stage].metrics, name, t) for stage in value][-1:]
+        found.append(Tile.of(t, "pass@1 on {name}", shown, "; ".join(filter(None, notes)), name=name))
     ce = run.ends("val/ce_head0")
     if ce:
-        found.append(
-            Tile(
-                "Validation CE, head 0",
-                "검증 교차엔트로피",
-                f"{ce[0]:.3f} → {ce[1]:.3f}",
-                "nat per token; lower is better",
-            )
-        )
+        once = len(ce) == 1
+        note = "nat per token, at the start; there is no later one" if once else "nat per token; lower is better"
+        found.append(Tile.of(t, "Validation CE, head 0", " → ".join(f"{value:.3f}" for value in ce), t(note)))
     corrupted, clean, auc = (run.series.get(f"weight/{key}") for key in ("corrupted_mean", "clean_mean", "auc"))
     if corrupted and clean and auc:
         corrupted, clean, auc = (_tail_mean(points) for points in (corrupted, clean, auc))
-        note = f"mean of corrupted against clean ones; AUC {auc:.2f} (0.5 is chance, 1 is perfect)"
-        found.append(Tile("Corrupted-token weight", "망가진 토큰의 가중치", f"{corrupted:.2f} vs {clean:.2f}", note))
+        note = "mean of corrupted against clean ones; AUC {auc:.2f} (0.5 is chance, 1 is perfect)"
+        shown = t("{corrupted:.2f} vs {clean:.2f}", corrupted=corrupted, clean=clean)
+        found.append(Tile.of(t, "Corrupted-token weight", shown, t(note, auc=auc)))
     if run.critic and run.critic["best"].get("auc") is not None:
         best, heldout = run.critic["best"], run.critic["programs"]["heldout"]
-        note = f"P(V of a right program > V of a wrong one), {heldout} held-out programs; 0.5 is chance"
+        note = t(
+            "P(V of a right program > V of a wrong one), {heldout} held-out programs; 0.5 is chance", heldout=heldout
+        )
         if best.get("in_span") is not None:
-            note += f"; largest drop inside the wrong span {best['in_span']:.0%}"
-        label = "Critic's AUC" + (" (near chance!)" if run.critic["near_chance"] else "")
-        found.append(Tile(label, "critic이 맞고 틀림을 아는 정도", f"{best['auc']:.2f}", note))
+            note += t("; largest drop inside the wrong span {share:.0%}", share=best["in_span"])
+        label = "Critic's AUC (near chance!)" if run.critic["near_chance"] else "Critic's AUC"
+        found.append(Tile.of(t, label, f"{best['auc']:.2f}", note))
     elif run.critic:
         note = "no right and wrong held-out programs to measure it on, so its weights may mean anything"
-        found.append(Tile("Critic's AUC (not measured!)", "critic이 맞고 틀림을 아는 정도", "unknown", note))
+        found.append(Tile.of(t, "Critic's AUC (not measured!)", t("unknown"), t(note)))
     speed = run.series.get("speed/target_tokens_per_second")
     if speed:
         rate = sorted(value for _, value in speed)[len(speed) // 2]
-        found.append(Tile("Training speed", "학습 속도", f"{rate:,.0f}", "target tokens a second (median)"))
+        found.append(Tile.of(t, "Training speed", f"{rate:,.0f}", t("target tokens a second (median)")))
     return found
 
 
@@ -177,17 +194,21 @@ def paired_gain(run: RunResults) -> tuple[float, float, float, int] | None:
     return (*paired_difference(mean["after"], mean["before"]), len(both))
 
 
-def ranked_tokens(run: RunResults, most: int = 15) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Pair the heaviest with the lightest tokens, row by row; spaces and line ends are made visible.
+def ranked_tokens(run: RunResults, most: int = 15) -> dict[str, list[dict[str, Any]]]:
+    """List the heaviest and the lightest tokens; spaces and line ends are made visible.
 
     Example:
         >>> rows = [{"text": " x\\n", "weight": 2.0, "count": 9}]
         >>> ranked_tokens(RunResults("", token_ranking={"heaviest": rows, "lightest": []}))
-        [({'text': '·x↵', 'weight': 2.0, 'count': 9}, None)]
+        {'heaviest': [{'text': '·x↵', 'weight': 2.0, 'count': 9}], 'lightest': []}
     """
     signs = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
-    sides = ((run.token_ranking or {}).get(side, [])[:most] for side in ("heaviest", "lightest"))
-    return list(zip_longest(*([row | {"text": str(row["text"]).translate(signs)} for row in rows] for rows in sides)))
+    return {
+        side: [
+            row | {"text": str(row["text"]).translate(signs)} for row in (run.token_ranking or {}).get(side, [])[:most]
+        ]
+        for side in ("heaviest", "lightest")
+    }
 
 
 def verdict_names(run: RunResults) -> list[str]:
@@ -215,16 +236,17 @@ def failures_by_kind(evaluation: Evaluation, most: int = 8) -> list[tuple[str, s
 
 
 def pattern_of(message: str) -> str:
-    """Make messages of one kind equal: names and numbers become `…`.
+    """Make messages of one kind equal: names and numbers become `…`, but not which test failed first.
 
     Example:
         >>> pattern_of("NameError: name 'xs' is not defined")
         "NameError: name '…' is not defined"
         >>> pattern_of("test 3 of 6: 14 is not 15")
-        'test … of …: … is not …'
+        'test 3: … is not …'
     """
     line = message.strip().split("\n")[-1][:200]
-    return re.sub(r"-?\b\d+(\.\d+)?\b", "…", re.sub(r"'[^']*'", "'…'", line))
+    line = re.sub(r"\btest (\d+) of \d+", r"test \1", re.sub(r"'[^']*'", "'…'", line))
+    return re.sub(r"(?<!\btest )-?\b\d+(\.\d+)?\b", "…", line)
 
 
 def chosen_pairs(run: RunResults) -> list[dict[str, Any]]:
@@ -252,21 +274,21 @@ def chosen_pairs(run: RunResults) -> list[dict[str, Any]]:
         for stage in stages:
             result = results.get(stage, {})
             text = run.evaluations[stage].completions.get((task_id, result.get("sample", 0)))
-            columns.append(
-                (stage, str(result.get("status", "not judged")), str(result.get("message") or ""), cut(text))
-            )
+            status = str(result.get("status", "not judged"))
+            columns.append((stage, status, str(result.get("message") or ""), cut(text, run.texts)))
         groups[group].append({"task_id": task_id, "group": group, "columns": columns})
     take = {"solved now": 3, "got worse": 1, "still failing": 2, "solved": 0 if groups["solved now"] else 2}
     return [pair for group, count in take.items() for pair in groups[group][:count]]
 
 
-def cut(text: str | None) -> str:
+def cut(text: str | None, t: Texts) -> str:
     """Cut a long completion to what fits on the page."""
     if text is None:
-        return "(no completion was kept)"
+        return t("(no completion was kept)")
     kept = "\n".join(text[:_CHARACTERS_SHOWN].split("\n")[:_LINES_SHOWN]).strip("\n")
     left = len(text.strip("\n")) - len(kept)
-    return kept + (f"\n… {left:,} more characters in samples.jsonl" if left > 0 else "") or "(empty)"
+    more = "\n" + t("… {left:,} more characters in samples.jsonl", left=left) if left > 0 else ""
+    return kept + more or t("(empty)")
 
 
 def _verdict_count(run: RunResults, stage: str, name: str) -> int:
@@ -305,7 +327,7 @@ def render(template: str, content: dict[str, Any], drawings: dict[str, str]) -> 
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     environment.filters["cell"] = _markdown_cell
     environment.filters["fence"] = _markdown_fence
-    labels = {name: name.replace("_", " ") for name in drawings}
+    labels = {name: name.replace("_", " ") for name in drawings}  # for screen readers
     shown = {n: Markup(plots.inline(svg, labels[n])) if html else f"report/{n}.svg" for n, svg in drawings.items()}
     return environment.get_template(template).render(content, plots=shown)
 

@@ -1,46 +1,96 @@
 """Say on the screen what a run is about to do, and what it found."""
 
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wmtp.maths.loss import METHOD
+from wmtp.reporting.reading import scored
+from wmtp.reporting.texts import Texts
 
 
-def overview(algo: Any, data: Any, leaks: Sequence[Any], run: Path) -> str:
+def overview(algo: Any, data: Any, leaks: Sequence[Any], run: Path, t: Texts) -> str:
     """Say what is about to be trained on what."""
     parameters = sum(parameter.numel() for parameter in algo.model.parameters())
     trained = sum(parameter.numel() for parameter in algo.model.parameters() if parameter.requires_grad)
-    share = f" ({trained / 1e6:.1f}M trained)" if trained < parameters else ""
-    samples = data.samples["train"]
-    dropped = (
-        f", {len(data.dropped['train'])} left out (too long, or without a solution)" if data.dropped["train"] else ""
-    )
-    leaked = f"\n{len(leaks)} training problems are in a benchmark in use: see left_out.json" if leaks else ""
-    return (
-        f"{algo.name}: {parameters / 1e6:.1f}M parameters{share}, {algo.model.heads} heads\n"
-        f"loss: {METHOD}\n"
-        f"{data.source.name} ({data.source.licence}): {len(samples)} training samples, "
-        f"{sum(samples.targets)} target tokens{dropped}{leaked}\n"
-        f"run directory: {run}"
-    )
+    share = t(" ({trained:.1f}M trained)", trained=trained / 1e6) if trained < parameters else ""
+    samples, dropped = data.samples["train"], data.dropped["train"]
+    lines = [
+        t(
+            "{algo}: {parameters:.1f}M parameters{share}, {heads} heads",
+            algo=algo.name, parameters=parameters / 1e6, share=share, heads=algo.model.heads,
+        ),
+        t("loss: {method}", method=METHOD),
+        t(
+            "{data} ({licence}): {samples} training samples, {targets} target tokens{dropped}",
+            data=data.source.name, licence=data.source.licence, samples=len(samples), targets=sum(samples.targets),
+            dropped=t(", {count} left out (too long, or without a solution)", count=len(dropped)) if dropped else "",
+        ),
+    ]  # fmt: skip
+    if leaks:
+        lines.append(t("{count} training problems are in a benchmark in use: see left_out.json", count=len(leaks)))
+    return "\n".join([*lines, f"{t('run directory')}: {run}"])
 
 
-def summary(metrics: dict[str, float], run: Path, report: Path, stores: Iterable[Any]) -> str:
+def evaluating(stage: str, benchmark: Any, isolation: str, t: Texts) -> str:
+    """Say what is about to be evaluated."""
+    return t(
+        "pass@1 {stage} training: {name}, {problems} problems ({isolation})",
+        stage=t(stage), name=benchmark.name, problems=len(benchmark.problems), isolation=isolation,
+    )  # fmt: skip
+
+
+def summary(metrics: Mapping[str, float], run: Path, report: Path, stores: Iterable[Any], t: Texts) -> str:
     """Say in a few lines what the run found and where to look."""
     lines = [""]
     for key in (key.removeprefix("after/") for key in metrics if key.startswith("after/") and key.endswith("/pass@1")):
         numbers = [
-            f"{when} {metrics[f'{when}/{key}']:.3f} "
-            f"[{metrics[f'{when}/{key}_low']:.3f}, {metrics[f'{when}/{key}_high']:.3f}]"
+            f"{t(when)} {_with_interval(metrics, f'{when}/{key}')}"
             for when in ("before", "after")
             if f"{when}/{key}" in metrics
         ]
-        lines.append(f"{key:<24} {'   '.join(numbers)}")
+        lines.append(_line(key, "   ".join(numbers)))
     if "after/val/ce_head0" in metrics:  # the data may have no validation split
-        before, after = (f"{when} {metrics[f'{when}/val/ce_head0']:.4f}" for when in ("before", "after"))
-        lines.append(f"{'val CE of head 0':<24} {before}   {after}")
-    lines.append(f"{'report':<24} {report.with_suffix('.html')}")
-    lines.append(f"{'run directory':<24} {run}")
-    lines += [f"{'MLflow':<24} {store.ui_command}" for store in stores]
+        numbers = [f"{t(when)} {metrics[f'{when}/val/ce_head0']:.4f}" for when in ("before", "after")]
+        lines.append(_line(t("val CE of head 0"), "   ".join(numbers)))
+    lines.append(_line(t("report"), report.with_suffix(".html")))
+    lines.append(_line(t("run directory"), run))
+    for store in stores:
+        lines += [_line(t(name), line) for name, line in zip(("MLflow", "compare"), store.where(), strict=False)]
     return "\n".join(lines)
+
+
+def evaluation_summary(name: str, metrics: Mapping[str, Any], report: Path, t: Texts) -> str:
+    """Say pass@k with its interval, on how many of the problems, what was left out, and where the results are."""
+    on = scored(metrics, name, t)
+    lines = [
+        _line(key, _with_interval(metrics, key) + (f"   {on}" if on else ""))
+        for key in metrics
+        if key.startswith(f"{name}/pass@") and key + "_low" in metrics
+    ]
+    for what, said in _LEFT_OUT.items():
+        if metrics[f"{name}/{what}"]:
+            lines.append(_line(f"{name}/{what}", t(said, count=len(metrics[f"{name}/{what}"]))))
+    rates = [f"{value:.2f}" for key, value in metrics.items() if key.startswith(f"{name}/acceptance/")]
+    if rates:
+        lines.append(_line(t("drafts accepted"), f"{', '.join(rates)} {t('(heads 1, 2, …)')}"))
+    lines += [_line(t("report"), report.with_suffix(".html")), _line(t("results"), report.parent)]
+    return "\n".join(lines)
+
+
+_LEFT_OUT = {
+    "missing": "{count} problems without a sample, not counted",
+    "unjudgeable": "{count} problems whose own reference fails, not counted",
+    "too_long": "{count} prompts too long",
+}
+
+
+def _with_interval(metrics: Mapping[str, Any], key: str) -> str:
+    return f"{metrics[key]:.3f} [{metrics[f'{key}_low']:.3f}, {metrics[f'{key}_high']:.3f}]"
+
+
+def _line(name: str, value: Any) -> str:
+    """Put a name and its value into columns; a Korean letter is two wide."""
+    width = sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in name)
+    return f"{name}{' ' * max(1, 25 - width)}{value}"

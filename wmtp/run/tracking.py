@@ -4,7 +4,9 @@
 그래서 MLflow가 잠기거나 끊겨도 학습은 멈추지 않는다: 경고 한 문장, 그리고 계속.
 [동작] MLflow에 쓰는 일은 모두 뒤쪽 스레드 하나가 순서대로 한다 (새 SQLite 저장소는 만드는 데만 2~8초가 걸린다).
 실행 번호는 `mlflow.json`에 적어 두어 `ckpt=last`로 이어서 학습하면 같은 MLflow 실행에 이어진다.
+실험은 `mtp/<알고리즘>/<데이터>`로 나뉘고, 알고리즘끼리는 꼬리표 `data`로 찾아 견준다 (`comparison`).
 [디버깅] MLflow에 값이 없다면 경고 문장을 찾아보고, `metrics.csv`와 비교한다. `flush()`는 다 쓸 때까지 기다린다.
+    mlflow는 뒤쪽 스레드에서만 import한다. 두 스레드가 함께 처음 import하면 반쯤 읽힌 모듈에서 ImportError가 난다.
 """
 
 import atexit
@@ -22,19 +24,24 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from wmtp.errors import CheckpointError
+from wmtp.errors import CheckpointError, DataFormatError
+from wmtp.evaluation.harness import SETTINGS
 from wmtp.secrets import mask_secrets
 from wmtp.storage.files import write_atomically
 from wmtp.storage.lock import alone
 
 # What MLflow accepts in one log_batch call.
 _METRICS_A_BATCH, _PARAMS_A_BATCH, _TAG_CHARACTERS = 1000, 100, 5000
+# A new SQLite store takes seconds, on a busy machine minutes, and a second run waits for it: no reason to give up.
+_NEW_STORE_SECONDS = 300.0
+_SERVER = "http://127.0.0.1:5000"  # where `mlflow server` listens unless told otherwise
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -85,8 +92,15 @@ class _AppendingWriter(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
         if path.exists():
-            with path.open(newline="") as file:
-                self.metrics_keys = next(csv.reader(file), [])
+            try:
+                rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+            except (UnicodeDecodeError, csv.Error):
+                rows = [["no table"]]
+            self.metrics_keys = rows[0] if rows else []
+            if rows and "step" not in rows[0]:
+                raise DataFormatError(
+                    f"{path} is no table of metrics; move it away, and the run goes on with a new one."
+                )
 
 
 def mlflow_logger(
@@ -140,6 +154,31 @@ def run_directory_of(run_id: str, tracking_uri: str) -> Path:
     return run_dir
 
 
+def short_name(run_dir_name: str, experiment: str, point: str = "") -> str:
+    """Name a run in MLflow by what sets it apart, in as few letters as its column shows.
+
+    [동작] 알고리즘, 스윕의 지점이면 그 값, 그다음에 나머지. 데이터는 실험의 이름과 꼬리표에 있으므로 뺀다.
+
+    Args:
+        run_dir_name: 실행 디렉터리의 이름.
+        experiment: MLflow 실험의 이름.
+        point: 스윕에서 이 지점의 이름 (`wmtp.cli.sweep_point`).
+
+    Example:
+        >>> short_name("rho1-synthetic-tiny-base-2", "mtp/rho1/synthetic")
+        'rho1 tiny-base-2'
+        >>> short_name("rho1-synthetic-tiny-base-lam_0.1", "mtp/rho1/synthetic", "-lam_0.1")
+        'rho1 lam_0.1 tiny-base'
+        >>> short_name("mine-lam_0.1", "mtp/rho1/synthetic", "-lam_0.1")
+        'lam_0.1 mine'
+    """
+    algo_and_data = experiment.split("/")[1:]
+    rest = run_dir_name.removeprefix("-".join(algo_and_data) + "-")
+    algo = [algo_and_data[0]] if rest != run_dir_name else []
+    base, found, number = rest.rpartition(point) if point else (rest, "", "")
+    return " ".join([*algo, *([point.strip("-") + number, base] if found else [rest])])
+
+
 def log_evaluation(run_dir: Path, name: str, metrics: Mapping[str, Any], folder: Path) -> bool:
     """Add an evaluation to the MLflow run that a run directory belongs to, if there is one.
 
@@ -149,36 +188,51 @@ def log_evaluation(run_dir: Path, name: str, metrics: Mapping[str, Any], folder:
     Returns:
         MLflow에 남겼으면 True.
     """
-    kept = run_dir / "mlflow.json"
-    if not kept.exists():
+    state = _kept_run(run_dir)
+    if state is None:
         return False
-    state = json.loads(kept.read_text())
     # The address in the file has no password; the environment may have it.
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     uri = uri if mask_secrets(uri) == state["tracking_uri"] else state["tracking_uri"]
     numbers = {f"eval/{name}/{key}": v for key, v in metrics.items() if isinstance(v, int | float)}
+    said = {f"eval/{name}/{key}": v for key, v in metrics.items() if _is_setting(key) and v is not None}
     try:
         client = _client(uri)
-        client.log_batch(state["run_id"], metrics=_entities(numbers, step=0))
+        client.log_batch(state["run_id"], metrics=_entities(numbers, step=0), tags=_tags(said))
         client.log_artifacts(state["run_id"], str(folder), f"eval/{name}")
     except Exception as error:  # whatever a store, a driver or a network throws: the evaluation is done
         reason = (str(error).strip() or repr(error)).splitlines()[0]
-        sentence = f"warning: MLflow at {uri} does not answer ({reason}); the evaluation is in {folder}."
+        sentence = f"warning: MLflow at {uri} does not take it ({reason}); the evaluation is in {folder}."
         print(mask_secrets(sentence), file=sys.stderr)
         return False
     return True
 
 
-def _entities(metrics: Mapping[str, Any], step: int) -> list[Any]:
-    """Make MLflow metrics of numbers, under names that MLflow accepts."""
+def _entities(metrics: Mapping[str, Any], step: int, now: int | None = None) -> list[Any]:
+    """Make MLflow metrics of measured numbers, under names that MLflow accepts; a constant is no curve."""
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
+    now = now or _now()
     return [
         Metric(re.sub(r"[^\w/. @-]", "_", key).replace("@", "_at_"), float(value), now, step)
         for key, value in metrics.items()
-        if not isinstance(value, str)
+        if not isinstance(value, str) and not _is_setting(key)
     ]
+
+
+def _tags(values: Mapping[str, Any]) -> list[Any]:
+    """Make MLflow tags, secrets masked, no longer than MLflow accepts."""
+    from mlflow.entities import RunTag
+
+    return [RunTag(key, str(value)[:_TAG_CHARACTERS]) for key, value in flatten(mask_secrets(values)).items()]
+
+
+def _is_setting(key: str) -> bool:
+    return key.rpartition("/")[2] in SETTINGS
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def mlflow_ui_command(tracking_uri: str) -> str:
@@ -232,6 +286,10 @@ class MLflowLogger(Logger):
         self._warned = False
         self._warning = threading.Lock()  # whoever comes second goes on only once the sentence is out
         self._terminated = False
+        self._refused = False  # nothing that is asked of this store will ever be done
+        self._creating = False
+        self._progress = time.monotonic()
+        self._peers: list[str] = []
         self._jobs: queue.Queue[Callable[[], None]] = queue.Queue()
         self._worker: threading.Thread | None = None
 
@@ -243,10 +301,20 @@ class MLflowLogger(Logger):
     def version(self) -> str:
         return self._run_name
 
+    def where(self) -> list[str]:
+        """Say how to open this store and to compare what is in it; or that the run is not there."""
+        if self._refused or self._run_id is None or self._jobs.unfinished_tasks:
+            return ["(this run is not in MLflow, or not all of it: see the warning above)"]
+        return [mlflow_ui_command(self.tracking_uri), *([self.comparison] if self.comparison else [])]
+
     @property
-    def ui_command(self) -> str:
-        """Say how to open this store."""
-        return mlflow_ui_command(self.tracking_uri)
+    def comparison(self) -> str:
+        """Give the address that shows this run beside those of other algorithms on the same data."""
+        if len(self._peers) < 2:
+            return ""
+        server = self.tracking_uri if self.tracking_uri.startswith(("http://", "https://")) else _SERVER
+        wanted = quote(json.dumps(self._peers, separators=(",", ":")))
+        return f"{mask_secrets(server).rstrip('/')}/#/compare-experiments/s?experiments={wanted}"
 
     @property
     def run_id(self) -> str | None:
@@ -264,10 +332,8 @@ class MLflowLogger(Logger):
         if self._terminated:  # Lightning finalizes after validate() too, and then goes on
             self._terminated = False
             self._submit(lambda: self._client.update_run(self._run_id, status="RUNNING"))
-        batch = _entities(metrics, step or 0)
-        for start in range(0, len(batch), _METRICS_A_BATCH):
-            chunk = batch[start : start + _METRICS_A_BATCH]
-            self._submit(lambda chunk=chunk: self._client.log_batch(self._run_id, metrics=chunk))
+        now, numbers = _now(), dict(metrics)
+        self._submit(lambda: self._write_metrics(numbers, step or 0, now))
 
     @rank_zero_only
     def log_files(self, paths: Iterable[str | Path], under: str | None = None) -> None:
@@ -282,10 +348,29 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Tag the run, secrets masked; a later value of a tag replaces the one before."""
-        from mlflow.entities import RunTag
+        said = dict(tags)
+        self._submit(lambda: self._client.log_batch(self._run_id, tags=_tags(said)))
 
-        batch = [RunTag(key, str(value)[:_TAG_CHARACTERS]) for key, value in flatten(mask_secrets(tags)).items()]
-        self._submit(lambda: self._client.log_batch(self._run_id, tags=batch))
+    @rank_zero_only
+    def describe(self, algo: str, data: str, config: Mapping[str, Any], differs: Iterable[str], point: str) -> None:
+        """Say by tags what one searches runs by, and name the data set and the code as MLflow shows them.
+
+        [동작] 알고리즘마다 실험이 다르므로, `tags.data = 'mbpp'`처럼 꼬리표로 실험을 가로질러 찾는다.
+
+        Args:
+            algo, data: 알고리즘과 데이터의 이름.
+            config: 정리된 설정. `made_of`가 들어 있다.
+            differs: 명령줄에서 바꾼 것들.
+            point: 스윕의 지점 (`wmtp.cli.sweep_point`).
+        """
+        found = config["made_of"]
+        tags = {"algo": algo, "data": data, "differs": " ".join(differs), "sweep": point.strip("-")}
+        tags |= {"data_hash": found["data"], "model_hash": found["model"], "code": found["code"]}
+        if commit := found["code"].get("commit"):
+            tags["mlflow.source.git.commit"] = commit
+        self.log_tags({key: value for key, value in tags.items() if value not in ("", None)})
+        facts = json.dumps(mask_secrets(config.get("used") or {}), default=str)
+        self._submit(lambda: self._write_data(data, found["data"], facts))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -294,21 +379,26 @@ class MLflowLogger(Logger):
         status = {"success": "FINISHED", "finished": "FINISHED"}.get(status, "FAILED")
         self._terminated = True
         self._submit(lambda: self._client.set_terminated(self._run_id, status))
+        self._submit(self._find_peers)
 
     def flush(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until MLflow has everything, or until patience ends.
+        """Wait until MLflow has everything, or until patience with a store that does nothing ends.
 
         Returns:
-            남은 부탁이 없으면 True.
+            모두 썼으면 True.
         """
-        end = time.monotonic() + (self.patience_seconds if timeout_seconds is None else timeout_seconds)
-        while self._jobs.unfinished_tasks and time.monotonic() < end:
+        patience = self.patience_seconds if timeout_seconds is None else timeout_seconds
+        start = time.monotonic()
+        while self._jobs.unfinished_tasks:
+            waited = time.monotonic() - max(start, self._progress)
+            if waited > (max(patience, _NEW_STORE_SECONDS) if self._creating else patience):
+                break
             time.sleep(0.01)
         if self._jobs.unfinished_tasks:
             self._warn("it is still busy")
             self.patience_seconds = 1.0  # waited in full once; not again at every later call
             return False
-        return True
+        return not self._refused
 
     def _submit(self, job: Callable[[], None]) -> None:
         if self._worker is None:
@@ -321,44 +411,74 @@ class MLflowLogger(Logger):
     def _work(self) -> None:
         while True:
             job = self._jobs.get()
-            while True:
+            while not self._refused:
                 try:
                     if self._run_id is None:
                         self._open_run()
                     job()
                     break
                 except Exception as error:  # whatever a store, a driver or a network throws: training must go on
-                    self._warn((str(error).strip() or repr(error)).splitlines()[0])
-                    if _is_permanent(error):
-                        break
-                    time.sleep(self.retry_seconds)
+                    reason = (str(error).strip() or repr(error)).splitlines()[0]
+                    if not _is_permanent(error):
+                        self._warn(f"does not answer ({reason})")
+                        time.sleep(self.retry_seconds)
+                        continue
+                    self._warn(f"takes not all of this run ({reason})" if self._run_id else f"refuses it ({reason})")
+                    self._refused = self._run_id is None
+                    break
+            self._progress = time.monotonic()
             self._jobs.task_done()
 
-    def _warn(self, reason: str) -> None:
+    def _warn(self, what: str) -> None:
         with self._warning:
             if not self._warned:
                 self._warned = True
-                sentence = f"MLflow at {self.tracking_uri} does not answer ({reason}); training goes on without it, "
+                sentence = f"MLflow at {self.tracking_uri} {what}; training goes on without it, "
                 sentence += f"every metric is in {self.run_dir / 'metrics.csv'}."
                 print(f"warning: {mask_secrets(sentence)}", file=sys.stderr)
 
     def _open_run(self) -> None:
-        self._client = self._client or _client(self.tracking_uri)
-        kept = self.run_dir / "mlflow.json"
-        if kept.exists():
-            state = json.loads(kept.read_text())
-            if state.get("tracking_uri") == mask_secrets(self.tracking_uri) and self._continue_run(state["run_id"]):
-                return
-        experiment = self._client.get_experiment_by_name(self._experiment_name)
-        if experiment is None:
-            experiment_id = self._client.create_experiment(self._experiment_name, self._artifact_location())
-        else:
-            experiment_id = experiment.experiment_id
+        self._creating = self.tracking_uri.startswith("sqlite:///")
+        try:
+            self._client = self._client or _client(self.tracking_uri)
+        finally:
+            self._creating = False
+            self._progress = time.monotonic()
+        state = _kept_run(self.run_dir) or {}
+        if state.get("tracking_uri") == mask_secrets(self.tracking_uri) and self._continue_run(state["run_id"]):
+            return
+        experiment_id = self._experiment()
         run = self._client.create_run(experiment_id, run_name=self._run_name, tags={"run_dir": str(self.run_dir)})
         self.run_dir.mkdir(parents=True, exist_ok=True)
         found = {"tracking_uri": mask_secrets(self.tracking_uri), "run_id": run.info.run_id}
-        write_atomically(kept, json.dumps(found).encode())
+        write_atomically(self.run_dir / "mlflow.json", json.dumps(found).encode())
         self._run_id = run.info.run_id
+
+    def _experiment(self) -> str:
+        """Find the experiment or make it, however many runs do so at the same time."""
+        from mlflow.exceptions import MlflowException
+
+        experiment = self._client.get_experiment_by_name(self._experiment_name)
+        if experiment is None:
+            try:
+                return self._client.create_experiment(self._experiment_name, self._artifact_location())
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self._client.get_experiment_by_name(self._experiment_name)
+        if experiment.lifecycle_stage == "deleted":
+            raise _Deleted(
+                f"the experiment {self._experiment_name} was deleted: mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}, or set mlflow_experiment=NAME"
+            )
+        return experiment.experiment_id
+
+    def _find_peers(self) -> None:
+        """Find the experiments of other algorithms on the same data."""
+        root, _, data = self._experiment_name.split("/", 2) if self._experiment_name.count("/") > 1 else ("", "", "")
+        if root:
+            found = self._client.search_experiments(filter_string=f"name LIKE '{root}/%/{data}'")
+            self._peers = sorted((experiment.experiment_id for experiment in found), key=int)
 
     def _continue_run(self, run_id: str) -> bool:
         from mlflow.exceptions import MlflowException
@@ -374,6 +494,16 @@ class MLflowLogger(Logger):
         self._client.update_run(run_id, status="RUNNING")
         self._run_id = run_id
         return True
+
+    def _write_metrics(self, metrics: Mapping[str, float], step: int, now: int) -> None:
+        batch = _entities(metrics, step, now)
+        for start in range(0, len(batch), _METRICS_A_BATCH):
+            self._client.log_batch(self._run_id, metrics=batch[start : start + _METRICS_A_BATCH])
+
+    def _write_data(self, name: str, digest: str, source: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput
+
+        self._client.log_inputs(self._run_id, datasets=[DatasetInput(Dataset(name, digest, "wmtp", source), [])])
 
     def _write_params(self, flat: dict[str, str]) -> None:
         from mlflow.entities import Param, RunTag
@@ -393,6 +523,21 @@ class MLflowLogger(Logger):
             return None
         store = Path(self.tracking_uri.removeprefix("sqlite:///"))
         return str(store.parent / "mlflow-artifacts" / self._experiment_name)
+
+
+class _Deleted(Exception):
+    """Say that the experiment was deleted: no later try will find it."""
+
+    error_code = "RESOURCE_DOES_NOT_EXIST"
+
+
+def _kept_run(run_dir: Path) -> dict[str, Any] | None:
+    """Read which MLflow run a run directory belongs to; a torn file says nothing."""
+    try:
+        state = json.loads((run_dir / "mlflow.json").read_bytes())
+        return {"tracking_uri": str(state["tracking_uri"]), "run_id": str(state["run_id"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _client(tracking_uri: str) -> Any:

@@ -7,12 +7,23 @@ import sqlite3
 import subprocess
 import sys
 import time
+from urllib.parse import unquote
 
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from wmtp.run.tracking import MetricsCSV, MLflowLogger, flatten, mask_secrets, mlflow_logger, mlflow_ui_command
+from wmtp.errors import DataFormatError
+from wmtp.run.tracking import (
+    MetricsCSV,
+    MLflowLogger,
+    flatten,
+    log_evaluation,
+    mask_secrets,
+    mlflow_logger,
+    mlflow_ui_command,
+    short_name,
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +123,116 @@ def test_a_run_that_someone_deleted_starts_anew_instead_of_failing(run_dir):
     second = mlflow_logger(run_dir, "mtp/rho1/synthetic")
     second.log_metrics({"loss": 2.0}, step=1)
     assert second.flush() and second.run_id != first.run_id
+
+
+ONE_OF_TWO = """
+import sys
+from pathlib import Path
+from wmtp.run.tracking import mlflow_logger
+run = Path(sys.argv[1])
+run.mkdir()
+logger = mlflow_logger(run, "mtp/x/y")
+logger.log_hyperparams({"seed": 42})
+logger.log_metrics({"loss": 1.0}, step=0)  # while the other thread still imports MLflow
+logger.finalize("success")
+print(logger.flush(), logger.where(), sep="\\n")
+"""
+
+
+def test_runs_that_start_together_on_a_new_store_are_all_in_it(tmp_path):
+    from mlflow.tracking import MlflowClient
+
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_TWO, str(tmp_path / name)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for name in ("first", "second")
+    ]  # fmt: skip
+    for run in runs:
+        said, warned = run.communicate(timeout=600)
+        assert run.returncode == 0 and "warning" not in warned, warned
+        assert said.startswith("True\n") and "mlflow server" in said
+    client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
+    found = client.search_runs([client.get_experiment_by_name("mtp/x/y").experiment_id])
+    assert {run.info.run_name for run in found} == {"first", "second"}
+    assert all(run.info.status == "FINISHED" and run.data.metrics == {"loss": 1.0} for run in found)
+
+
+def test_a_run_that_is_not_in_the_store_is_not_linked_to(run_dir, capsys):
+    first = mlflow_logger(run_dir, "mtp/rho1/deleted")
+    first.log_metrics({"loss": 1.0}, step=0)
+    assert first.flush()
+    number = client_of(first).get_experiment_by_name("mtp/rho1/deleted").experiment_id
+    client_of(first).delete_experiment(number)
+    (run_dir / "mlflow.json").unlink()
+
+    second = mlflow_logger(run_dir, "mtp/rho1/deleted")
+    second.log_metrics({"loss": 1.0}, step=0)
+    second.log_metrics({"loss": 0.5}, step=1)
+    assert not second.flush(60)
+    warning = capsys.readouterr().err
+    assert warning.count("warning: ") == 1 and "does not answer" not in warning
+    restore = f"mlflow experiments restore --experiment-id {number}"
+    assert (
+        f"refuses it (the experiment mtp/rho1/deleted was deleted: {restore}, or set mlflow_experiment=NAME)" in warning
+    )
+    assert second.where() == ["(this run is not in MLflow, or not all of it: see the warning above)"]
+
+    command = [sys.executable, "-m", *restore.split()]
+    subprocess.run(command, check=True, env={**os.environ, "MLFLOW_TRACKING_URI": second.tracking_uri})
+    third = mlflow_logger(run_dir, "mtp/rho1/deleted")
+    third.log_metrics({"loss": 1.0}, step=0)
+    assert third.flush(60) and third.where()[0].startswith("mlflow server")
+
+
+def test_runs_of_other_algorithms_on_the_same_data_are_found_together(run_dir):
+    config = {"made_of": {"code": {"version": "0.1.0", "commit": "c0ffee", "dirty": True}, "data": "d", "model": "m"}}
+    loggers = []
+    for algo, point in (("rho1", "-lam_0.1"), ("rho1", "-lam_0.3"), ("baseline", "")):
+        folder = run_dir.parent / f"{algo}-synthetic-tiny-base{point}"
+        folder.mkdir()
+        experiment = f"mtp/{algo}/synthetic"
+        loggers.append(mlflow_logger(folder, experiment, short_name(folder.name, experiment, point)))
+        loggers[-1].describe(algo, "synthetic", config, ["algo.weighting.lam=0.1"] if point else [], point)
+        loggers[-1].log_metrics({"after/synthetic/pass@1": 0.5, "after/synthetic/n": 1, "after/synthetic/seed": 42}, 9)
+        loggers[-1].finalize("success")
+        assert loggers[-1].flush(60)
+    client = client_of(loggers[-1])
+    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(everywhere, "tags.data = 'synthetic'")
+    assert {(run.info.run_name, run.data.tags["algo"]) for run in found} == {
+        ("rho1 lam_0.1 tiny-base", "rho1"), ("rho1 lam_0.3 tiny-base", "rho1"), ("baseline tiny-base", "baseline"),
+    }  # fmt: skip
+    (swept,) = client.search_runs(everywhere, "tags.sweep = 'lam_0.1'")
+    assert swept.data.tags["differs"] == "algo.weighting.lam=0.1"
+    assert swept.data.tags["code.commit"] == swept.data.tags["mlflow.source.git.commit"] == "c0ffee"
+    assert swept.data.tags["code.dirty"] == "True" and swept.data.tags["model_hash"] == "m"
+    assert swept.data.metrics == {"after/synthetic/pass_at_1": 0.5}  # what is set is no curve
+    assert [(given.dataset.name, given.dataset.digest) for given in swept.inputs.dataset_inputs] == [("synthetic", "d")]
+    command, address = loggers[-1].where()
+    assert command.startswith("mlflow server --backend-store-uri sqlite:///")
+    experiments = json.loads(unquote(address.partition("experiments=")[2]))
+    shown = client.search_runs(experiments)
+    assert {run.info.run_id for run in found} == {run.info.run_id for run in shown}
+
+
+def test_a_torn_note_of_the_mlflow_run_starts_a_new_one(run_dir):
+    (run_dir / "mlflow.json").write_text('{"tracking_uri": "sqlite:')
+    logger = mlflow_logger(run_dir, "mtp/x")
+    logger.log_metrics({"loss": 1.0}, step=0)
+    assert logger.flush(60) and json.loads((run_dir / "mlflow.json").read_text())["run_id"] == logger.run_id
+    (run_dir / "mlflow.json").write_text("[]")
+    assert log_evaluation(run_dir, "last", {"mbpp/pass@1": 0.5}, run_dir) is False
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)), b"\x00" * 40, b"step,loss\n1,\xff\n", b"once upon a time\n"])
+def test_metrics_csv_that_is_no_table_is_said_in_a_sentence(tmp_path, content):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    with pytest.raises(DataFormatError, match=r"metrics\.csv is no table of metrics; move it away"):
+        MetricsCSV(tmp_path).log_metrics({"loss": 1.0}, step=0)
+    assert (tmp_path / "metrics.csv").read_bytes() == content
 
 
 def test_a_locked_store_neither_stops_nor_delays_training_and_gets_its_metrics_afterwards(run_dir, capsys):

@@ -1,0 +1,324 @@
+"""Say what reports and the screen say in the reader's language: English, or Korean with lang=ko.
+
+[동작] 영어 문장이 열쇠다. 코드와 템플릿에는 영어가 그대로 있고, 한국어는 이 표 하나에만 있다.
+    표에 없는 글(데이터, 오류 문장, 설정의 키)은 그대로 나간다. 빠진 문장과 쓰이지 않는 문장은
+    `tests/unit/test_reporting.py`가 찾는다.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from wmtp.errors import ConfigError
+
+LANGUAGES = ("en", "ko")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Translate a text, with its values in their places.
+
+    Args:
+        lang: "en" 또는 "ko" (설정의 `lang`).
+
+    Raises:
+        ConfigError: 모르는 언어일 때.
+
+    Example:
+        >>> Texts()("{count} samples", count=3), Texts("ko")("{count} samples", count=3)
+        ('3 samples', '표본 3개')
+        >>> Texts("ko")("SyntaxError: invalid syntax")
+        'SyntaxError: invalid syntax'
+    """
+
+    lang: str = "en"
+
+    def __post_init__(self) -> None:
+        if self.lang not in LANGUAGES:
+            raise ConfigError(f"lang = {self.lang!r} must be one of {', '.join(LANGUAGES)}; see conf/train.yaml.")
+
+    def __call__(self, english: str, **values: Any) -> str:
+        text = KOREAN.get(english, english) if self.lang == "ko" else english
+        return text.format(**values) if values else text
+
+    def hint(self, english: str, **values: Any) -> str:
+        """Give the Korean beside an English heading; a Korean page needs none."""
+        return Texts("ko")(english, **values) if self.lang == "en" else ""
+
+
+KOREAN = {
+    # verdicts and stages
+    "passed": "통과",
+    "wrong": "오답",
+    "error": "오류",
+    "timeout": "시간 초과",
+    "memory": "메모리 초과",
+    "output": "출력 초과",
+    "crashed": "비정상 종료",
+    "harness_error": "채점 고장",
+    "not judged": "채점하지 않음",
+    "missing": "표본 없음",
+    "before": "학습 전",
+    "after": "학습 후",
+    # facts of a run
+    "algo": "알고리즘",
+    "score": "점수",
+    "control": "대조군",
+    "data": "데이터",
+    "noise": "잡음",
+    "model": "모델",
+    "heads": "헤드",
+    "steps": "스텝",
+    "seed": "씨앗",
+    "code": "코드",
+    "changed": "수정 있음",
+    # facts of an evaluation
+    "prompt": "프롬프트",
+    "split": "분할",
+    "shots": "예시",
+    "n": "표본 수(n)",
+    "temperature": "온도",
+    "isolation": "격리",
+    # headline numbers
+    "pass@1 on {name}": "{name}: 한 번에 푼 문제 (pass@1)",
+    "pass@{k}": "{k}번 안에 푼 문제 (pass@{k})",
+    "95 % interval {low:.1f} to {high:.1f}": "95 % 구간 {low:.1f} ~ {high:.1f}",
+    "95 % interval {stage}: {low:.1f} to {high:.1f}": "95 % 구간, {stage}: {low:.1f} ~ {high:.1f}",
+    "{gain:+.1f} points (95 %: {low:+.1f} to {high:+.1f}) on {problems} problems": (
+        "문제 {problems}개에서 {gain:+.1f} %p (95 %: {low:+.1f} ~ {high:+.1f})"
+    ),
+    "{scored} of {problems} problems scored": "문제 {problems}개 중 {scored}개만 채점",
+    "Validation CE, head 0": "검증 교차엔트로피, 헤드 0",
+    "nat per token; lower is better": "토큰당 nat, 작을수록 좋다",
+    "nat per token, at the start; there is no later one": "토큰당 nat, 학습 전에 잰 것뿐이다",
+    "Corrupted-token weight": "망가진 토큰의 가중치",
+    "{corrupted:.2f} vs {clean:.2f}": "{corrupted:.2f} 대 {clean:.2f}",
+    "mean of corrupted against clean ones; AUC {auc:.2f} (0.5 is chance, 1 is perfect)": (
+        "망가진 토큰과 멀쩡한 토큰의 평균. AUC {auc:.2f} (0.5는 우연, 1은 완벽)"
+    ),
+    "Critic's AUC": "critic이 맞고 틀림을 아는 정도 (AUC)",
+    "Critic's AUC (near chance!)": "critic이 맞고 틀림을 아는 정도 (AUC, 우연 수준!)",
+    "Critic's AUC (not measured!)": "critic이 맞고 틀림을 아는 정도 (재지 못함!)",
+    "P(V of a right program > V of a wrong one), {heldout} held-out programs; 0.5 is chance": (
+        "맞은 프로그램의 V가 틀린 것보다 클 확률, 배우지 않은 프로그램 {heldout}개. 0.5는 우연"
+    ),
+    "; largest drop inside the wrong span {share:.0%}": ". 가장 크게 떨어진 곳이 틀린 구간 안인 비율 {share:.0%}",
+    "no right and wrong held-out programs to measure it on, so its weights may mean anything": (
+        "잴 수 있는, 배우지 않은 맞은 프로그램과 틀린 프로그램이 없다. 이 가중치에는 뜻이 없을 수 있다"
+    ),
+    "unknown": "모름",
+    "Training speed": "학습 속도",
+    "target tokens a second (median)": "초당 목표 토큰 (중앙값)",
+    "Problems": "문제",
+    "{count} samples": "표본 {count}개",
+    "; {count} without a sample, not counted": ", {count}문제는 표본이 없어 세지 않음",
+    "; {count} whose own reference fails, not counted": ", {count}문제는 참조 정답부터 틀려 세지 않음",
+    "; {count} judged in the program's process": ", {count}문제는 프로그램의 프로세스 안에서 시험",
+    "; {count} prompts too long for the model, counted": ", {count}문제는 모델이 다 읽을 수 없어 틀린 것으로 셈",
+    # what went wrong
+    "FAILED": "실패",
+    "FAILED at step {step}": "{step}스텝에서 실패",
+    "This run did not come to its end; its numbers are those of an unfinished model.": (
+        "이 실행은 끝까지 가지 못했다. 아래의 숫자는 다 배우지 못한 모델의 것이다."
+    ),
+    "What went wrong": "무엇이 잘못되었나",
+    "when": "언제",
+    "step {step}, rank {rank} of {world_size}, {time}": "{step}스텝, 랭크 {rank} (모두 {world_size}개), {time}",
+    "what went wrong": "잘못된 것",
+    "what was done": "한 일",
+    "back to step {step}, {action}": "{step}스텝으로 돌아가서, {action}",
+    "back to the beginning, {action}": "처음으로 돌아가서, {action}",
+    "the run ended here": "실행이 여기서 끝났다",
+    "next action": "다음에 할 일",
+    "the batch": "그때의 배치",
+    "to repeat it": "다시 겪어 보려면",
+    "environment": "환경",
+    "stack": "호출 스택",
+    # programs
+    "Programs that pass their tests": "시험을 통과한 프로그램",
+    "Every generated program was run against the tests of its problem, before and after training.": (
+        "생성한 프로그램을 모두 그 문제의 시험으로 돌려 보았다. 학습 전과 후에 한 번씩."
+    ),
+    "No evaluation was run.": "평가를 하지 않았다.",
+    "pass@1, before and after": "pass@1, 학습 전과 후",
+    "share of problems solved by one sample, with 95 % interval": "표본 하나로 푼 문제의 비율과 95 % 구간",
+    "verdict": "판정",
+    "Most frequent failures": "가장 잦은 실패",
+    "message (names and numbers left out)": "까닭 (이름과 숫자는 뺐다)",
+    "count": "개수",
+    "for example": "보기",
+    "Generated programs": "생성된 프로그램",
+    "First sample of each problem, as it was judged. Problems that are solved now come first, then what got worse and "
+    "what still fails.": "문제마다 첫 표본을 채점한 그대로. 이제 푸는 문제, 나빠진 문제, 아직 못 푸는 문제의 순서다.",
+    "solved now": "이제 푼다",
+    "got worse": "나빠졌다",
+    "still failing": "아직 못 푼다",
+    "solved": "푼다",
+    "(no completion was kept)": "(남아 있는 글이 없다)",
+    "(empty)": "(빈 글)",
+    "… {left:,} more characters in samples.jsonl": "… 나머지 {left:,}자는 samples.jsonl에",
+    # training
+    "Training": "학습",
+    "Head 0 predicts the next token, head k the token k further on. Validation text is clean and unweighted.": (
+        "헤드 0은 바로 다음 토큰을, 헤드 k는 그보다 k칸 뒤의 토큰을 예측한다. 검증 데이터는 깨끗하고 가중치가 없다."
+    ),
+    "No training was logged.": "학습 기록이 없다.",
+    "Loss": "손실",
+    "what training lowers: weighted, mean of all heads": "학습이 줄이는 값: 가중치를 준, 모든 헤드의 평균",
+    "Validation cross entropy of each head": "헤드별 검증 교차엔트로피",
+    "Training cross entropy of each head": "헤드별 학습 교차엔트로피",
+    "unweighted; the scale is logarithmic": "가중치 없음, 로그 눈금",
+    "unweighted, noisy text included; the scale is logarithmic": "가중치 없음, 망가진 글 포함, 로그 눈금",
+    # weights
+    "What the weights did": "가중치가 한 일",
+    "A weight of 1 is what every token has in the baseline; the mean is kept at 1, so one token's gain is another's "
+    "loss.": "가중치 1은 baseline의 모든 토큰과 같다. 평균은 늘 1이므로 한 토큰이 무거워지면 다른 토큰이 가벼워진다.",
+    "Every token weighed the same: this run has no token weights.": (
+        "모든 토큰의 무게가 같았다: 이 실행에는 토큰가중치가 없다."
+    ),
+    "All weights of the run": "실행 전체의 가중치",
+    "Weights while training": "학습하는 동안의 가중치",
+    "The critic is near chance": "critic이 우연 수준이다",
+    "on held-out programs its AUC is not above 0.6, so these weights say little about the tokens. Give it more "
+    "problems (algo.pretraining.problems) or a better model to read (algo.value.path), or use algo=rho1.": (
+        "배우지 않은 프로그램에서 AUC가 0.6을 넘지 못했다. 이 가중치는 토큰에 대해 말해 주는 것이 거의 없다. "
+        "문제를 늘리거나(algo.pretraining.problems), 더 나은 모델을 읽게 하거나(algo.value.path), algo=rho1을 쓴다."
+    ),
+    "What the critic knows": "critic이 아는 것",
+    "stage 1, held-out programs; dashed: chance of the AUCs": "1단계, 배우지 않은 프로그램. 점선은 AUC의 우연 수준",
+    "Where the scores point": "점수가 가리키는 곳",
+    "the lowest token score of wrong programs, while training": "학습하는 동안 틀린 프로그램에서 점수가 가장 낮은 토큰",
+    "Tokens by their mean weight": "평균 가중치가 가장 큰 토큰과 가장 작은 토큰",
+    "· is a space, ↵ a line end; tokens seen fewer than {least} times are left out.": (
+        "·은 빈칸, ↵는 줄 끝. {least}번보다 적게 나온 토큰은 뺐다."
+    ),
+    "heaviest": "무거운 토큰",
+    "lightest": "가벼운 토큰",
+    "mean weight": "평균 가중치",
+    "Token by token": "토큰별 가중치",
+    "corrupted on purpose": "일부러 망가뜨린 곳",
+    "point at a token to see its weight and score": "토큰을 가리키면 가중치와 점수가 보인다",
+    "start of training": "학습을 시작할 때",
+    "end of training": "학습이 끝났을 때",
+    "The same with the token heat map:": "토큰별 가중치까지 있는 것:",
+    "weight {value:.2f}": "가중치 {value:.2f}",
+    "score {value:+.2f}": "점수 {value:+.2f}",
+    # data
+    "Data and licences": "데이터와 라이선스",
+    "what": "무엇",
+    "licence": "라이선스",
+    "from": "온 곳",
+    "generated or shipped": "만들었거나 함께 배포한 것",
+    "{count} training problems are asked by a benchmark in use": "학습 문제 {count}개가 쓰고 있는 벤치마크에도 나온다",
+    "training problem": "학습 문제",
+    "benchmark problem": "벤치마크 문제",
+    "what they share": "겹치는 만큼",
+    "{share} of {kind}": "{kind}의 {share}",
+    "{count} {split} problems are left out, too long or without a solution": (
+        "{split} 문제 {count}개는 너무 길거나 정답이 없어 뺐다"
+    ),
+    "All of them: left_out.json": "전체 목록: left_out.json",
+    # how it was made
+    "How it was made": "실행 설정",
+    "the resolved configuration ({count} values)": "풀어 쓴 설정 전체 (값 {count}개)",
+    "made of": "재료",
+    "hash": "해시",
+    "training problems": "학습 문제",
+    "problems of {name}": "{name}의 문제",
+    "weights at the start": "시작 가중치",
+    "Not in this report": "보고서에 없는 것",
+    "{name}: no {what}": "{name}: {what} 없음",
+    "{name}: cannot be read ({why})": "{name}: 읽을 수 없음 ({why})",
+    "{name}: {count} unreadable line(s), left out": "{name}: 읽을 수 없는 {count}줄은 뺐다",
+    "the resolved configuration": "풀어 쓴 설정",
+    "curves (no training was logged)": "곡선 (학습 기록이 없다)",
+    "token weights (this algorithm has none, or their callback is off)": (
+        "토큰가중치 (이 알고리즘에 없거나, 콜백을 껐다)"
+    ),
+    "list of what was left out": "뺀 문제의 목록",
+    "list of what was changed": "고친 것의 목록",
+    "failure": "실패의 기록",
+    "an evaluation": "평가",
+    "eval/before: no evaluation before training (it is off, or did not finish)": (
+        "eval/before: 학습 전 평가 없음 (껐거나, 끝나지 않았다)"
+    ),
+    "eval/after: no evaluation after training (it is off, or did not finish)": (
+        "eval/after: 학습 후 평가 없음 (껐거나, 끝나지 않았다)"
+    ),
+    "This page was made from the files beside it; it loads nothing and runs no script.": (
+        "이 쪽은 옆에 있는 파일들로 만들었다. 아무것도 내려받지 않고 스크립트도 없다."
+    ),
+    # the page of one evaluation
+    "Verdicts": "판정",
+    "samples": "표본",
+    "timing": "시간",
+    "generating": "생성",
+    "{seconds:,.1f} s": "{seconds:,.1f}초",
+    "{seconds:.3f} s": "{seconds:.3f}초",
+    "{tokens:,} tokens, {rate:,.0f} a second": "토큰 {tokens:,}개, 초당 {rate:,.0f}개",
+    "drafts accepted": "초안 수락률",
+    "head {k}: {rate:.2f}": "헤드 {k}: {rate:.2f}",
+    "judging": "채점",
+    "median {seconds:.3f} s a program": "프로그램마다 중앙값 {seconds:.3f}초",
+    "slowest programs": "가장 느린 프로그램",
+    "Generated programs and what was expected": "생성된 프로그램과 기대한 출력",
+    "sample {number}": "표본 {number}",
+    "the problem": "문제",
+    "written": "쓴 것",
+    "expected, for example": "기대한 것의 보기",
+    "input": "입력",
+    "expected output": "기대한 출력",
+    "Every problem": "모든 문제",
+    "{count} problems": "문제 {count}개",
+    "problem": "문제",
+    "other verdicts": "다른 판정",
+    # plots
+    "step": "스텝",
+    "loss [nat per token]": "손실 [토큰당 nat]",
+    "cross entropy [nat per token]": "교차엔트로피 [토큰당 nat]",
+    "head {k}": "헤드 {k}",
+    "clean tokens": "멀쩡한 토큰",
+    "corrupted tokens": "망가진 토큰",
+    "target tokens": "목표 토큰",
+    "weight (1 = as in the baseline)": "가중치 (1 = baseline과 같음)",
+    "share of the tokens [%]": "토큰의 비율 [%]",
+    "weight": "가중치",
+    "middle half": "가운데 절반",
+    "95th percentile": "95 백분위",
+    "mean of clean": "멀쩡한 토큰의 평균",
+    "mean of corrupted": "망가진 토큰의 평균",
+    "right or wrong: AUC": "맞고 틀림: AUC",
+    "first wrong token: AUC": "처음 틀린 토큰: AUC",
+    "lowest change in the wrong span": "가장 낮은 변화가 틀린 구간 안",
+    "held-out programs": "배우지 않은 프로그램",
+    "in the wrong span": "틀린 구간 안",
+    "on its first token": "그 첫 토큰",
+    "anywhere (chance)": "아무 데나 (우연)",
+    "lowest score falls": "가장 낮은 점수가 있는 곳",
+    "pass@1 [% of problems], with 95 % interval": "pass@1 [문제의 %], 95 % 구간",
+    # the screen
+    "{algo}: {parameters:.1f}M parameters{share}, {heads} heads": (
+        "{algo}: 매개변수 {parameters:.1f}M개{share}, 헤드 {heads}개"
+    ),
+    " ({trained:.1f}M trained)": " (배우는 것 {trained:.1f}M개)",
+    "loss: {method}": "손실: {method}",
+    "{data} ({licence}): {samples} training samples, {targets} target tokens{dropped}": (
+        "{data} ({licence}): 학습 표본 {samples}개, 목표 토큰 {targets}개{dropped}"
+    ),
+    ", {count} left out (too long, or without a solution)": ", 너무 길거나 정답이 없어 뺀 것 {count}개",
+    "{count} training problems are in a benchmark in use: see left_out.json": (
+        "학습 문제 {count}개가 쓰고 있는 벤치마크에도 있다: left_out.json 참고"
+    ),
+    "run directory": "실행 폴더",
+    "pass@1 {stage} training: {name}, {problems} problems ({isolation})": (
+        "{stage} pass@1: {name}, 문제 {problems}개 ({isolation})"
+    ),
+    "val CE of head 0": "검증 CE (헤드 0)",
+    "report": "보고서",
+    "results": "결과",
+    "MLflow": "MLflow",
+    "compare": "견주기",
+    "{count} problems without a sample, not counted": "{count}문제는 표본이 없어 세지 않음",
+    "{count} problems whose own reference fails, not counted": "{count}문제는 참조 정답부터 틀려 세지 않음",
+    "{count} prompts too long": "{count}문제는 프롬프트가 너무 길다",
+    "(heads 1, 2, …)": "(헤드 1, 2, …)",
+}
