@@ -168,7 +168,7 @@ def _read(path: Path, parse: Any, missing: list[str], what: str) -> Any:
         return None
     try:
         return parse(path.read_text(encoding="utf-8", errors="replace"))
-    except (ValueError, KeyError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, csv.Error, yaml.YAMLError) as error:
         missing.append(f"{path.name}: cannot be read ({str(error).splitlines()[0]})")
         return None
 

@@ -38,8 +38,9 @@ def summary(metrics: dict[str, float], run: Path, report: Path, stores: Iterable
         ]
         lines.append(f"{key:<24} {'   '.join(numbers)}")
     if "after/val/ce_head0" in metrics:  # the data may have no validation split
-        before, after = (f"{when} {metrics[f'{when}/val/ce_head0']:.4f}" for when in ("before", "after"))
-        lines.append(f"{'val CE of head 0':<24} {before}   {after}")
+        known = [when for when in ("before", "after") if f"{when}/val/ce_head0" in metrics]
+        numbers = "   ".join(f"{when} {metrics[f'{when}/val/ce_head0']:.4f}" for when in known)
+        lines.append(f"{'val CE of head 0':<24} {numbers}")
     lines.append(f"{'report':<24} {report.with_suffix('.html')}")
     lines.append(f"{'run directory':<24} {run}")
     lines += [f"{'MLflow':<24} {store.ui_command}" for store in stores]

@@ -85,8 +85,13 @@ class _AppendingWriter(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
         if path.exists():
-            with path.open(newline="") as file:
-                self.metrics_keys = next(csv.reader(file), [])
+            try:
+                with path.open(newline="", encoding="utf-8") as file:
+                    self.metrics_keys = next(csv.reader(file), [])
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise CheckpointError(
+                    f"{path} is damaged ({error}); remove it to go on without the curves so far."
+                ) from error
 
 
 def mlflow_logger(
