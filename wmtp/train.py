@@ -8,17 +8,13 @@
     실패하면 무엇을 고쳐 다시 할지는 `wmtp.run.recovery`가 정한다.
 """
 
-import contextlib
-import io
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from wmtp.checkpoints.kinds import is_checkpoint
 from wmtp.cli import (
     build,
     check_all_set,
@@ -32,8 +28,9 @@ from wmtp.cli import (
     sweep_point,
 )
 from wmtp.ranks.meeting import holds_weights, is_first, join
-from wmtp.run.directory import fresh_run, resolve_checkpoint, run_of, same_run, unfinished_run
-from wmtp.storage import in_use, is_s3
+from wmtp.run.directory import run_directory
+from wmtp.run.start import check_same_training, find_start
+from wmtp.storage import in_use
 
 
 class Parts(NamedTuple):
@@ -46,6 +43,7 @@ class Parts(NamedTuple):
     benchmarks: list[Any]
     sampling: Any
     algo: Any
+    content: dict[str, str]  # what training reads, named by what is in it
 
 
 @in_its_storage
@@ -63,42 +61,46 @@ def train(cfg: DictConfig) -> dict[str, float]:
     check_whole_number(cfg, "trainer.max_steps")
     check_whole_number(cfg, "trainer.accumulate_grad_batches")
     refuse_sweep_over_devices(cfg)
-    if cfg.dry_run:
-        return _dry_run(cfg)
 
     from wmtp.callbacks.graceful_stop import exit_when_preempted
     from wmtp.reporting.texts import Texts
     from wmtp.run.log import keep_log
     from wmtp.run.memory_profile import profile_memory
+    from wmtp.run.rehearsal import in_small, rehearsal
     from wmtp.run.tracking import short_name
 
     quiet_libraries()
     Texts(cfg.lang)  # refused before anything slow
     join(cfg.trainer)
+    if cfg.dry_run:
+        cfg = in_small(cfg)
     recovery = build(cfg.recovery)
     # Whatever a user can get wrong is built before the run directory exists.
     parts = [build_parts(cfg)]
     if cfg.profile_memory:
         return profile_memory(parts[0].algo, parts[0].data, partial(build, cfg.trainer))
     name = parts[0].name
-    run, checkpoint = find_start(cfg, name)
-    if checkpoint:
-        check_fits(checkpoint, parts[0].algo)
+    start = find_start(cfg.ckpt, Path(cfg.runs), name, touch=not cfg.dry_run)
+    step = check_same_training(start, cfg, parts[0].algo, parts[0].content) if start.checkpoint else 0
 
-    with same_run(run) if run else fresh_run(Path(cfg.runs), name) as run, keep_log(run):
+    place = rehearsal(start) if cfg.dry_run else run_directory(start.run, start.checkpoint, Path(cfg.runs), name)
+    with place as run, keep_log(run):
         cfg = cfg.copy()
         cfg.run_dir = str(run)
+        cfg.trainer.max_steps = step + 1 if cfg.dry_run else cfg.trainer.max_steps
         cfg.mlflow_experiment = cfg.mlflow_experiment or f"mtp/{parts[0].algo.name}/{parts[0].data.source.name}"
         cfg.mlflow_run_name = cfg.mlflow_run_name or short_name(run.name, cfg.mlflow_experiment, sweep_point())
         loggers = list(build(cfg.logger or {}).values())
         signals = OmegaConf.select(cfg, "callbacks.graceful_stop.preemption", default=[])
         with exit_when_preempted(recovery.requeue_exit_code, signals):
-            for attempt in recovery.attempts(cfg, run, checkpoint, command=command_again, loggers=loggers):
+            for attempt in recovery.attempts(cfg, run, start.checkpoint, command=command_again, loggers=loggers):
                 with attempt:
                     if attempt.before:  # built again, as changed
                         parts.clear()
                         parts.append(build_parts(attempt.cfg))
                     metrics = train_once(attempt, parts.pop(), run, loggers)  # a failed attempt holds no memory
+    if cfg.dry_run:
+        print("dry_run: everything composes, loads and takes a step; nothing was kept.")
     return metrics
 
 
@@ -122,31 +124,13 @@ def build_parts(cfg: DictConfig) -> Parts:
     data.source, leaks = guard(data.source, benchmarks, cfg.data.get("leakage", "drop"))
     data.setup()
     name = (cfg.name or f"{algo.name}-{data.source.name}-{model_source.name}") + sweep_point()
-    return Parts(name, tokenizer, data, leaks, benchmarks, sampling, algo)
-
-
-def find_start(cfg: DictConfig, name: str) -> tuple[Path | None, Path | None]:
-    """Find the run directory and the checkpoint to go on from; None, None for a new run."""
-    if not cfg.ckpt:
-        return None, None
-    if cfg.ckpt == "auto":
-        run = unfinished_run(Path(cfg.runs), name)
-        last = run / "checkpoints" / "last.ckpt" if run else None
-        return run, last if last and is_checkpoint(last) else None
-    checkpoint = resolve_checkpoint(cfg.ckpt, Path(cfg.runs), name)
-    # A run that is kept in S3 goes on in a directory of its own here.
-    return None if is_s3(cfg.ckpt) else run_of(checkpoint), checkpoint
-
-
-def check_fits(checkpoint: Path, algo: Any) -> None:
-    """Refuse a checkpoint that is damaged or of another model."""
-    from wmtp.checkpoints.saved_model import check_same_model, read_checkpoint
-
-    check_same_model(read_checkpoint(checkpoint)["state_dict"], algo, checkpoint)
+    content = {"data": data.samples["train"].fingerprint[:16]}
+    return Parts(name, tokenizer, data, leaks, benchmarks, sampling, algo, content)
 
 
 def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dict[str, float]:
     """Train once, from a checkpoint or from the beginning, with the evaluations around it."""
+    from wmtp.callbacks.graceful_stop import interruptible
     from wmtp.checkpoints.description import Description
     from wmtp.ranks.whole_model import export
     from wmtp.reporting.screen import overview, summary
@@ -166,23 +150,24 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
         print(overview(algo, data, parts.leaks, run, texts))
 
     attempt.trainer = trainer  # from here on a failure is one of training
+    begins = attempt.checkpoint is None
+    if begins and trainer.is_global_zero:
+        (run / "metrics.csv").unlink(missing_ok=True)  # of an attempt that came to nothing
     metrics = {}
     if cfg.eval.before:
-        metrics |= run_programs(cfg, "before", parts, trainer)
+        metrics |= run_programs(cfg, "before", parts, trainer, log=begins)
         show_before(trainer, metrics)
-    trainer.validate(algo, data, verbose=False)  # the curves start before the first step
-    metrics |= {f"before/{key}": float(value) for key, value in trainer.callback_metrics.items()}
-    algo.train()  # Lightning keeps the mode it finds
-    try:
+    with interruptible():
+        if begins:  # the curves start before the first step
+            trainer.validate(algo, data, verbose=False)
+            metrics |= {f"before/{key}": float(value) for key, value in trainer.callback_metrics.items()}
+        else:
+            metrics |= values_at_start(run)
+        algo.train()  # Lightning keeps the mode it finds
         trainer.fit(algo, data, ckpt_path=attempt.checkpoint, weights_only=True)
-    except SystemExit as left:
-        if trainer.interrupted:  # Ctrl-C before the first step, or a second one: Lightning ends with code 1
-            print("Stopped at once; what was saved before is kept, and the same command uses it.", file=sys.stderr)
-            raise KeyboardInterrupt from left
-        raise
-    leave_if_stopped(cfg, callbacks, trainer, run)
-    trainer.save_checkpoint(run / "checkpoints" / "last.ckpt")
-    trainer.validate(algo, data, verbose=False)
+        leave_if_stopped(cfg, callbacks, trainer, run)
+        trainer.save_checkpoint(run / "checkpoints" / "last.ckpt")
+        trainer.validate(algo, data, verbose=False)
     metrics |= {f"after/{key}": float(value) for key, value in trainer.callback_metrics.items()}
     if cfg.eval.after:
         metrics |= run_programs(cfg, "after", parts, trainer)
@@ -204,7 +189,8 @@ def describe(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
         for part, licence in source.licences.items():
             used[part] = {"licence": licence} | used.get(part, {})
     found = made_of(parts.data.source, parts.benchmarks, weights_digest(parts.algo.model) if is_first() else None)
-    return mask_secrets(OmegaConf.to_container(cfg, resolve=True) | {"used": used, "made_of": found})
+    more = {"used": used, "made_of": found, "content": parts.content}
+    return mask_secrets(OmegaConf.to_container(cfg, resolve=True) | more)
 
 
 def write_down(settled: dict[str, Any], parts: Parts, run: Path, trainer: Any) -> None:
@@ -223,16 +209,19 @@ def write_down(settled: dict[str, Any], parts: Parts, run: Path, trainer: Any) -
 
 def leave_if_stopped(cfg: DictConfig, callbacks: list[Any], trainer: Any, run: Path) -> None:
     """End here if someone asked to stop: the checkpoint is saved."""
-    if not any(getattr(callback, "stopped", False) for callback in callbacks):
+    from wmtp.callbacks.graceful_stop import GracefulStop, Stopped
+
+    asked = [callback for callback in callbacks if isinstance(callback, GracefulStop)]
+    if not any(callback.stopped for callback in asked):
         return
     if trainer.is_global_zero:
         again = command_again(f"ckpt={run}")
         print(f"Stopped at step {trainer.global_step}, and saved. Go on with:\n  {again}", file=sys.stderr)
-    if any(getattr(callback, "preempted", False) for callback in callbacks):
+    if any(callback.preempted for callback in asked):
         from wmtp.run.recovery import exit_together
 
         exit_together(trainer, cfg.recovery.requeue_exit_code)
-    raise KeyboardInterrupt
+    raise Stopped
 
 
 def write_up(run: Path, loggers: list[Any]) -> tuple[Path, list[Any]]:
@@ -250,7 +239,7 @@ def write_up(run: Path, loggers: list[Any]) -> tuple[Path, list[Any]]:
     return report, stores
 
 
-def run_programs(cfg: DictConfig, when: str, parts: Parts, trainer: Any) -> dict[str, float]:
+def run_programs(cfg: DictConfig, when: str, parts: Parts, trainer: Any, log: bool = True) -> dict[str, float]:
     """Generate, run and count, on the first rank with the whole model, while the others wait; log the numbers."""
     from wmtp.ranks.whole_model import whole_model
 
@@ -258,10 +247,13 @@ def run_programs(cfg: DictConfig, when: str, parts: Parts, trainer: Any) -> dict
         if model is None:
             return {}
         model.to(trainer.strategy.root_device).eval()
-        return _run_programs(cfg, when, parts, model, trainer)
+        numbers = _run_programs(cfg, when, parts, model)
+    for logger in trainer.loggers if log else ():
+        logger.log_metrics(numbers, step=trainer.global_step)
+    return numbers
 
 
-def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any, trainer: Any) -> dict[str, float]:
+def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any) -> dict[str, float]:
     from wmtp.evaluation.harness import evaluate
     from wmtp.models.weights_digest import weights_digest
     from wmtp.reporting import write_evaluation_report
@@ -284,10 +276,15 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any, trainer:
                 overwrite=True,  # the same weights go on; of others the folder's name says nothing
             )
             write_evaluation_report(out, benchmark.problems, texts)
-    numbers = {f"{when}/{key}": value for key, value in metrics.items() if isinstance(value, (int, float))}
-    for logger in trainer.loggers:
-        logger.log_metrics(numbers, step=trainer.global_step)
-    return numbers
+    return {f"{when}/{key}": value for key, value in metrics.items() if isinstance(value, (int, float))}
+
+
+def values_at_start(run: Path) -> dict[str, float]:
+    """Read what validation gave before the first step of a run that goes on."""
+    from wmtp.reporting.reading import read_run
+
+    series = read_run(run).series
+    return {f"before/{key}": points[0][1] for key, points in series.items() if key.startswith("val/")}
 
 
 def show_before(trainer: Any, metrics: dict[str, float]) -> None:
@@ -297,21 +294,6 @@ def show_before(trainer: Any, metrics: dict[str, float]) -> None:
     bar = trainer.progress_bar_callback
     if isinstance(bar, TrainingProgress):
         bar.pass_at_1_before = next((value for key, value in metrics.items() if key.endswith("/pass@1")), None)
-
-
-def _dry_run(cfg: DictConfig) -> dict[str, float]:
-    """Compose, load, take one step and stop, leaving nothing."""
-    changes = {"dry_run": False, "eval": {"limit": 2}, "trainer": {"max_steps": 1}, "logger": None}
-    changes |= {"recovery": {"max_attempts": 0}}
-    if OmegaConf.select(cfg, "algo.pretraining"):  # a critic is taught before the first step
-        few = {"problems": 32, "heldout_problems": 32, "steps": 1}
-        changes["algo"] = {"pretraining": few, "localisation": {"problems": 32}}
-    with tempfile.TemporaryDirectory(prefix="wmtp-dry-run-") as runs:
-        # It would name the folder that is deleted below, and say how little one step teaches.
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            metrics = train(OmegaConf.merge(cfg, changes, {"runs": runs}))
-    print("dry_run: everything composes, loads and takes a step; nothing was kept.")
-    return metrics
 
 
 def main() -> None:

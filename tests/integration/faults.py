@@ -5,6 +5,7 @@ of a run, also when they are processes of their own.
 """
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -94,6 +95,18 @@ class Signal(Fault):
     def strike(self, trainer, *_) -> None:
         if self.due(trainer):
             os.kill(os.getpid(), self.number)
+
+
+class RemoveRun(Fault):
+    """Delete the run's directory, as somebody does who takes the run for an old one."""
+
+    def __init__(self, run: str, **where) -> None:
+        super().__init__(**where)
+        self.run = run
+
+    def on_before_backward(self, trainer, *_) -> None:
+        if self.due(trainer):
+            shutil.rmtree(self.run)
 
 
 class Crash(Fault):

@@ -13,7 +13,9 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from wmtp.cli import front_door
+from wmtp.errors import CheckpointError, ConfigError
 from wmtp.eval import evaluate_checkpoint
+from wmtp.storage.lock import alone
 from wmtp.train import train
 
 ASSETS = Path(str(resources.files("wmtp") / "assets"))
@@ -64,6 +66,8 @@ def answer(tmp_path, capsys, monkeypatch):
         ("ckpt=last", r"CheckpointError: ckpt = last: no run of rho1-synthetic-tiny-base"),
         ("ckpt=/nowhere/last.ckpt", r"CheckpointError: ckpt = /nowhere/last\.ckpt: no file"),
         ("name=a/b", r"ConfigError: name = 'a/b' must be letters"),
+        ("name=..", r"ConfigError: name = '\.\.' must be letters.* and begin with a letter"),
+        (f"name={'x' * 300}", r"ConfigError: name = x+ is too long for a folder .*set a shorter name"),
     ],
 )
 def test_a_wrong_value_is_named_with_the_way_out(answer, overrides, sentence):
@@ -106,17 +110,26 @@ def test_a_truncated_model_file_is_refused(answer, tmp_path):
 
 def test_a_truncated_checkpoint_and_one_of_another_model_are_refused(answer, config, tmp_path, capsys):
     train(config("trainer.max_steps=1", "eval.before=false", "eval.after=false"))
-    whole = tmp_path / "runs" / "rho1-synthetic-tiny-base" / "checkpoints" / "last.ckpt"
+    last = tmp_path / "runs" / "rho1-synthetic-tiny-base" / "checkpoints" / "last.ckpt"
+    whole = last.read_bytes()
     truncated, pickled = tmp_path / "truncated.ckpt", tmp_path / "pickled.ckpt"
-    truncated.write_bytes(whole.read_bytes()[:200_000])
+    truncated.write_bytes(whole[:200_000])
     torch.save({"wmtp": {}, "code": Path}, pickled)
     kept = tmp_path / "kept.ckpt"
-    shutil.copy(whole, kept)
+    shutil.copy(last, kept)
     shutil.rmtree(tmp_path / "runs")
     capsys.readouterr()
     assert answer(f"ckpt={truncated}").startswith(f"CheckpointError: ckpt = {truncated} is truncated")
     assert answer(f"ckpt={pickled}").startswith(f"CheckpointError: ckpt = {pickled} is")
     assert "is of another model" in answer(f"ckpt={kept}", "model.heads=1")
+    assert "optimizer=muon, and this is optimizer=adamw; give optimizer=muon" in answer(
+        f"ckpt={kept}", "optimizer=adamw"
+    )
+    flipped = bytearray(kept.read_bytes())
+    flipped[len(flipped) // 2] ^= 4
+    truncated.write_bytes(flipped)
+    assert re.search(r"is damaged: \S+/data/\d+ is not as it was written.*ckpt=auto", answer(f"ckpt={truncated}"))
+    truncated.write_bytes(whole[:200_000])
     evaluate = dict(program=evaluate_checkpoint, name="eval")
     assert "truncated" in answer(f"ckpt={truncated}", **evaluate)
     assert "give exactly one" in answer(**evaluate)
@@ -173,3 +186,38 @@ def test_a_config_error_is_answered_without_importing_torch(tmp_path):
     assert done.returncode == 2
     assert "ConfigError: algo = rho" in done.stderr
     assert " torch\n" not in done.stderr
+
+
+def test_a_bug_while_a_mistake_is_reported_is_shown_as_a_bug(monkeypatch, capsys):
+    def program(cfg):
+        try:
+            raise ConfigError("optimizer.lr = -1 must be a number > 0.")
+        except ConfigError as mistake:
+            raise KeyError("a bug in the report") from None if cfg.seed == 1 else mistake
+
+    for seed, sentence in ((1, False), (2, True)):
+        monkeypatch.setattr(sys, "argv", ["wmtp.train", f"seed={seed}"])
+        with pytest.raises(SystemExit if sentence else KeyError):
+            front_door(program, "train")
+        assert ("optimizer.lr = -1" in capsys.readouterr().err) == sentence
+
+
+def test_a_run_goes_on_only_as_what_it_is(config, tmp_path):
+    small = ["name=run", "eval.before=false", "eval.after=false", "trainer.max_steps=1", "data.train_size=60"]
+    train(config(*small))
+    run = tmp_path / "runs" / "run"
+    kept = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    with pytest.raises(CheckpointError, match=r"trained with algo=rho1, and this is algo=baseline; give algo=rho1"):
+        train(config(*small, "ckpt=last", "algo=baseline"))
+    with pytest.raises(CheckpointError, match=r"trained on other data \(data\.\*"):
+        train(config(*small, "ckpt=last", "data.noise=0.25"))
+    with alone(run / ".lock"), pytest.raises(CheckpointError, match="another process is training there"):
+        train(config(*small, "ckpt=last", "trainer.max_steps=2"))
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == kept
+    copy = tmp_path / "copy.ckpt"  # of no run: it goes on in a directory of its own, whatever the algorithm
+    shutil.copy(run / "checkpoints" / "last.ckpt", copy)
+    train(config(*small, "name=own", f"ckpt={copy}", "algo=baseline", "trainer.max_steps=2"))
+    assert (tmp_path / "runs" / "own" / "model" / "config.json").is_file()
+    (run / "metrics.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(CheckpointError, match=r"metrics\.csv is damaged .*; remove it"):
+        train(config(*small, "ckpt=last", "trainer.max_steps=2"))

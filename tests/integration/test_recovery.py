@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pty
 import random
 import shlex
 import shutil
@@ -18,7 +19,7 @@ import training
 from hydra import compose, initialize_config_dir
 
 from wmtp.cli import config_dir
-from wmtp.errors import LossExplosionError, NonFiniteError
+from wmtp.errors import CheckpointError, LossExplosionError, NonFiniteError
 from wmtp.train import train
 
 TINY = [
@@ -120,6 +121,21 @@ def test_a_crash_leaves_its_cause_without_secrets(go, runs, fault, monkeypatch):
     assert "Traceback" in (run / "train.log").read_text()
     told = [file for file in run.rglob("*") if file.is_file() and b"hush-hush" in file.read_bytes()]
     assert told == []
+
+
+def test_ctrl_c_in_the_first_validation_is_ctrl_c_and_leaves_nothing(go, runs, fault, capsys):
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        go(fault("Signal", name="SIGINT", hook="on_validation_batch_start", step=0))
+    assert "Stopped before the first checkpoint; nothing is kept." in capsys.readouterr().err
+    assert list(runs.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_run_directory_that_is_removed_while_training_is_said(go, runs, fault):
+    with pytest.raises(CheckpointError, match=r"run_dir = .*run was removed while it was trained in"):
+        go(fault("RemoveRun", run=str(runs / "run"), step=1), "callbacks.last.every_n_train_steps=2")
+    assert not (runs / "run" / "checkpoints").exists()
 
 
 @pytest.mark.slow
@@ -226,6 +242,27 @@ def test_a_preempted_run_saves_and_is_started_again_by_the_same_command(runs, fa
     assert start(runs, "name=whole").returncode == 0
     assert same_weights(runs / "run", runs / "whole")
     assert sorted(path.name for path in runs.iterdir()) == ["run", "whole"]
+
+
+@pytest.mark.slow
+def test_a_run_whose_terminal_is_closed_saves_and_under_nohup_goes_on(runs, fault, tmp_path):
+    def in_a_terminal(*overrides: str, ignored: bool) -> int:
+        """Start the command with a terminal of its own, and close that when training has begun."""
+        here = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}.", "OMP_NUM_THREADS": "1"}
+        pid, terminal = pty.fork()
+        if pid == 0:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            os.execvpe(sys.executable, [sys.executable, "-m", "wmtp.train", *TINY, f"runs={runs}", *overrides], here)
+        said = b""
+        while b"run directory:" not in said:
+            said += os.read(terminal, 1000)
+        os.close(terminal)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert in_a_terminal("name=run", "ckpt=auto", fault("Signal", name="SIGHUP", step=4), ignored=False) == 75
+    assert "SIGHUP: " in (runs / "run" / "train.log").read_text()
+    assert in_a_terminal("name=run", "ckpt=auto", ignored=True) == 0
+    assert_whole(runs / "run")
 
 
 @pytest.mark.slow

@@ -15,9 +15,12 @@ from transformers import AutoModelForCausalLM
 from tests.real_data import DATA, real_data
 from wmtp.checkpoints.io import AtomicCheckpointIO
 from wmtp.cli import front_door
+from wmtp.errors import NonFiniteError
 from wmtp.eval import evaluate_checkpoint
 from wmtp.models.loading import find_model, load_model
 from wmtp.models.tokenizer import load_tokenizer
+from wmtp.run.attempts import write_attempt
+from wmtp.run.failure import describe
 from wmtp.train import train
 
 
@@ -33,9 +36,13 @@ class InterruptAfter(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def logged(run: Path, column: str) -> dict[int, float]:
+def rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open() as file:
-        return {int(row["step"]): float(row[column]) for row in csv.DictReader(file) if row.get(column)}
+        return list(csv.DictReader(file))
+
+
+def logged(run: Path, column: str) -> dict[int, float]:
+    return {int(row["step"]): float(row[column]) for row in rows(run) if row.get(column)}
 
 
 def test_a_run_directory_holds_all_that_is_needed(config, tmp_path):
@@ -47,6 +54,10 @@ def test_a_run_directory_holds_all_that_is_needed(config, tmp_path):
         "eval/before/synthetic/metrics.json", "eval/after/synthetic/results.jsonl",
     ):  # fmt: skip
         assert (run / name).is_file(), name
+    usual = tmp_path / "usual"
+    usual.touch()
+    odd = [file for file in run.rglob("*") if file.is_file() and file.stat().st_mode != usual.stat().st_mode]
+    assert odd == []
     assert 0 <= metrics["after/synthetic/pass@1"] <= 1
     assert metrics["after/val/ce_head0"] < metrics["before/val/ce_head0"]
     assert AutoModelForCausalLM.from_pretrained(run / "model").config.model_type == "llama"
@@ -110,7 +121,10 @@ def test_a_run_stopped_by_ctrl_c_goes_on_bit_for_bit(config, tmp_path, accumulat
         train(config(*common, "name=stopped", interrupt))
     stopped = tmp_path / "runs" / "stopped"
     assert last_checkpoint(stopped)["global_step"] == 3
-    train(config(*common, "name=stopped", "ckpt=last"))
+    resumed = train(config(*common, "name=stopped", "ckpt=last"))
+    starts = [row for row in rows(stopped) if row["step"] == "0"]
+    assert [row["train/loss"] != "" for row in starts] == [False, True]  # one from before the first step
+    assert resumed["before/val/ce_head0"] == logged(stopped, "val/ce_head0")[0]
     whole, resumed = (last_checkpoint(run)["state_dict"] for run in (tmp_path / "runs" / "whole", stopped))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     losses = logged(tmp_path / "runs" / "whole", "train/loss")
@@ -121,6 +135,32 @@ def test_a_run_stopped_by_ctrl_c_goes_on_bit_for_bit(config, tmp_path, accumulat
 def test_dry_run_takes_a_step_and_leaves_nothing(config, tmp_path):
     train(config("dry_run=true"))
     assert not (tmp_path / "runs").exists()
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.rglob("*") if file.is_file()}
+
+
+def test_dry_run_of_a_run_that_goes_on_takes_a_step_more_and_touches_nothing(config, tmp_path, monkeypatch, capsys):
+    common = ["name=run", "eval.before=false", "eval.after=false", "data.train_size=90"]
+    train(config(*common, "trainer.max_steps=2"))
+    run = tmp_path / "runs" / "run"
+    (run / "model" / "config.json").unlink()  # as if it had not come to its end
+    write_attempt(run, describe(NonFiniteError("loss")), ("lower rate", {"callbacks.learning_rate.scale": 0.5}))
+    before, rates = contents(tmp_path / "runs"), []
+
+    class Watch(Callback):
+        def on_before_optimizer_step(self, trainer, algo, optimizer):
+            rates.append((trainer.global_step, trainer.callbacks[2].scale))
+
+    monkeypatch.setattr(sys.modules[__name__], "Watch", Watch, raising=False)
+    watch = f"+callbacks.watch._target_={__name__}.Watch"
+    for ckpt in ("last", "auto", str(run), str(run / "checkpoints" / "last.ckpt")):
+        train(config(*common, "dry_run=true", f"ckpt={ckpt}", watch))
+        assert rates == [(2, 0.5)]  # the third step, at the rate that recovery has lowered
+        rates.clear()
+    assert contents(tmp_path / "runs") == before
+    assert capsys.readouterr().out.count("nothing was kept") == 4
 
 
 @pytest.mark.parametrize("algo", ["baseline", "rho1 algo.score=absolute", "rho1 algo/weighting=hard"])

@@ -118,7 +118,6 @@ def write_entry(file: Path, entry: dict[str, Tensor]) -> bool:
             left_by_a_kill.unlink()
         with written_atomically(file) as temporary:
             save_file(entry, temporary, metadata={"sha256": _digest(entry)})
-            temporary.chmod(0o644)  # safetensors writes for this user alone
         return True
     except (OSError, SafetensorError) as error:
         _say(f"cannot keep {file} ({error}); going on without it")

@@ -22,7 +22,7 @@ from torch.nn.utils import get_total_norm
 
 from wmtp.callbacks.step_check import StepCheck
 from wmtp.errors import NonFiniteError
-from wmtp.storage.files import write_atomically
+from wmtp.storage.files import write_atomically, written_atomically
 
 CHECKED = ("score", "weight", "loss", "gradient")
 
@@ -181,6 +181,6 @@ def write_recipe(
         "tensors": f"{name}.safetensors",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({**tensors, "rng/torch": torch.get_rng_state()}, folder / f"{name}.safetensors")
-    text = json.dumps(recipe, indent=1, ensure_ascii=False, default=str)
-    write_atomically(folder / f"{name}.json", text.encode())
+    with written_atomically(folder / f"{name}.safetensors") as temporary:
+        save_file({**tensors, "rng/torch": torch.get_rng_state()}, temporary)
+    write_atomically(folder / f"{name}.json", json.dumps(recipe, indent=1, ensure_ascii=False, default=str).encode())

@@ -1,4 +1,4 @@
-"""Save at the next step boundary when someone asks to stop: Ctrl-C, or a scheduler that takes the node away.
+"""Save at the next step boundary when someone asks to stop: Ctrl-C, a scheduler, or a terminal that is gone.
 
 [동작] 첫 번째 신호: 지금 스텝을 끝내고 last.ckpt를 쓴 뒤 멈춘다. 두 번째: 곧바로 멈춘다 (마지막 저장까지는 남아 있다).
     스텝의 경계에서만 저장하므로, 이어 하면 멈추지 않은 것과 같은 숫자가 나온다.
@@ -7,10 +7,12 @@
 [디버깅] Lightning의 SIGTERM 처리는 신호 처리기 안에서 다른 랭크에 방송하다가 멈춰 설 수 있어 쓰지 않는다.
 """
 
+import os
 import signal
+import stat
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ from torch import Tensor
 from wmtp.callbacks.step_check import StepCheck, decide_together
 from wmtp.errors import ConfigError
 from wmtp.private_names import leave_signals_alone
+
+
+class Stopped(KeyboardInterrupt):
+    """Say that someone asked to stop, and that all is saved."""
 
 
 class GracefulStop(StepCheck, Checkpoint):
@@ -36,7 +42,7 @@ class GracefulStop(StepCheck, Checkpoint):
         preempted: 스케줄러였으면 True.
     """
 
-    def __init__(self, run_dir: str, preemption: Sequence[str] = ("SIGTERM", "SIGUSR1")) -> None:
+    def __init__(self, run_dir: str, preemption: Sequence[str] = ("SIGTERM", "SIGUSR1", "SIGHUP")) -> None:
         self.checkpoint = Path(run_dir) / "checkpoints" / "last.ckpt"
         self.preemption = [_signal(name) for name in preemption]
         self.stopped = self.preempted = False
@@ -49,7 +55,7 @@ class GracefulStop(StepCheck, Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen while training."""
-        for number in (signal.SIGINT, *self.preemption):
+        for number in (signal.SIGINT, *_heard(self.preemption)):
             self._previous[number] = signal.signal(number, self._stop)
 
     def _stop(self, signum: int, frame: Any) -> None:
@@ -58,7 +64,7 @@ class GracefulStop(StepCheck, Checkpoint):
         # The second one stops at once: Ctrl-C as it would have without us, the others by ending the process.
         signal.signal(number, self._previous[number] if number == signal.SIGINT else signal.SIG_DFL)
         name = "Ctrl-C" if number == signal.SIGINT else number.name
-        print(f"\n{name}: finishing this step and saving; a second one stops at once.", file=sys.stderr)
+        _say(number, f"\n{name}: finishing this step and saving; a second one stops at once.")
 
     def ask(self, trainer: Trainer, pl_module: LightningModule) -> Tensor:
         """Say what this rank was asked."""
@@ -95,14 +101,46 @@ def exit_when_preempted(code: int, preemption: Sequence[str]) -> Iterator[None]:
     """End with a code that says "start me again" when a scheduler asks, wherever there is no step to finish first."""
 
     def leave(signum: int, frame: Any) -> None:
+        number = signal.Signals(signum)
+        _say(number, f"\n{number.name}: ending; start the same command again with ckpt=auto.")
         raise SystemExit(code)
 
-    previous = {number: signal.signal(number, leave) for number in map(_signal, preemption)}
+    previous = {number: signal.signal(number, leave) for number in _heard(map(_signal, preemption))}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise Ctrl-C as what it is: Lightning ends with code 1 instead, and leaves the signal ignored."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as left:
+        if not isinstance(left.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from left
+
+
+def _heard(signals: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Leave out a hang-up that is ignored: that is what nohup is for."""
+    return [n for n in signals if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+
+
+def _say(number: signal.Signals, sentence: str) -> None:
+    """Print on the terminal, if it is still there; after a hang-up it is not, and every later print would fail."""
+    with suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
+    if number == signal.SIGHUP:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                os.dup2(nowhere, stream)
+        os.close(nowhere)
 
 
 def _signal(name: str) -> signal.Signals:

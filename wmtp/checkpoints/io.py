@@ -42,7 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             OSError: 디스크가 찼을 때. 임시 파일은 지우고, 앞의 체크포인트는 그대로 둔다.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # and not the run's directory: somebody may have removed it
         temporary = path.with_name(path.name + ".tmp")
         remove(temporary)
         try:
@@ -83,6 +83,7 @@ def save_shards(checkpoint: dict[str, Any], path: Path) -> None:
     model = plain.pop("state_dict")
 
     def begin() -> None:
+        path.parent.mkdir(exist_ok=True)
         remove(temporary)
         for name in ("model", *optimizers):
             (temporary / name).mkdir(parents=True)

@@ -181,6 +181,8 @@ class StepLoader:
         position: 이 에폭에서 이 랭크가 이미 내준 조각의 수.
 
     Args:
+        same: 언제나 첫 에폭의 처음부터 내준다. 검증은 늘 같은 묶음을 보아야 비교할 수 있다 (limit_val_batches로 몇
+            묶음만 볼 때도, 이어 한 뒤에도).
         resumed: 자리를 불러온 뒤에 `resumed(자리, 조각이 몇 배로 잘게 되었는지)`로 부른다.
     """
 
@@ -195,6 +197,7 @@ class StepLoader:
         world_size: int = 1,
         rank: int = 0,
         seed: int = 42,
+        same: bool = False,
         resumed: Callable[[int, Fraction], None] | None = None,
     ) -> None:
         self.samples = samples
@@ -203,7 +206,7 @@ class StepLoader:
         self.plan_arguments = dict(
             token_budget=token_budget, accumulate=accumulate, split=split, world_size=world_size, seed=seed
         )
-        self.resumed = resumed
+        self.same, self.resumed = same, resumed
         self.epoch = 0
         self.position = 0
         self.plan(0)  # a budget that cannot work is said before the first step
@@ -216,7 +219,9 @@ class StepLoader:
         return sum(len(step.micro_batches) for step in self.plan(self.epoch)) // self.world_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        if self.position >= len(self):  # the one who asked knew the length, and never asked for more
+        if self.same:
+            self.epoch = self.position = 0
+        elif self.position >= len(self):  # the one who asked knew the length, and never asked for more
             self.epoch, self.position = self.epoch + 1, 0
         mine = [
             (piece, step.targets)

@@ -136,8 +136,8 @@ class MTPDataModule(LightningDataModule):
         return self.loader("train", accumulate, split=self.split, resumed=partial(count_again, self.trainer))
 
     def val_dataloader(self) -> StepLoader:
-        """Return the validation batches, whole: without gradients they need far less memory."""
-        return self.loader("validation")
+        """Return the validation batches, the same every time, and whole: without gradients they need less memory."""
+        return self.loader("validation", same=True)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Copy to a GPU out of pinned memory: out of other memory the host would wait until the GPU gets to it."""

@@ -36,7 +36,7 @@ from wmtp.errors import CheckpointError, DataNotFoundError, StorageError, is_who
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.models.same_tensors import check_same_tensors
 from wmtp.storage import say
-from wmtp.storage.files import written_atomically
+from wmtp.storage.files import give_usual_mode, written_atomically
 from wmtp.storage.lock import alone
 
 WEIGHTS, PARAMS, TOKENIZER = "consolidated.pth", "params.json", "tokenizer.model"
@@ -279,6 +279,7 @@ def _write_shards(weights: dict[str, Tensor], config: LlamaConfig, part: Path) -
         tensors = {ours: to_halves(weights[names[ours]], _rotary_heads(names[ours], config)) for ours in shard}
         temporary = file.with_suffix(".part")
         save_file(tensors, temporary, metadata={"format": "pt"})
+        give_usual_mode(temporary)
         _sync(temporary)
         temporary.rename(file)
     index = {"metadata": {"total_size": size}, "weight_map": where}

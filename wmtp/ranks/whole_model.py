@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from wmtp.models.mtp import MTPMixin
 from wmtp.ranks.sharding import whole
+from wmtp.storage.files import give_usual_mode
 
 
 @contextmanager
@@ -41,6 +42,8 @@ def export(trainer: Any, algo: Any, folder: Path) -> None:
     with whole_model(trainer, algo) as model:
         if model is not None:
             model.save_pretrained(folder)
+            for file in folder.glob("*.safetensors"):
+                give_usual_mode(file)
 
 
 @contextmanager

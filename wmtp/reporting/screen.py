@@ -52,7 +52,8 @@ def summary(metrics: Mapping[str, float], run: Path, report: Path, stores: Itera
         ]
         lines.append(_line(key, "   ".join(numbers)))
     if "after/val/ce_head0" in metrics:  # the data may have no validation split
-        numbers = [f"{t(when)} {metrics[f'{when}/val/ce_head0']:.4f}" for when in ("before", "after")]
+        known = [when for when in ("before", "after") if f"{when}/val/ce_head0" in metrics]
+        numbers = [f"{t(when)} {metrics[f'{when}/val/ce_head0']:.4f}" for when in known]
         lines.append(_line(t("val CE of head 0"), "   ".join(numbers)))
     lines.append(_line(t("report"), report.with_suffix(".html")))
     lines.append(_line(t("run directory"), run))

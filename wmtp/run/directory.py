@@ -6,59 +6,92 @@
 srun이 띄운 랭크에는 0번이 알려 준다 (`wmtp.ranks.meeting`).
 """
 
+import errno
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from wmtp.checkpoints.kinds import is_checkpoint, is_sharded
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.ranks.meeting import agree
 from wmtp.storage import in_use, is_s3
+from wmtp.storage.lock import Taken, alone
 
-INHERITED = "WMTP_RUN_DIR"  # set by the first process, read by the ranks that it starts
+# Set by the first process, read by the ranks that it starts: where training goes on, and from which checkpoint.
+DIRECTORY, CHECKPOINT = "WMTP_RUN_DIR", "WMTP_CKPT"
+COSTLY = ("checkpoints", "eval", "failure.json")  # what cost time to make
 
 
 @contextmanager
-def fresh_run(root: Path, name: str) -> Iterator[Path]:
-    """Make a directory `root/name`, or `root/name-2`, …; remove it if the run fails before it did anything.
+def run_directory(run: Path | None, checkpoint: Path | None, root: Path, name: str) -> Iterator[Path]:
+    """Go on in a run's own directory, or make `root/name`, `root/name-2`, …; no other process may train there.
+
+    [동작] 새로 만든 폴더는, 시간을 들인 것이 생기기 전에 실패하거나 멈추면 지운다.
+
+    Args:
+        run: 이어 갈 폴더. None이면 새로 만든다.
+        checkpoint: 이어 갈 체크포인트. Lightning이 띄우는 랭크에 물려준다.
+        root: 실행 폴더들의 폴더.
+        name: 새 폴더의 이름.
 
     Raises:
-        ConfigError: 이름에 경로가 들어 있거나 폴더를 만들 수 없을 때.
+        ConfigError: 이름이 폴더 이름이 될 수 없거나 폴더를 만들 수 없을 때.
+        CheckpointError: 다른 프로세스가 그 폴더에서 학습하고 있을 때.
     """
-    if INHERITED in os.environ:  # another rank made it
-        yield Path(os.environ[INHERITED])
+    if DIRECTORY in os.environ:  # another rank made it, and holds it
+        yield Path(os.environ[DIRECTORY])
         return
-    run = agree(lambda: _make(root, name).resolve())
-    os.environ[INHERITED] = str(run)
-    try:
-        yield run
-    except Exception:
-        costly = ("checkpoints", "eval", "failure.json")
-        if not any((run / name).exists() for name in costly):  # nothing that cost time
-            shutil.rmtree(run, ignore_errors=True)
-        raise
-    finally:
-        del os.environ[INHERITED]
+    made = run is None
+    run = agree(lambda: _make(root, name).resolve()) if made else run.resolve()
+    with _held(run):
+        os.environ |= {DIRECTORY: str(run), **({CHECKPOINT: str(checkpoint.resolve())} if checkpoint else {})}
+        try:
+            yield run
+        except BaseException:
+            if made and not any((run / name).exists() for name in COSTLY):
+                shutil.rmtree(run, ignore_errors=True)
+            raise
+        finally:
+            del os.environ[DIRECTORY]
+            os.environ.pop(CHECKPOINT, None)
 
 
 @contextmanager
-def same_run(run: Path) -> Iterator[Path]:
-    """Go on in a run's own directory, on all ranks: what is the newest may have changed when they start."""
-    inherited = INHERITED in os.environ
-    os.environ[INHERITED] = str(run.resolve())
-    try:
-        yield run
-    finally:
-        if not inherited:
-            del os.environ[INHERITED]
+def _held(run: Path) -> Iterator[None]:
+    """Hold a run's lock on the first rank; refuse on all where another process has it."""
+    with ExitStack() as stack:
+        try:
+            agree(lambda: stack.enter_context(alone(run / ".lock", wait=False)))
+        except Taken:
+            raise CheckpointError(
+                f"ckpt = {run}: another process is training there. Let it end, or leave ckpt out to begin a run of "
+                "its own."
+            ) from None
+        yield
+
+
+def check_still_there(run: Path) -> None:
+    """Refuse to go on where somebody removed the run's directory: what would be written is half of a run.
+
+    Raises:
+        CheckpointError: 폴더가 없어졌거나 다른 것으로 바뀌었을 때.
+    """
+    if not (run / ".lock").exists():
+        raise CheckpointError(
+            f"run_dir = {run} was removed while it was trained in; what was trained since the last checkpoint is lost. "
+            "Put it back from a copy and go on with ckpt, or begin again."
+        )
 
 
 def _make(root: Path, name: str) -> Path:
-    if not re.fullmatch(r"[\w.=,+-]+", name):
-        raise ConfigError(f"name = {name!r} must be letters, digits and ._=,+- only: it becomes a folder in runs.")
+    if not re.fullmatch(r"\w[\w.=,+-]*", name):
+        raise ConfigError(
+            f"name = {name!r} must be letters, digits and ._=,+- only, and begin with a letter or a digit: it becomes "
+            "a folder in runs."
+        )
     number = 1
     while True:
         run = root / (name if number == 1 else f"{name}-{number}")
@@ -68,6 +101,11 @@ def _make(root: Path, name: str) -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise ConfigError(
+                    f"name = {name} is too long for a folder ({len(name.encode())} bytes, most file systems take 255); "
+                    "set a shorter name=…"
+                ) from error
             raise ConfigError(f"runs = {root}: cannot make {run} ({error.strerror}); choose another folder.") from error
 
 
@@ -85,8 +123,6 @@ def newest_run(root: Path, name: str) -> Path:
 
 def unfinished_run(root: Path, name: str) -> Path | None:
     """Find the newest run of a name, if it has not come to its end."""
-    if INHERITED in os.environ:
-        return Path(os.environ[INHERITED])
     runs = _runs(root, name)
     return runs[0] if runs and not (runs[0] / "model" / "config.json").is_file() else None
 
@@ -109,7 +145,7 @@ def resolve_checkpoint(ckpt: str, root: Path, name: str = "") -> Path:
     if is_s3(ckpt):
         path = in_use().find_checkpoint(ckpt)
     elif ckpt == "last":
-        path = Path(os.environ[INHERITED]) if INHERITED in os.environ else newest_run(root, name)
+        path = newest_run(root, name)
     else:
         path = Path(ckpt).expanduser()
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() and not is_sharded(path) else path

@@ -29,11 +29,14 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
 
+from wmtp.callbacks.graceful_stop import Stopped
+from wmtp.checkpoints.kinds import is_checkpoint
 from wmtp.checkpoints.last_good import last_good, replace_by_link
 from wmtp.errors import ConfigError, is_whole_number
 from wmtp.ranks.meeting import is_first
 from wmtp.reporting import write_report
 from wmtp.run.attempts import Record, as_overrides, read_attempts, with_changes, write_attempt
+from wmtp.run.directory import check_still_there
 from wmtp.run.failure import Failure, describe, write_failure
 from wmtp.run.remedies import JOINT, Remedy, choose_remedy
 
@@ -129,6 +132,10 @@ class Attempt:
 
     def __exit__(self, kind: Any, error: BaseException | None, stack: Any) -> bool:
         trainer, self.trainer = self.trainer, None  # what failed holds no memory
+        if error is None or isinstance(error, Exception):
+            check_still_there(self.run)
+        if isinstance(error, KeyboardInterrupt) and not isinstance(error, Stopped) and is_first():
+            print(self.what_is_kept(), file=sys.stderr)
         if trainer is None or not isinstance(error, Exception):
             return False
         failure = describe(error, trainer.global_step, trainer.global_rank, trainer.world_size)
@@ -168,6 +175,14 @@ class Attempt:
             return last
         outside = self.start and self.start.exists() and self.run.resolve() not in self.start.resolve().parents
         return self.start if outside else None
+
+    def what_is_kept(self) -> str:
+        """Say what somebody who stopped at once can go on with."""
+        if is_checkpoint(self.run / "checkpoints" / "last.ckpt"):
+            return f"Stopped at once. Go on from the last checkpoint with:\n  {self.command(f'ckpt={self.run}')}"
+        if (self.run / "eval").exists():
+            return f"Stopped before the first checkpoint; what was evaluated is in {self.run}, and ckpt=auto uses it."
+        return "Stopped before the first checkpoint; nothing is kept."
 
     def keep_replay(self, folder: Path, good: tuple[Path, int] | None) -> str:
         """Keep the checkpoint from before a failure beside its recipe, and write the command that meets it again."""

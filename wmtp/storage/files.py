@@ -10,6 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_UMASK = os.umask(0o22)  # asked once, and put back: there is no other way, and other threads write files later
+os.umask(_UMASK)
+
+
+def give_usual_mode(path: Path) -> None:
+    """Give a file the mode that a new one has here; safetensors and tempfile write for this user alone."""
+    path.chmod(0o666 & ~_UMASK)
+
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
@@ -20,6 +28,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        give_usual_mode(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import struct
 import sys
 
 import pytest
@@ -20,6 +21,7 @@ from wmtp.callbacks.graceful_stop import GracefulStop
 from wmtp.callbacks.learning_rate_scale import LearningRateScale
 from wmtp.callbacks.loss_explosion import LossExplosion
 from wmtp.callbacks.step_check import StepCheck
+from wmtp.checkpoints.integrity import check_bits
 from wmtp.checkpoints.last_good import last_good, replace_by_link
 from wmtp.cli import build, config_dir, explain
 from wmtp.data.module import MTPDataModule
@@ -32,6 +34,7 @@ from wmtp.run.directory import unfinished_run
 from wmtp.run.failure import describe
 from wmtp.run.log import keep_log
 from wmtp.run.recovery import Recovery
+from wmtp.run.start import Start, find_start
 
 
 def rho1():
@@ -238,6 +241,46 @@ def test_the_newest_checkpoint_that_is_whole_and_finite_is_good_and_bad_ones_are
     (tmp_path / "new").replace(tmp_path / "last.ckpt")
     assert torch.load(tmp_path / "0001.ckpt")["global_step"] == 1
     assert last_good(tmp_path / "none") is None
+
+
+def flip_a_bit(file, bit=0):
+    """Flip one bit of the value that `save` has written."""
+    content = bytearray(file.read_bytes())
+    content[content.index(struct.pack("<f", 1.0)) + bit // 8] ^= 1 << bit % 8
+    file.write_bytes(content)
+
+
+def test_auto_takes_the_newest_checkpoint_that_is_as_it_was_written(tmp_path, capsys):
+    folder = tmp_path / "run" / "checkpoints"
+    save(folder / "0002.ckpt", 2)
+    save(folder / "0001.ckpt", 1)
+    save(folder / "last.ckpt", 3)
+    auto = lambda **more: find_start("auto", tmp_path, "run", **more)  # noqa: E731
+    assert auto() == Start(tmp_path / "run", folder / "last.ckpt") and capsys.readouterr().err == ""
+    flip_a_bit(folder / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged: .* is not as it was written"):
+        find_start("last", tmp_path, "run")
+    names = sorted(file.name for file in folder.iterdir())
+    assert auto(touch=False) == Start(tmp_path / "run", folder / "0002.ckpt")
+    assert sorted(file.name for file in folder.iterdir()) == names
+    assert auto() == Start(tmp_path / "run", folder / "last.ckpt")
+    assert torch.load(folder / "last.ckpt")["global_step"] == 2 and (folder / "last.ckpt.bad").exists()
+    assert "last.ckpt is damaged, or holds NaN; going on from 0002.ckpt at step 2" in capsys.readouterr().err
+    for name in ("0002.ckpt", "0001.ckpt"):  # last.ckpt is a second name of the first
+        flip_a_bit(folder / name)
+    assert auto() == Start(tmp_path / "run", None)
+    assert "going on from the beginning" in capsys.readouterr().err
+
+
+def test_every_single_bit_of_a_tensor_counts(tmp_path):
+    save(tmp_path / "last.ckpt", 1)
+    check_bits(tmp_path / "last.ckpt")
+    whole = (tmp_path / "last.ckpt").read_bytes()
+    for bit in range(32):
+        (tmp_path / "last.ckpt").write_bytes(whole)
+        flip_a_bit(tmp_path / "last.ckpt", bit)
+        with pytest.raises(CheckpointError, match="is damaged"):
+            check_bits(tmp_path / "last.ckpt")
 
 
 def test_what_was_changed_is_kept_once_and_applied_again(tmp_path):
