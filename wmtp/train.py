@@ -28,10 +28,11 @@ from wmtp.cli import (
     in_its_storage,
     quiet_libraries,
     refuse_sweep_over_devices,
+    sweep_again,
     sweep_point,
 )
 from wmtp.ranks.meeting import holds_weights, join
-from wmtp.run.directory import fresh_run, resolve_checkpoint, run_of, same_run, unfinished_run
+from wmtp.run.directory import finished_run, fresh_run, resolve_checkpoint, run_of, same_run, unfinished_run
 from wmtp.storage import in_use, is_s3
 
 
@@ -77,6 +78,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if cfg.profile_memory:
         return profile_memory(parts[0].algo, parts[0].data, partial(build, cfg.trainer))
     name = parts[0].name
+    if cfg.ckpt == "auto" and sweep_point() and finished_run(Path(cfg.runs), name):
+        print(f"{name}: this point of the sweep has come to its end; left out (ckpt=auto).")
+        return {}
     run, checkpoint = find_start(cfg, name)
     if checkpoint:
         check_fits(checkpoint, parts[0].algo)
@@ -216,6 +220,8 @@ def leave_if_stopped(cfg: DictConfig, callbacks: list[Any], trainer: Any, run: P
     if trainer.is_global_zero:
         again = command_again(f"ckpt={run}")
         print(f"Stopped at step {trainer.global_step}, and saved. Go on with:\n  {again}", file=sys.stderr)
+        if sweep_point():
+            print(f"or with this point and those that are left:\n  {sweep_again('ckpt=auto')}", file=sys.stderr)
     if any(getattr(callback, "preempted", False) for callback in callbacks):
         from wmtp.run.recovery import exit_together
 
