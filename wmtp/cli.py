@@ -154,7 +154,7 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
         if isinstance(cause, ConfigCompositionException):
             return f"ConfigError: {_unknown_key(str(cause), config_name)}"
         if isinstance(cause, InstantiationException):
-            return f"ConfigError: {_first_line(_root(cause))} ({_full_key(cause)})."
+            return f"ConfigError: {_wrong_call(cause)}"
         if isinstance(cause, (HydraException, InterpolationKeyError)):
             return f"ConfigError: {_first_line(cause)}"
     return _explain_memory(error) if "torch" in sys.modules else None
@@ -261,14 +261,23 @@ def command_again(*overrides: str) -> str:
 
     [동작] 스윕에서는 이 지점 하나만 도는 명령이다: 체크포인트 하나가 모든 지점의 것이 되지 않도록.
     """
-    key = lambda argument: argument.split("=", 1)[0].lstrip("+")  # noqa: E731
-    replaced = {key(override) for override in overrides}
     asked = sys.argv[1:]
     if _sweeping():
         options = [argument for argument in asked if not is_override(argument)]
         once = [option for option in options if option not in ("-m", "--multirun")]
         # An experiment may ask for the sweep, and would again.
         asked = [*once, *HydraConfig.get().overrides.task, *(["hydra.mode=RUN"] if once == options else [])]
+    return _command(asked, overrides)
+
+
+def sweep_again(*overrides: str) -> str:
+    """Write the command of the whole sweep, with `overrides` in place of their keys."""
+    return _command(sys.argv[1:], overrides)
+
+
+def _command(asked: list[str], overrides: tuple[str, ...]) -> str:
+    key = lambda argument: argument.split("=", 1)[0].lstrip("+")  # noqa: E731
+    replaced = {key(override) for override in overrides}
     kept = [argument for argument in asked if key(argument) not in replaced]
     module = getattr(sys.modules["__main__"].__spec__, "name", "wmtp.train")
     return shlex.join(["python", "-m", module, *kept, *overrides])
@@ -302,9 +311,13 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _full_key(error: BaseException) -> str:
-    match = re.search(r"full_key: (\S+)", str(error))
-    return f"in {match[1]}" if match else "while the config was put together"
+def _wrong_call(error: InstantiationException) -> str:
+    key = re.search(r"full_key: (\S+)", str(error))
+    target = re.search(r"target '([\w.]+)'", str(error))
+    argument = re.search(r"got an unexpected keyword argument '(\w+)'", str(_root(error)))
+    if key and target and argument:
+        return f"{key[1]}.{argument[1]} is not a key that {target[1]} takes; leave it out, or correct its name."
+    return f"{_first_line(_root(error))} ({f'in {key[1]}' if key else 'while the config was put together'})."
 
 
 def _unknown_option(error: MissingConfigException) -> str:

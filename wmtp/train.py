@@ -25,10 +25,11 @@ from wmtp.cli import (
     in_its_storage,
     quiet_libraries,
     refuse_sweep_over_devices,
+    sweep_again,
     sweep_point,
 )
 from wmtp.ranks.meeting import holds_weights, is_first, join
-from wmtp.run.directory import run_directory
+from wmtp.run.directory import finished_run, run_directory
 from wmtp.run.start import check_same_training, find_start
 from wmtp.storage import in_use
 
@@ -80,6 +81,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if cfg.profile_memory:
         return profile_memory(parts[0].algo, parts[0].data, partial(build, cfg.trainer))
     name = parts[0].name
+    if cfg.ckpt == "auto" and sweep_point() and finished_run(Path(cfg.runs), name):
+        print(f"{name}: this point of the sweep has come to its end; left out (ckpt=auto).")
+        return {}
     start = find_start(cfg.ckpt, Path(cfg.runs), name, touch=not cfg.dry_run)
     step = check_same_training(start, cfg, parts[0].algo, parts[0].content) if start.checkpoint else 0
 
@@ -217,6 +221,8 @@ def leave_if_stopped(cfg: DictConfig, callbacks: list[Any], trainer: Any, run: P
     if trainer.is_global_zero:
         again = command_again(f"ckpt={run}")
         print(f"Stopped at step {trainer.global_step}, and saved. Go on with:\n  {again}", file=sys.stderr)
+        if sweep_point():
+            print(f"or with this point and those that are left:\n  {sweep_again('ckpt=auto')}", file=sys.stderr)
     if any(callback.preempted for callback in asked):
         from wmtp.run.recovery import exit_together
 

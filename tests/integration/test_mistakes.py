@@ -65,6 +65,32 @@ def answer(tmp_path, capsys, monkeypatch):
         ("data.leakage=maybe", r"ConfigError: data\.leakage = 'maybe' must be drop, error, ignore"),
         ("ckpt=last", r"CheckpointError: ckpt = last: no run of rho1-synthetic-tiny-base"),
         ("ckpt=/nowhere/last.ckpt", r"CheckpointError: ckpt = /nowhere/last\.ckpt: no file"),
+        ("lam=0.5", r"ConfigError: lam is not a key of this config.*Did you mean algo\.weighting\.lam\?$"),
+        ("max_step=3", r"ConfigError: max_step is not a key of this config.*Did you mean trainer\.max_steps\?$"),
+        ("+lam=0.0", r"ConfigError: lam changes nothing.*Did you mean algo\.weighting\.lam\?$"),
+        ("+max_steps=3", r"ConfigError: max_steps changes nothing.*Did you mean trainer\.max_steps\?$"),
+        ("+data.path=own.jsonl", r"ConfigError: data\.path changes nothing.*It is a key of data=codecontests, mbpp"),
+        ("+callbacks.x.every=3", r"ConfigError: callbacks\.x\.every changes nothing"),
+        ("data=mix +data.path.synthetic=x", r"ConfigError: data\.path\.synthetic changes nothing"),
+        ("+algo.lam=0.5", r"ConfigError: algo\.lam is not a key that wmtp\.algos\.rho1\.Rho1 takes"),
+        (
+            "trainer.max_time=1",
+            r"ConfigError: .*What pytorch_lightning\.Trainer takes .* is added with \+trainer\.max_time=",
+        ),
+        ("+seed=3", r"ConfigError: seed is a key of this config already; write seed=… without the \+"),
+        ("+experiment=n200", r"ConfigError: experiment is a key of this config already"),
+        ("experiment=nope", r"ConfigError: experiment = nope is not one of n200 \(conf/experiment/\)"),
+        ("+p=${q} +q=${p}", r"ConfigError: p = \$\{q\} cannot be read: it leads back to itself"),
+        ("name=${nope}", r"ConfigError: name = \$\{nope\} cannot be read: Interpolation key 'nope' not found"),
+        ("name=${oc.env:NOPE_NOPE}", r"ConfigError: name = .*Environment variable 'NOPE_NOPE' not found"),
+        ("+p=${q", r"ConfigError: \+p='\$\{q' cannot be read"),
+        (f"{'.'.join('a' * 300)}=1", r"ConfigError: a\.a\.a.* is nested too deeply"),
+        (f"+a={'[' * 300}{']' * 300}", r"ConfigError: \+a=\[\[\[.* is nested too deeply"),
+        ("한글=1", r"ConfigError: 한글=1 cannot be read: a key is words of letters"),
+        ("name=choice(가,나)", r"ConfigError: .* all of it if it is one text: 'name=\"choice\(가,나\)\"'"),
+        ("name=[a]", r"ConfigError: name = \['a'\] must be a text"),
+        ("seed=abc", r"ConfigError: seed = 'abc' must be a whole number"),
+        ("dry_run=maybe", r"ConfigError: dry_run = 'maybe' must be true or false"),
         ("name=a/b", r"ConfigError: name = 'a/b' must be letters"),
         ("name=..", r"ConfigError: name = '\.\.' must be letters.* and begin with a letter"),
         (f"name={'x' * 300}", r"ConfigError: name = x+ is too long for a folder .*set a shorter name"),
@@ -157,6 +183,14 @@ def test_a_secret_in_a_command_is_refused_before_any_network_and_never_shown(ans
 
 
 @pytest.mark.parametrize("mode", [[], ["-m"]])
+def test_an_experiment_may_change_any_key_and_add_none_that_nothing_reads(answer, tmp_path):
+    experiment = tmp_path / "own" / "experiment" / "mine.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text("# @package _global_\nlam: 0.5\n")
+    said = answer(f"--config-dir={tmp_path / 'own'}", "experiment=mine")
+    assert said.startswith("ConfigError: lam changes nothing") and "Did you mean algo.weighting.lam?" in said
+
+
 def test_a_secret_in_a_file_of_the_user_is_refused_and_left_nowhere(answer, tmp_path, mode):
     experiment = tmp_path / "own" / "experiment" / "mine.yaml"
     experiment.parent.mkdir(parents=True)

@@ -127,6 +127,12 @@ def unfinished_run(root: Path, name: str) -> Path | None:
     return runs[0] if runs and not (runs[0] / "model" / "config.json").is_file() else None
 
 
+def finished_run(root: Path, name: str) -> Path | None:
+    """Find the newest run of a name, if it has come to its end."""
+    runs = _runs(root, name)
+    return runs[0] if runs and (runs[0] / "model" / "config.json").is_file() else None
+
+
 def _runs(root: Path, name: str) -> list[Path]:
     """List the runs of a name, newest first."""
     pattern = re.compile(re.escape(name) + r"(-(\d+))?")
