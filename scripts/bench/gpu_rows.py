@@ -267,8 +267,8 @@ def weights_against_float64(bench: Bench) -> Iterator[Line]:
         ("soft, shuffled", SoftWeighting(control="shuffle")),
         ("hard", HardSelection()),
     ):
-        right_BT = weighting(score_BT.double(), mask_BT, seed=7)
-        found_BT = weighting(score_BT.to(bench.device), mask_BT.to(bench.device), seed=7)
+        right_BT = weighting(score_BT.double(), mask_BT, draw=7)
+        found_BT = weighting(score_BT.to(bench.device), mask_BT.to(bench.device), draw=7)
         mean = abs(float(found_BT.double().sum()) / int(mask_BT.sum()) - 1)
         errors = {"weights": error(found_BT, right_BT), "mean - 1": mean}
         yield judged(f"weights, {name}, against float64", errors, {"weights": 1e-5, "mean - 1": 1e-4})

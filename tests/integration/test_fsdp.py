@@ -169,11 +169,11 @@ def test_the_loss_outside_a_sharded_model_and_its_gradients_are_bit_for_bit_thos
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
-    ranks = [context.Process(target=take_losses, args=(rank, port, tmp_path)) for rank in range(2)]
+    ranks = [context.Process(target=take_losses, args=(rank, port, tmp_path), daemon=True) for rank in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(timeout=120)
+        rank.join(timeout=300)
     assert [rank.exitcode for rank in ranks] == [0, 0]
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
