@@ -72,7 +72,7 @@ class PolicyValue(nn.Module):
     """Read the detached hidden states of the model in training (value=head): costs next to nothing.
 
     Args:
-        path: 학습할 모델의 폴더. 캐시의 열쇠가 된다.
+        path: 학습할 모델의 폴더. 캐시의 키가 된다.
         cumulative, surprise: `ValueHead`.
     """
 

@@ -8,7 +8,7 @@
     listing.py   장소에 무엇이 있는지: 이름, 크기, ETag(또는 커밋). 그 해시가 복사본의 판(version)이다
     s3.py        S3를 읽는다
     hub.py       Hub를 읽고 라이선스를 확인한다
-    download.py  목록을 조각씩 받아 검사한다
+    download.py  목록을 토막씩 받아 검사한다
     copies.py    다 받은 것을 이름을 바꾸어 캐시에 두고, 그 가운데 온전한 것을 찾는다
     keys.py      설정의 키를 잘못 썼을 때 어디에 써야 하는지
     lock.py, files.py  한 번에 하나씩, 온전하게 쓰기 (어느 방이든 쓴다)

@@ -55,7 +55,7 @@ class Copies:
         """Return a whole copy of a listing, fetched if it is not there.
 
         Raises:
-            StorageError: 끝내 온전히 받지 못했을 때. 캐시에는 아무것도 남지 않는다 (이어 받을 조각만 남는다).
+            StorageError: 끝내 온전히 받지 못했을 때. 캐시에는 아무것도 남지 않는다 (이어 받을 토막만 남는다).
         """
         unit = self.of(place)
         if is_whole(unit / listing.version):

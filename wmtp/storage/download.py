@@ -1,6 +1,6 @@
 """Fetch a listing into a folder: whole, verified, going on where a killed process stopped.
 
-[동작] 조각씩 받는다. 조각마다 fsync하고 sha256을 적어 두므로, 죽었다 깨어나도 이어 받는다. 다 받으면 서버가 알려 준
+[동작] 토막씩 받는다. 토막마다 fsync하고 sha256을 적어 두므로, 죽었다 깨어나도 이어 받는다. 다 받으면 서버가 알려 준
     체크섬과 맞춰 보고, 우리의 `wmtp-manifest.json`(어디서 왔는지, 크기, sha256)을 쓴다.
 """
 
@@ -38,7 +38,7 @@ def download(place: Place, listing: Listing, part: Path) -> Path:
         part: 임시 폴더. 죽은 프로세스의 것이면 이어서 받는다.
 
     Raises:
-        StorageError: 끝내 온전히 받지 못했을 때. 이어 받을 조각은 남는다.
+        StorageError: 끝내 온전히 받지 못했을 때. 이어 받을 토막은 남는다.
         Changed: 그동안 내용이 바뀌었을 때.
     """
     from tqdm import tqdm

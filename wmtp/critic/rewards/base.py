@@ -1,7 +1,7 @@
 """Choose the programs of a data set, and keep their rewards shard by shard.
 
-[동작] 문제 64개가 한 조각이고, 조각마다 캐시의 항목 하나다 (wmtp.cache.entries). 조각을 잠그고 채점하므로 랭크들이
-    통신 없이 나누어 한다. 조각의 이름은 문제의 번호라서, limit을 늘리면 더해진 조각만 채점한다.
+[동작] 문제 64개가 한 다발이고, 다발마다 캐시의 항목 하나다 (wmtp.cache.entries). 다발을 잠그고 채점하므로 랭크들이
+    통신 없이 나누어 한다. 다발의 이름은 문제의 번호라서, limit을 늘리면 더해진 다발만 채점한다.
 """
 
 import random

@@ -74,7 +74,7 @@ def _weights(model: Any) -> str:
     """Name a model by its weights.
 
     Raises:
-        ConfigError: 가중치가 랭크들에 나뉘어 있을 때. 조각을 나누어 채점하면 서로 기다리게 된다.
+        ConfigError: 가중치가 랭크들에 나뉘어 있을 때. 다발을 나누어 채점하면 서로 기다리게 된다.
     """
     if any(hasattr(tensor, "full_tensor") for tensor in model.state_dict().values()):
         raise ConfigError(
