@@ -3,12 +3,14 @@
 [연구 맥락] 프로그램의 프로세스 안에서 실행할 시험을 고쳐 쓸 때 (`hiding.py`), 모든 비교와 계산을 고치면 느려진다.
 시험이 제 정답 함수로 백만 번 도는 고리에는 지킬 것이 없다. 지킬 것은 프로그램의 값이 닿을 수 있는 곳뿐이다.
 [동작] 이름만 본다. 시험이 정의하지 않은 이름은 프로그램의 것이고, 값이 흘러 들어갈 수 있는 이름도 그렇다: 대입, 순회,
-호출의 인자, 돌려주는 값. 흐름의 순서와 영역은 보지 않으므로 대개 넘치게 잡는다.
+호출의 인자, 돌려주는 값. 흐름의 순서는 보지 않으므로 대개 넘치게 잡는다. 다른 함수의 같은 이름은 다른 이름이다.
 """
 
 import ast
 import builtins
-import itertools
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 class Taint:
@@ -20,66 +22,101 @@ class Taint:
     """
 
     def __init__(self, trees: list[ast.Module], tested: tuple[str, ...]):
-        nodes = list(itertools.chain.from_iterable(map(ast.walk, trees)))
-        self.functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        self.keys: dict[int, str] = {}
+        nodes = [node for tree in trees for node in self._resolve(tree, ())]
+        named = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        self.functions = {function.name: function for function in named if function.name not in tested}
         flows = [flow for node in nodes for flow in self._flows(node)]
-        bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
-        bound |= {argument.arg for argument in nodes if isinstance(argument, ast.arg)}
-        bound |= {node.name for node in nodes if isinstance(node, ast.ClassDef)} | self.functions.keys()
-        bound |= {(one.asname or one.name).partition(".")[0] for one in nodes if isinstance(one, ast.alias)}
-        used = {node.id for node in nodes if isinstance(node, ast.Name)}
-        self.names = (used - bound - vars(builtins).keys()).union(tested)
-        self.names |= {node.name for node in nodes if isinstance(node, ast.ExceptHandler)}
+        outside = {name for tree in trees for name in _bound(tree)} - {*tested} | vars(builtins).keys()
+        used = {self.keys[id(node)] for node in nodes if isinstance(node, ast.Name)}
+        self.tainted = {key for key in used if ":" not in key and key not in outside}.union(tested)
+        self.tainted |= {self.keys[id(node)] for node in nodes if isinstance(node, ast.ExceptHandler) and node.name}
         called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
         for node in nodes:  # nobody knows what these are called with
             if isinstance(node, ast.Lambda):
-                self.names |= _parameters(node)
+                self.tainted |= self._parameters(node)
             elif isinstance(node, ast.Name) and node.id in self.functions and id(node) not in called:
-                self.names |= _parameters(self.functions[node.id])
+                self.tainted |= self._parameters(self.functions[node.id])
         size = -1
-        while size < len(self.names):
-            size = len(self.names)
+        while size < len(self.tainted):
+            size = len(self.tainted)
             for sources, targets in flows:
-                if not sources.isdisjoint(self.names):
-                    self.names |= targets
+                if not sources.isdisjoint(self.tainted):
+                    self.tainted |= targets
 
-    def touches(self, *nodes: ast.AST) -> bool:
-        """Tell whether a value of the program may be in one of these expressions."""
-        return any(not _names(node).isdisjoint(self.names) for node in nodes)
+    def touches(self, node: ast.AST) -> bool:
+        """Tell whether a value of the program may be in an expression."""
+        return not self._names(node).isdisjoint(self.tainted)
+
+    def _resolve(self, node: ast.AST, scopes: tuple[tuple[int, frozenset[str]], ...]):
+        """Give each name the key of the scope that it belongs to; yield all nodes."""
+        name = getattr(node, "id", None) or getattr(node, "arg", None) or getattr(node, "name", None)
+        if isinstance(name, str):
+            inner = next((number for number, bound in reversed(scopes) if name in bound), None)
+            self.keys[id(node)] = name if inner is None else f"{inner}:{name}"
+        yield node
+        if isinstance(node, _FUNCTIONS + _COMPREHENSIONS):
+            scopes = (*scopes, (id(node), frozenset(_bound(node))))
+        for child in ast.iter_child_nodes(node):
+            yield from self._resolve(child, scopes)
 
     def _flows(self, node: ast.AST):
         """Yield (names whose values, names they flow into) for one node."""
         match node:
             case ast.Assign():
-                yield _names(node.value), _names(*node.targets)
+                yield self._names(node.value), self._names(*node.targets)
             case ast.AnnAssign(value=ast.expr()) | ast.AugAssign() | ast.NamedExpr():
-                yield _names(node.value), _names(node.target)
+                yield self._names(node.value), self._names(node.target)
             case ast.For() | ast.AsyncFor() | ast.comprehension():
-                yield _names(node.iter), _names(node.target)
+                yield self._names(node.iter), self._names(node.target)
             case ast.withitem(optional_vars=ast.expr()):
-                yield _names(node.context_expr), _names(node.optional_vars)
+                yield self._names(node.context_expr), self._names(node.optional_vars)
             case ast.Match():
-                yield _names(node.subject), {name for part in ast.walk(node) if (name := getattr(part, "name", None))}
+                yield (
+                    self._names(node.subject),
+                    {self.keys[id(part)] for part in ast.walk(node) if id(part) in self.keys},
+                )
             case ast.Call():
-                given = _names(*node.args, *(keyword.value for keyword in node.keywords))
+                given = self._names(*node.args, *(keyword.value for keyword in node.keywords))
+                yield self._names(node.func), given  # a function of the program may change what it is given
                 if isinstance(node.func, ast.Attribute):
-                    yield given, _names(node.func.value)
+                    yield given, self._names(node.func.value)
                 elif isinstance(node.func, ast.Name) and node.func.id in self.functions:
-                    yield given, _parameters(self.functions[node.func.id])
+                    yield given, self._parameters(self.functions[node.func.id])
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 results = [part for part in ast.walk(node) if isinstance(part, ast.Return | ast.Yield | ast.YieldFrom)]
-                yield _names(*results), {node.name}
-                yield _names(*node.decorator_list), {node.name} | _parameters(node)
+                yield self._names(*results), {self.keys[id(node)]}
+                yield self._names(*node.decorator_list), {self.keys[id(node)]} | self._parameters(node)
             case ast.ClassDef():
-                methods = [part for part in ast.walk(node) if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
-                yield _names(node), {node.name}.union(*map(_parameters, methods))
+                methods = [part for part in ast.walk(node) if isinstance(part, _FUNCTIONS)]
+                yield self._names(node), {self.keys[id(node)]}.union(*map(self._parameters, methods))
+
+    def _names(self, *nodes: ast.AST) -> set[str]:
+        """List the keys of the names in expressions."""
+        return {self.keys[id(part)] for node in nodes for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+    def _parameters(self, function) -> set[str]:
+        """List the keys of the parameters of a function or a lambda."""
+        return {f"{id(function)}:{part.arg}" for part in ast.walk(function.args) if isinstance(part, ast.arg)}
 
 
-def _names(*nodes: ast.AST) -> set[str]:
-    """List the names in expressions."""
-    return {part.id for node in nodes for part in ast.walk(node) if isinstance(part, ast.Name)}
-
-
-def _parameters(function) -> set[str]:
-    """List the parameters of a function or a lambda."""
-    return {part.arg for part in ast.walk(function.args) if isinstance(part, ast.arg)}
+def _bound(scope: ast.AST) -> set[str]:
+    """List the names that a module, a function or a comprehension binds itself."""
+    bound, elsewhere = set(), set()
+    todo = [*ast.iter_child_nodes(scope)]
+    while todo:
+        node = todo.pop()
+        match node:
+            case ast.Name(ctx=ast.Store() | ast.Del()):
+                bound.add(node.id)
+            case ast.arg():
+                bound.add(node.arg)
+            case ast.alias():
+                bound.add((node.asname or node.name).partition(".")[0])
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.ExceptHandler() | ast.MatchAs():
+                bound.add(node.name)
+            case ast.Global() | ast.Nonlocal():
+                elsewhere.update(node.names)
+        if not isinstance(node, _FUNCTIONS + _COMPREHENSIONS):
+            todo += ast.iter_child_nodes(node)
+    return bound - elsewhere - {None}
