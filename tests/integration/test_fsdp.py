@@ -27,8 +27,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import wmtp
 from tests.tiny import SHAPE
+from wmtp.checkpoints.integrity import check_bits
 from wmtp.checkpoints.io import AtomicCheckpointIO, read_meta, read_weights, save_shards
 from wmtp.checkpoints.kinds import is_checkpoint, is_sharded
+from wmtp.checkpoints.last_good import last_good
 from wmtp.checkpoints.saved_model import SavedModel, read_checkpoint
 from wmtp.checkpoints.strategy import PRECISIONS, ShardedStrategy
 from wmtp.errors import CheckpointError, ConfigError
@@ -125,7 +127,14 @@ def test_a_sharded_run_killed_in_the_middle_ends_where_ddp_does_on_two_ranks_and
     ids = tokenizer("def f(x):", return_tensors="pt").input_ids
     assert torch.equal(plain(ids).logits, model(ids).logits)
 
-    (saved / "model" / "shard-00002-model-00001-of-00001.safetensors").unlink()
+    shard = saved / "model" / "shard-00002-model-00001-of-00001.safetensors"
+    check_bits(saved)
+    whole_shard = shard.read_bytes()
+    shard.write_bytes(whole_shard[:-1] + bytes([whole_shard[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"damaged: model/shard-00002\S+ is not as it was written"):
+        check_bits(saved)
+    assert last_good(saved.parent, set_aside=False) is None
+    shard.unlink()
     with pytest.raises(CheckpointError, match=r"shard-00002\S+ should have \d+ bytes and has 0; copy the whole folder"):
         read_checkpoint(saved)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from wmtp.checkpoints.integrity import check_bits
 from wmtp.checkpoints.io import read_meta, read_weights
 from wmtp.checkpoints.kinds import is_sharded
 from wmtp.errors import CheckpointError
@@ -66,6 +67,7 @@ class SavedModel:
             check_weights(self.path)
             return load_model(self.path, key="ckpt").eval(), load_tokenizer(self.path)
         settings = dict(self.checkpoint["wmtp"]["model"])
+        check_bits(self.path)
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         model = mtp_class(config)(config)
         if adapter := self.checkpoint["wmtp"].get("adapter"):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from wmtp.checkpoints.kinds import is_checkpoint, is_sharded
 from wmtp.errors import CheckpointError, ConfigError
-from wmtp.ranks.meeting import agree
+from wmtp.ranks.meeting import agree, is_first
 from wmtp.storage import in_use, is_s3
 from wmtp.storage.lock import Taken, alone
 
@@ -64,7 +64,7 @@ def _held(run: Path) -> Iterator[None]:
     """Hold a run's lock on the first rank; refuse on all where another process has it."""
     with ExitStack() as stack:
         try:
-            agree(lambda: stack.enter_context(alone(run / ".lock", wait=False)))
+            agree(lambda: stack.enter_context(alone(run / ".lock", wait=False)) if is_first() else None)
         except Taken:
             raise CheckpointError(
                 f"ckpt = {run}: another process is training there. Let it end, or leave ckpt out to begin a run of "

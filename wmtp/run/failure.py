@@ -27,8 +27,7 @@ from wmtp.storage.files import write_atomically
 WORDS = {
     "non_finite": (
         "A NaN or Inf came up while training. The step was not taken, so the weights are those from before it.",
-        "Look at the tensor and the batch in the recipe and repeat the step from there; lower optimizer.lr, or train "
-        "with trainer.precision=32-true.",
+        "Look at the tensor and the batch in the recipe and repeat the step from there; the cause says what to try.",
     ),
     "loss_explosion": (
         "The loss left the range that it had been in. The step was not taken, but those before it had gone wrong.",
