@@ -39,6 +39,8 @@ from wmtp.overrides import (
 from wmtp.secrets import mask_secrets, refuse_secrets
 from wmtp.storage import nested_form, using
 
+# What is wrong with a path, not with the program.
+_NO_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 LONGEST_POINT = 80  # bytes of a run's name that say which point of a sweep it is
 
 
@@ -144,6 +146,9 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
             }
             sentence = what.get(cause.errno, "no space left on the disk")
             return f"DiskFullError: {sentence}{place}; free some and go on with ckpt=last."
+        if isinstance(cause, OSError) and cause.errno in _NO_PLACE and _path_given(cause.filename):
+            key, path = _path_given(cause.filename)
+            return f"ConfigError: {key} = {path} cannot be used ({cause.strerror}); give another path."
     for cause in causes:
         if isinstance(cause, MissingConfigException):
             return f"ConfigError: {_unknown_option(cause)}"
@@ -158,6 +163,12 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
         if isinstance(cause, (HydraException, InterpolationKeyError)):
             return f"ConfigError: {_first_line(cause)}"
     return _explain_memory(error) if "torch" in sys.modules else None
+
+
+def _path_given(file: Any) -> tuple[str, str] | None:
+    """Find the argument that gave the path of a file, so that a sentence can name its key."""
+    given = [argument.split("=", 1) for argument in sys.argv[1:] if is_override(argument) and "=" in argument]
+    return next(((key, path) for key, path in given if path and str(file).startswith(path)), None)
 
 
 def _explain_memory(error: BaseException) -> str | None:

@@ -1,5 +1,6 @@
 """Every mistake gets one sentence, exit code 2, and leaves nothing behind."""
 
+import json
 import os
 import re
 import shutil
@@ -182,7 +183,49 @@ def test_a_secret_in_a_command_is_refused_before_any_network_and_never_shown(ans
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("mode", [[], ["-m"]])
+ROWS = {
+    "unknown.jsonl": '{"task_id": "x/1", "completion": ""}',
+    "case.jsonl": '{"task_id": "Mbpp/11", "completion": ""}',
+    "short.jsonl": '{"task_id": "mbpp/11"}',
+}
+LONG = "a" * 260
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("samples=unknown.jsonl", r".*task_id = x/1 is not in mbpp, split all; an id is written like mbpp/11\."),
+        ("samples=case.jsonl", r".*task_id = Mbpp/11 is not in mbpp, split all; write mbpp/11\."),
+        ("samples=short.jsonl", r".*short\.jsonl:1: completion is missing\. .* described in docs/evaluation\.md\)"),
+        ("samples=x benchmark.path=/nowhere", r"DataNotFoundError: samples = x: no such file"),
+        (
+            "samples=short.jsonl benchmark.path=/nowhere",
+            r"DataNotFoundError: benchmark=mbpp: .* benchmark\.path=/nowhere",
+        ),
+        (f"samples={LONG}", r"ConfigError: samples = a+ cannot be used \(File name too long\)"),
+        (f"ckpt={LONG}", r"ConfigError: ckpt = a+ cannot be used \(File name too long\)"),
+        ("ckpt=lora", r"DataNotFoundError: ckpt = lora is an adapter without its model"),
+        ("ckpt=model:lora out=out", r"DataNotFoundError: ckpt = lora is an adapter without its model"),
+        ("samples=short.jsonl benchmark=nope", r"ConfigError: benchmark = nope is not one of .*mbpp"),
+        ("samples=short.jsonl ks=1", r"ConfigError: ks = 1 must be a list, such as \[1, 10\]"),
+    ],
+)
+def test_a_mistake_in_an_evaluation_names_what_to_change(answer, tmp_path, arguments, sentence):
+    for name, row in ROWS.items():
+        (tmp_path / name).write_text(row + "\n")
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
+    row = {"task_id": 11, "text": "t", "code": "def f(): pass", "test_list": ["assert f() is None"]}
+    (tmp_path / "mbpp.jsonl").write_text(json.dumps(row) + "\n")
+    said = answer("benchmark=mbpp", "benchmark.path=.", "benchmark.split=all", *arguments.split(),
+                  program=evaluate_checkpoint, name="eval")  # fmt: skip
+    assert re.match(sentence, said), said
+
+
+def test_a_name_that_no_file_system_holds_is_said_to_be_too_long(answer):
+    assert re.match(r"ConfigError: name = a+ is too long for a folder", answer(f"name={LONG}"))
+
+
 def test_an_experiment_may_change_any_key_and_add_none_that_nothing_reads(answer, tmp_path):
     experiment = tmp_path / "own" / "experiment" / "mine.yaml"
     experiment.parent.mkdir(parents=True)
@@ -191,6 +234,7 @@ def test_an_experiment_may_change_any_key_and_add_none_that_nothing_reads(answer
     assert said.startswith("ConfigError: lam changes nothing") and "Did you mean algo.weighting.lam?" in said
 
 
+@pytest.mark.parametrize("mode", [[], ["-m"]])
 def test_a_secret_in_a_file_of_the_user_is_refused_and_left_nowhere(answer, tmp_path, mode):
     experiment = tmp_path / "own" / "experiment" / "mine.yaml"
     experiment.parent.mkdir(parents=True)
