@@ -222,10 +222,6 @@ def test_a_mistake_in_an_evaluation_names_what_to_change(answer, tmp_path, argum
     assert re.match(sentence, said), said
 
 
-def test_a_name_that_no_file_system_holds_is_said_to_be_too_long(answer):
-    assert re.match(r"ConfigError: name = a+ is too long for a folder", answer(f"name={LONG}"))
-
-
 def test_an_experiment_may_change_any_key_and_add_none_that_nothing_reads(answer, tmp_path):
     experiment = tmp_path / "own" / "experiment" / "mine.yaml"
     experiment.parent.mkdir(parents=True)
