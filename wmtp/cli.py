@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, MissingMandatoryValue
 
-from wmtp.errors import ConfigError, WmtpError, chain, is_whole_number
+from wmtp.errors import ConfigError, WmtpError, chain
 from wmtp.overrides import (
     check_config,
     did_you_mean_key,
@@ -256,21 +256,10 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
         )
 
 
-def check_whole_number(cfg: DictConfig, key: str, least: int = 1) -> None:
-    """Refuse a count that is none, with the key's full name.
-
-    Raises:
-        ConfigError: 정수가 아니거나 least보다 작을 때.
-    """
-    value = OmegaConf.select(cfg, key)
-    if not is_whole_number(value, least):
-        raise ConfigError(f"{key} = {value!r} must be a whole number, at least {least}.")
-
-
 def command_again(*overrides: str) -> str:
     """Write the command that goes on from here: the same one, with `overrides` in place of their keys.
 
-    [동작] 스윕에서는 이 지점 하나만 도는 명령이다: 체크포인트 하나가 모든 지점의 것이 되지 않도록.
+    [동작] 스윕에서는 이 점 하나만 도는 명령이다: 체크포인트 하나가 모든 점의 것이 되지 않도록.
     """
     asked = sys.argv[1:]
     if _sweeping():

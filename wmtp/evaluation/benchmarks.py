@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from wmtp.checks import check_whole_number
 from wmtp.data.problem import Problem
 from wmtp.data.prompts import Prompt
 from wmtp.data.sources import FileSource
@@ -42,8 +43,7 @@ class Benchmark:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        if self.limit is not None and (not isinstance(self.limit, int) or self.limit < 1):
-            raise ConfigError(f"benchmark.limit = {self.limit} must be at least 1. Use null for all problems.")
+        check_whole_number("benchmark.limit", self.limit, null="all problems")
         if isinstance(self.source, FileSource):
             self.source.key = "benchmark.path"  # what a sentence about its file names
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from wmtp.checks import check_choice
 from wmtp.errors import ConfigError, DataNotFoundError, StorageError
 from wmtp.secrets import refuse_secrets
 from wmtp.storage.copies import Copies, read_manifest
@@ -56,8 +57,7 @@ class Storage:
                     nested_form(f"storage.s3.{key}")
                     or f"storage.s3.{key} is not a key; there are {', '.join(S3_KEYS)}."
                 )
-        if mode not in ("auto", "offline"):
-            raise ConfigError(f"storage.mode = {mode!r} must be auto or offline.")
+        check_choice("storage.mode", mode, ("auto", "offline"))
         self.s3 = {key: (s3 or {}).get(key) for key in S3_KEYS}
         self.offline = mode == "offline" or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         self.cache = Path(cache or os.environ.get("WMTP_CACHE") or "~/.cache/wmtp").expanduser()
