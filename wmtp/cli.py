@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, MissingMandatoryValue
 
-from wmtp.errors import ConfigError, WmtpError, chain, is_whole_number
+from wmtp.errors import ConfigError, WmtpError, chain
 from wmtp.overrides import (
     check_config,
     did_you_mean_key,
@@ -39,6 +39,8 @@ from wmtp.overrides import (
 from wmtp.secrets import mask_secrets, refuse_secrets
 from wmtp.storage import nested_form, using
 
+# What is wrong with a path, not with the program.
+_NO_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 LONGEST_POINT = 80  # bytes of a run's name that say which point of a sweep it is
 
 
@@ -144,6 +146,9 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
             }
             sentence = what.get(cause.errno, "no space left on the disk")
             return f"DiskFullError: {sentence}{place}; free some and go on with ckpt=last."
+        if isinstance(cause, OSError) and cause.errno in _NO_PLACE and _path_given(cause.filename):
+            key, path = _path_given(cause.filename)
+            return f"ConfigError: {key} = {path} cannot be used ({cause.strerror}); give another path."
     for cause in causes:
         if isinstance(cause, MissingConfigException):
             return f"ConfigError: {_unknown_option(cause)}"
@@ -158,6 +163,12 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
         if isinstance(cause, (HydraException, InterpolationKeyError)):
             return f"ConfigError: {_first_line(cause)}"
     return _explain_memory(error) if "torch" in sys.modules else None
+
+
+def _path_given(file: Any) -> tuple[str, str] | None:
+    """Find the argument that gave the path of a file, so that a sentence can name its key."""
+    given = [argument.split("=", 1) for argument in sys.argv[1:] if is_override(argument) and "=" in argument]
+    return next(((key, path) for key, path in given if path and str(file).startswith(path)), None)
 
 
 def _explain_memory(error: BaseException) -> str | None:
@@ -245,21 +256,10 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
         )
 
 
-def check_whole_number(cfg: DictConfig, key: str, least: int = 1) -> None:
-    """Refuse a count that is none, with the key's full name.
-
-    Raises:
-        ConfigError: 정수가 아니거나 least보다 작을 때.
-    """
-    value = OmegaConf.select(cfg, key)
-    if not is_whole_number(value, least):
-        raise ConfigError(f"{key} = {value!r} must be a whole number, at least {least}.")
-
-
 def command_again(*overrides: str) -> str:
     """Write the command that goes on from here: the same one, with `overrides` in place of their keys.
 
-    [동작] 스윕에서는 이 지점 하나만 도는 명령이다: 체크포인트 하나가 모든 지점의 것이 되지 않도록.
+    [동작] 스윕에서는 이 점 하나만 도는 명령이다: 체크포인트 하나가 모든 점의 것이 되지 않도록.
     """
     asked = sys.argv[1:]
     if _sweeping():

@@ -5,9 +5,7 @@
     나머지 예외는 버그이므로 그대로 드러난다.
 """
 
-from collections.abc import Callable, Iterator
-from math import isfinite
-from numbers import Real
+from collections.abc import Iterator
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -26,38 +24,6 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
-
-
-def is_whole_number(value: object, least: int = 1) -> bool:
-    """Tell whether a value is an int, not a bool, and at least so much.
-
-    Example:
-        >>> is_whole_number(1), is_whole_number(True), is_whole_number(0), is_whole_number(2.0)
-        (True, False, False, False)
-    """
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def check_number(key: str, value: object, inside: Callable[[float], bool], range_: str) -> None:
-    """Refuse a config's value that is no finite number, or not one of those that can work.
-
-    Args:
-        key: 설정의 이름.
-        value: 그 값.
-        inside: 수를 받아 범위 안인지 말하는 함수.
-        range_: 그 범위와 고치는 법, "must be a number"에 이어지는 말.
-
-    Raises:
-        ConfigError: 수가 아니거나, NaN/Inf거나, 범위 밖일 때.
-
-    Example:
-        >>> check_number("algo.mix", 2, lambda mix: 0 <= mix <= 1, "in [0, 1]; try 0.5")
-        Traceback (most recent call last):
-        wmtp.errors.ConfigError: algo.mix = 2 must be a number in [0, 1]; try 0.5.
-    """
-    number = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
-    if not (number and inside(value)):
-        raise ConfigError(f"{key} = {value!r} must be a number {range_}.")
 
 
 class WmtpError(Exception):

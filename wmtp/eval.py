@@ -142,6 +142,8 @@ def _find(cfg: DictConfig) -> Path:
         folder = run_directory_of(run_id[1] or run_id[2], default_uri(Path(cfg.runs)))
     else:
         folder = in_use().find_checkpoint(name) if is_s3(name) else Path(name).expanduser()
+    if (folder / "adapter_config.json").is_file():
+        in_use().find_model(str(folder), "ckpt")  # says what to give instead
     return folder if (folder / "config.json").is_file() else resolve_checkpoint(str(folder), Path())
 
 

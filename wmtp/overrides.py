@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
@@ -27,7 +27,7 @@ KINDS = {
     (str, type(None)): "a text",
     ListConfig: "a list, such as [1, 10]",
 }
-# What a number would be taken for: name=20261126 is a name.
+# Whatever is typed there is a text: name=20261126, and samples=a,b.jsonl unless a sweep is asked for.
 TEXTS = ("name", "ckpt", "samples", "out", "runs", "mlflow_experiment", "model.path", "data.path", "benchmark.path")
 DEPTH = 40  # brackets in brackets, or keys under keys; Python's stack ends at a few hundred
 
@@ -66,7 +66,7 @@ def _quoted(override: str, sweeping: bool) -> str:
     if key.count(".") > DEPTH or max(map(value.count, "[{(")) > DEPTH:
         raise ConfigError(f"{override[:40]}… is nested too deeply; no key of this config is (see --cfg job).")
     read = read_override(override)
-    if read and not (key in TEXTS and isinstance(read.value(), int | float)):
+    if read and not (key in TEXTS and _means_a_text(read.value(), sweeping)):
         return override
     if read_override(f"{key}=1") is None:
         raise ConfigError(
@@ -88,6 +88,11 @@ def _quoted(override: str, sweeping: bool) -> str:
             f"quotes, or all of it if it is one text: '{key}={text}'."
         )
     return f"{key}={readable}"
+
+
+def _means_a_text(value: object, sweeping: bool) -> bool:
+    """Say whether Hydra reads something else where a text was typed: a number, or values to sweep over."""
+    return isinstance(value, int | float) or (isinstance(value, ChoiceSweep) and value.simple_form and not sweeping)
 
 
 def _each_quoted(values: str) -> str:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from wmtp.checks import check_whole_number
 from wmtp.cli import (
     build,
     check_all_set,
-    check_whole_number,
     chosen,
     command_again,
     front_door,
@@ -59,8 +59,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         SystemExit: 다시 시작하면 이어 갈 수 있을 때 (`recovery.requeue_exit_code`).
     """
     check_all_set(cfg)
-    check_whole_number(cfg, "trainer.max_steps")
-    check_whole_number(cfg, "trainer.accumulate_grad_batches")
+    check_whole_number("trainer.max_steps", cfg.trainer.get("max_steps"))
+    check_whole_number("trainer.accumulate_grad_batches", cfg.trainer.get("accumulate_grad_batches"))
     refuse_sweep_over_devices(cfg)
 
     from wmtp.callbacks.graceful_stop import exit_when_preempted

@@ -1,5 +1,6 @@
 """Every mistake gets one sentence, exit code 2, and leaves nothing behind."""
 
+import json
 import os
 import re
 import shutil
@@ -48,7 +49,7 @@ def answer(tmp_path, capsys, monkeypatch):
         ("algo.weighting.temperature=0", r"ConfigError: algo\.weighting\.temperature = 0 must be a number > 0"),
         ("algo.weighting.percentile=7", r"ConfigError: algo\.weighting\.percentile = 7 must be"),
         ("algo.weighting.lam=abc", r"ConfigError: algo\.weighting\.lam = 'abc' must be a number"),
-        ("algo.score=relative", r"ConfigError: algo\.score = 'relative' must be excess or absolute"),
+        ("algo.score=relative", r"ConfigError: algo\.score = 'relative' must be one of excess, absolute"),
         ("data.noise=2", r"ConfigError: data\.noise = 2"),
         ("data.token_budget=10", r"ConfigError: data\.max_length|ConfigError: data\.token_budget"),
         ("model=hf", r"ConfigError: model\.path has no value and no default; set it: model\.path=…"),
@@ -62,7 +63,7 @@ def answer(tmp_path, capsys, monkeypatch):
         ("data=humaneval", r"ConfigError: data = humaneval is for evaluation only.*benchmark=humaneval"),
         ("data=[mbpp,codecontests]", r"ConfigError: data = \[mbpp,codecontests\] must be one choice.*data=mix"),
         ("data=mbpp,codecontests", r"ConfigError: data = mbpp,codecontests must be one choice.*data=mix"),
-        ("data.leakage=maybe", r"ConfigError: data\.leakage = 'maybe' must be drop, error, ignore"),
+        ("data.leakage=maybe", r"ConfigError: data\.leakage = 'maybe' must be one of drop, error, ignore"),
         ("ckpt=last", r"CheckpointError: ckpt = last: no run of rho1-synthetic-tiny-base"),
         ("ckpt=/nowhere/last.ckpt", r"CheckpointError: ckpt = /nowhere/last\.ckpt: no file"),
         ("lam=0.5", r"ConfigError: lam is not a key of this config.*Did you mean algo\.weighting\.lam\?$"),
@@ -182,7 +183,45 @@ def test_a_secret_in_a_command_is_refused_before_any_network_and_never_shown(ans
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("mode", [[], ["-m"]])
+ROWS = {
+    "unknown.jsonl": '{"task_id": "x/1", "completion": ""}',
+    "case.jsonl": '{"task_id": "Mbpp/11", "completion": ""}',
+    "short.jsonl": '{"task_id": "mbpp/11"}',
+}
+LONG = "a" * 260
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("samples=unknown.jsonl", r".*task_id = x/1 is not in mbpp, split all; an id is written like mbpp/11\."),
+        ("samples=case.jsonl", r".*task_id = Mbpp/11 is not in mbpp, split all; write mbpp/11\."),
+        ("samples=short.jsonl", r".*short\.jsonl:1: completion is missing\. .* described in docs/evaluation\.md\)"),
+        ("samples=x benchmark.path=/nowhere", r"DataNotFoundError: samples = x: no such file"),
+        (
+            "samples=short.jsonl benchmark.path=/nowhere",
+            r"DataNotFoundError: benchmark=mbpp: .* benchmark\.path=/nowhere",
+        ),
+        (f"samples={LONG}", r"ConfigError: samples = a+ cannot be used \(File name too long\)"),
+        (f"ckpt={LONG}", r"ConfigError: ckpt = a+ cannot be used \(File name too long\)"),
+        ("ckpt=lora", r"DataNotFoundError: ckpt = lora is an adapter without its model"),
+        ("ckpt=model:lora out=out", r"DataNotFoundError: ckpt = lora is an adapter without its model"),
+        ("samples=short.jsonl benchmark=nope", r"ConfigError: benchmark = nope is not one of .*mbpp"),
+        ("samples=short.jsonl ks=1", r"ConfigError: ks = 1 must be a list, such as \[1, 10\]"),
+    ],
+)
+def test_a_mistake_in_an_evaluation_names_what_to_change(answer, tmp_path, arguments, sentence):
+    for name, row in ROWS.items():
+        (tmp_path / name).write_text(row + "\n")
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
+    row = {"task_id": 11, "text": "t", "code": "def f(): pass", "test_list": ["assert f() is None"]}
+    (tmp_path / "mbpp.jsonl").write_text(json.dumps(row) + "\n")
+    said = answer("benchmark=mbpp", "benchmark.path=.", "benchmark.split=all", *arguments.split(),
+                  program=evaluate_checkpoint, name="eval")  # fmt: skip
+    assert re.match(sentence, said), said
+
+
 def test_an_experiment_may_change_any_key_and_add_none_that_nothing_reads(answer, tmp_path):
     experiment = tmp_path / "own" / "experiment" / "mine.yaml"
     experiment.parent.mkdir(parents=True)
@@ -191,6 +230,7 @@ def test_an_experiment_may_change_any_key_and_add_none_that_nothing_reads(answer
     assert said.startswith("ConfigError: lam changes nothing") and "Did you mean algo.weighting.lam?" in said
 
 
+@pytest.mark.parametrize("mode", [[], ["-m"]])
 def test_a_secret_in_a_file_of_the_user_is_refused_and_left_nowhere(answer, tmp_path, mode):
     experiment = tmp_path / "own" / "experiment" / "mine.yaml"
     experiment.parent.mkdir(parents=True)

@@ -525,7 +525,7 @@ def test_a_checkpoint_in_s3_comes_with_what_belongs_to_it(proxy, bucket, tmp_pat
         ({"s3": {"secret_key": "b"}}, r"storage\.s3\.secret_key = \*\*\* holds a secret.*environment"),
         ({"hf_token": "b"}, r"storage\.hf_token = \*\*\* holds a secret.*HF_TOKEN"),
         ({"s3": {"endpoint_url": "http://me:pw@host"}}, r"endpoint_url = http://\*\*\*@host holds a secret"),
-        ({"mode": "online"}, r"storage\.mode = 'online' must be auto or offline"),
+        ({"mode": "online"}, r"storage\.mode = 'online' must be one of auto, offline"),
         ({"colour": 1}, r"storage\.colour is not a key"),
         ({"s3": {"colour": 1}}, r"storage\.s3\.colour is not a key; there are bucket, prefix, endpoint_url, region"),
     ],

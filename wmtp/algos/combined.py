@@ -13,8 +13,8 @@ from torch import Tensor
 from wmtp.algos.critic import Critic
 from wmtp.algos.reference import OnlineReference
 from wmtp.algos.rho1 import Rho1
+from wmtp.checks import check_number
 from wmtp.critic.value import PolicyValue
-from wmtp.errors import check_number
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.weighting import standardize
 from wmtp.models.mtp import MTPMixin, MTPOutput
@@ -38,7 +38,7 @@ class Combined(Critic, Rho1):
         if reference.frozen == value.frozen:
             reference.frozen = value.frozen  # one model, in memory once
         super().__init__(model, value=value, reference=reference, **parts)
-        check_number("algo.mix", mix, lambda v: 0 <= v <= 1, "in [0, 1]; 0 is rho1, 1 is critic, try 0.5")
+        check_number("algo.mix", mix, "in [0, 1]", "0 is rho1, 1 is critic; try 0.5.")
         self.mix, self.score_name = mix, "mixed"
 
     def token_scores(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:

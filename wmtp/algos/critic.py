@@ -16,8 +16,8 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from wmtp.algos.weighted_mtp import WeightedMTP
+from wmtp.checks import check_choice
 from wmtp.critic.value import PolicyValue
-from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.credit import value_deltas
 from wmtp.models.mtp import MTPMixin, MTPOutput
@@ -49,10 +49,7 @@ class Critic(WeightedMTP):
         **step: Any,
     ) -> None:
         super().__init__(model, **step)
-        if value_score not in ("delta", "value"):
-            raise ConfigError(
-                f"algo.value_score = {value_score!r} must be delta or value (MATHS, section 5); try delta."
-            )
+        check_choice("algo.value_score", value_score, ("delta", "value"), "See docs/maths.md; try delta.")
         self.value_score = self.score_name = value_score
         # In a tuple, so that V is neither trained nor saved with the model: the callback does both.
         self._value = (value,)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from wmtp.errors import check_number
+from wmtp.checks import check_number
 from wmtp.private_names import let_lightning_unscale
 
 
@@ -19,7 +19,7 @@ def adamw(
     model: nn.Module, lr: float = 3e-4, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95)
 ) -> Optimizer:
     """Build AdamW; matrices decay, vectors (norms, biases) do not."""
-    _check_positive("lr", lr)
+    check_number("optimizer.lr", lr, "> 0", "See conf/optimizer/.")
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
@@ -48,8 +48,8 @@ def muon(
         momentum: Muon의 모멘텀.
         betas: AdamW의 베타.
     """
-    _check_positive("lr", lr)
-    _check_positive("adamw_lr", adamw_lr)
+    check_number("optimizer.lr", lr, "> 0", "See conf/optimizer/.")
+    check_number("optimizer.adamw_lr", adamw_lr, "> 0", "See conf/optimizer/.")
     layers = [*model.decoder_layers, *model.extra_heads]
     matrices = [p for layer in layers for p in layer.parameters() if p.requires_grad and p.ndim == 2]
     taken = {id(p) for p in matrices}
@@ -92,7 +92,3 @@ class CombinedOptimizer(Optimizer):
         """Load the state of all parts, and keep sharing it."""
         super().load_state_dict(state)
         self._share()
-
-
-def _check_positive(name: str, value: float) -> None:
-    check_number(f"optimizer.{name}", value, lambda v: v > 0, "> 0; see conf/optimizer/")

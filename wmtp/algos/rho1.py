@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wmtp.algos.reference import OnlineReference
 from wmtp.algos.weighted_mtp import WeightedMTP
-from wmtp.errors import ConfigError
+from wmtp.checks import check_choice
 from wmtp.models.mtp import MTPMixin, MTPOutput
 
 
@@ -40,8 +40,7 @@ class Rho1(WeightedMTP):
         **step: Any,
     ) -> None:
         super().__init__(model, **step)
-        if score not in ("excess", "absolute"):
-            raise ConfigError(f"algo.score = {score!r} must be excess or absolute (MATHS, section 4); try excess.")
+        check_choice("algo.score", score, ("excess", "absolute"), "See docs/maths.md; try excess.")
         self.score = self.score_name = score
         self.reference = reference
 

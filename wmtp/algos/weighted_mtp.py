@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import get_cosine_schedule_with_warmup
 
-from wmtp.errors import ConfigError, check_number
+from wmtp.checks import check_number
+from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.loss import MTPLoss, weighted_mtp_loss
 from wmtp.models.mtp import MTPMixin, MTPOutput
@@ -65,7 +66,7 @@ class WeightedMTP(LightningModule):
         weighting: Any = None,
     ) -> None:
         super().__init__()
-        check_number("algo.warmup", warmup, lambda v: 0 <= v < 1, "in [0, 1), a share of the steps; try 0.03")
+        check_number("algo.warmup", warmup, "in [0, 1)", "It is a share of the steps; try 0.03.")
         if head_weights is not None and len(head_weights) != model.heads:
             raise ConfigError(
                 f"algo.head_weights = {list(head_weights)} must have one number for each of the {model.heads} heads "

@@ -15,7 +15,8 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from wmtp.callbacks.step_check import StepCheck
-from wmtp.errors import ConfigError, LossExplosionError, check_number, is_whole_number
+from wmtp.checks import check_number, check_whole_number
+from wmtp.errors import LossExplosionError
 
 
 class LossExplosion(StepCheck):
@@ -28,9 +29,8 @@ class LossExplosion(StepCheck):
     """
 
     def __init__(self, factor: float = 10.0, window: int = 50, floor: float = 0.1) -> None:
-        check_number("callbacks.loss_explosion.factor", factor, lambda v: v > 1, "> 1; try 10")
-        if not is_whole_number(window, 2):
-            raise ConfigError(f"callbacks.loss_explosion.window = {window!r} must be a whole number, at least 2.")
+        check_number("callbacks.loss_explosion.factor", factor, "> 1", "Try 10.")
+        check_whole_number("callbacks.loss_explosion.window", window, 2, advice="Try 50.")
         self.factor, self.window, self.floor = factor, window, floor
         self.recent: deque[float] = deque(maxlen=window)
         self._losses: list[Tensor] = []

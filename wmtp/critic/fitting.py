@@ -24,6 +24,7 @@ from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.nn import functional as F
 
+from wmtp.checks import check_choice
 from wmtp.critic.value import PolicyValue
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
@@ -257,8 +258,7 @@ def check_value_loss(kind: str, binary: bool) -> None:
     Raises:
         ConfigError: 모르는 이름이거나, 실수 보상에 bce일 때.
     """
-    if kind not in VALUE_LOSSES:
-        raise ConfigError(f"algo.pretraining.value_loss = {kind!r} must be one of {', '.join(VALUE_LOSSES)}.")
+    check_choice("algo.pretraining.value_loss", kind, VALUE_LOSSES)
     if kind == "bce" and not binary:
         raise ConfigError(
             "algo.pretraining.value_loss = bce needs rewards of 0 and 1; set algo.pretraining.value_loss=mse "

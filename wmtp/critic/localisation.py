@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from wmtp.checks import check_whole_number
 from wmtp.critic.rewarded import RewardedSamples
-from wmtp.errors import ConfigError, is_whole_number
 
 
 class Localisation(Callback):
@@ -26,10 +26,7 @@ class Localisation(Callback):
     """
 
     def __init__(self, rewards: Any, problems: int | None = 200) -> None:
-        if problems is not None and not is_whole_number(problems):
-            raise ConfigError(
-                f"algo.localisation.problems = {problems!r} must be a whole number, at least 1, or null for all."
-            )
+        check_whole_number("algo.localisation.problems", problems, null="all")
         self.rewards, self.problems = rewards, problems
         self.heldout: RewardedSamples | None = None
 

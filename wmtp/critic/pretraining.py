@@ -23,12 +23,13 @@ from torch import Tensor
 from wmtp.cache.entries import claimed, entry_file, pack, read_entry, unpack, write_entry
 from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.cache.value_heads import partial_of, read_head, read_partial, write_head, write_partial
+from wmtp.checks import check_number, check_whole_number
 from wmtp.critic import fitting, known, rewarded
 from wmtp.critic import value as value_models
 from wmtp.critic.fitting import TrunkStates, ValueFitting, check_value_loss, measure
 from wmtp.critic.known import Curve, auc_of, is_stale, tell
 from wmtp.critic.rewarded import RewardedSamples
-from wmtp.errors import ConfigError, DataNotFoundError, check_number, is_whole_number
+from wmtp.errors import ConfigError, DataNotFoundError
 from wmtp.maths import credit
 from wmtp.progress import progress_bar
 
@@ -74,20 +75,13 @@ class CriticPretraining(Callback):
             ("check_every", check_every, 1),
             ("patience", patience, 1),
         ):
-            if not is_whole_number(number, least):
-                raise ConfigError(f"algo.pretraining.{key} = {number!r} must be a whole number, at least {least}.")
-        for key, number in (("problems", problems), ("heldout_problems", heldout_problems)):
-            if number is not None and not is_whole_number(number):
-                raise ConfigError(
-                    f"algo.pretraining.{key} = {number!r} must be a whole number, at least 1, or null for all."
-                )
-        for key, number, inside, range_ in (
-            ("gamma", gamma, lambda v: 0 <= v <= 1, "in [0, 1]; 1 is no decay"),
-            ("gae_lambda", gae_lambda, lambda v: 0 <= v <= 1, "in [0, 1]; 1 is no decay"),
-            ("sparsity", sparsity, lambda v: v >= 0, ">= 0; 0 lets V move everywhere, try 1.0"),
-            ("lr", lr, lambda v: v > 0, "> 0; try 0.002"),
-        ):
-            check_number(f"algo.pretraining.{key}", number, inside, range_)
+            check_whole_number(f"algo.pretraining.{key}", number, least)
+        check_whole_number("algo.pretraining.problems", problems, null="all")
+        check_whole_number("algo.pretraining.heldout_problems", heldout_problems, null="all")
+        check_number("algo.pretraining.gamma", gamma, "in [0, 1]", "1 is no decay.")
+        check_number("algo.pretraining.gae_lambda", gae_lambda, "in [0, 1]", "1 is no decay.")
+        check_number("algo.pretraining.sparsity", sparsity, ">= 0", "0 lets V move everywhere; try 1.0.")
+        check_number("algo.pretraining.lr", lr, "> 0", "Try 0.002.")
         value_loss = value_loss or ("bce" if rewards.binary else "mse")
         check_value_loss(value_loss, rewards.binary)
         self.rewards, self.problems, self.heldout_problems = rewards, problems, heldout_problems

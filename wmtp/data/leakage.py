@@ -28,6 +28,7 @@ from typing import Any
 
 from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.cache.texts import remember
+from wmtp.checks import check_choice
 from wmtp.data.mixture import refuse_evaluation_only
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError, DataLeakError
@@ -73,8 +74,7 @@ def guard(source: Source, benchmarks: Iterable[Any], policy: str) -> tuple[Sourc
         ConfigError: policy가 셋 중 하나가 아니거나, 평가 전용 출처이거나, 남는 학습 문제가 없을 때.
         DataLeakError: policy가 error이고 겹치는 문제가 있을 때.
     """
-    if policy not in POLICIES:
-        raise ConfigError(f"data.leakage = {policy!r} must be {', '.join(POLICIES)}; try drop.")
+    check_choice("data.leakage", policy, POLICIES, "Try drop.")
     refuse_evaluation_only(source)
     benchmarks = list(benchmarks)
     found = _remembered(source, benchmarks)

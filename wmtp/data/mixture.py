@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from random import Random
 
 from wmtp.cache.fingerprint import digest_of
+from wmtp.checks import check_number
 from wmtp.data.problem import Problem, Source
-from wmtp.errors import ConfigError, check_number
+from wmtp.errors import ConfigError
 
 
 class Mix(Source):
@@ -38,8 +39,8 @@ class Mix(Source):
         for name, weight in weights.items():
             if name not in sources:
                 raise ConfigError(f"data.weights.{name}: there is no such source; choose from {', '.join(sources)}.")
-            often = ">= 0: how often each of its problems comes in an epoch; try 1, or 0 to leave the source out"
-            check_number(f"data.weights.{name}", weight, lambda v: v >= 0, often)
+            often = "It is how often each of its problems comes in an epoch; try 1, or 0 to leave the source out."
+            check_number(f"data.weights.{name}", weight, ">= 0", often)
         self.weights = {name: weight for name, weight in weights.items() if weight}
         self.sources = {name: sources[name] for name in self.weights}
         if not self.sources:

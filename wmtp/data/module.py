@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from wmtp.cache.entries import entry_file, pack, read_or_build, unpack
 from wmtp.cache.fingerprint import code_of, identify
+from wmtp.checks import check_whole_number
 from wmtp.data import tokenization
 from wmtp.data.batching import StepLoader
 from wmtp.data.problem import Problem
 from wmtp.data.tokenization import TokenizedSamples, tokenize_problems
-from wmtp.errors import ConfigError, is_whole_number
+from wmtp.errors import ConfigError
 from wmtp.models.tokenizer import tokenizer_content
 from wmtp.private_names import count_again
 
@@ -55,13 +56,9 @@ class MTPDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         for key, value in (("token_budget", token_budget), ("max_length", max_length)):
-            if not isinstance(value, int) or value < 2:
-                raise ConfigError(f"data.{key} = {value!r} must be a whole number of tokens, at least 2; try 2048.")
-        if not is_whole_number(split):
-            raise ConfigError(
-                f"data.split = {split!r} must be a whole number of pieces, at least 1; try 1, or 2 where memory is "
-                "short, and multiply trainer.accumulate_grad_batches by it."
-            )
+            check_whole_number(f"data.{key}", value, 2, advice="It counts tokens; try 2048.")
+        pieces = "It counts the pieces of a batch; try 1, or 2 where memory is short, and multiply "
+        check_whole_number("data.split", split, advice=f"{pieces}trainer.accumulate_grad_batches by it.")
         self.source, self.prompt, self.tokenizer = source, prompt, tokenizer
         self.token_budget, self.max_length, self.seed, self.split = token_budget, max_length, seed, split
         self.samples: dict[str, TokenizedSamples] = {}

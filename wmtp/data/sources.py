@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from wmtp.cache.fingerprint import digest_of, digest_of_file, identify
 from wmtp.data.problem import Problem, Source
@@ -36,6 +36,7 @@ class FileSource(Source):
     """
 
     path: str | os.PathLike | None = None
+    key = "data.path"  # where a user gives the path; of a benchmark's source, benchmark.path
 
     def stream(self, split: str) -> Iterator[Problem]:
         """Yield the problems of one split, or of all, in the order of the files.
@@ -71,7 +72,7 @@ class FileSource(Source):
         파일이 놓인 곳은 무관하다.
         """
         content = [[file.name, digest_of_file(file)] for file in self.files(split)]
-        return digest_of([identify(self, ignore=("path",)), content])[:16]
+        return digest_of([identify(self, ignore=("path", "key")), content])[:16]
 
     def files(self, split: str) -> list[Path]:
         """Find the files of the data set, at least those of the split."""
@@ -91,7 +92,7 @@ class FileSource(Source):
 
 
 class Mbpp(FileSource):
-    """Read MBPP, full (mbpp.jsonl) or sanitized (sanitized-mbpp.json).
+    """Read MBPP, full (mbpp.jsonl) or sanitized (sanitized-mbpp.json), packed (.gz) or not.
 
     [동작] 분할은 task_id로 정해져 있다: 1-10 prompt, 11-510 test, 511-600 validation, 601-974 train.
     `test_setup_code`와 sanitized의 `test_imports`는 정답 뒤, 테스트 앞에서 도는 `setup`이 된다.
@@ -112,9 +113,10 @@ class Mbpp(FileSource):
 
     def files(self, split: str) -> list[Path]:
         parquet = "sanitized/*.parquet" if self.sanitized else "full/*.parquet"
-        patterns = ("sanitized-mbpp.json" if self.sanitized else "mbpp.jsonl", parquet)
+        file = "sanitized-mbpp.json" if self.sanitized else "mbpp.jsonl"
+        patterns = (file, f"{file}.gz", parquet)
         hub = ("google-research-datasets/mbpp", parquet)
-        return in_use().find_data(self.name, self.path, patterns, hub=hub)
+        return in_use().find_data(self.name, self.path, patterns, key=self.key, hub=hub)
 
     def parse(self, row: "Row") -> Problem:
         if "plus_input" in row.values or ("test" in row.values and "test_list" in row.values):
@@ -165,7 +167,9 @@ class HumanEval(FileSource):
     def files(self, split: str) -> list[Path]:
         parquet = "openai_humaneval/*.parquet"
         patterns = ("HumanEval.jsonl", "HumanEval.jsonl.gz", parquet)
-        return in_use().find_data(self.name, self.path, patterns, hub=("openai/openai_humaneval", parquet))
+        return in_use().find_data(
+            self.name, self.path, patterns, key=self.key, hub=("openai/openai_humaneval", parquet)
+        )
 
     def parse(self, row: "Row") -> Problem:
         prompt = row.text("prompt")
@@ -218,7 +222,7 @@ class CodeContests(FileSource):
         ]
         # On the Hub the training split is gigabytes in 39 files, and the others are one small file each.
         hub = ("deepmind/code_contests", f"data/{names.get(split, '*')}-*.parquet")
-        return in_use().find_data(self.name, self.path, patterns, several=True, hub=hub)
+        return in_use().find_data(self.name, self.path, patterns, several=True, key=self.key, hub=hub)
 
     def parse(self, row: "Row") -> Problem:
         name = row.text("name")
@@ -252,6 +256,7 @@ class Row:
     file: Path
     line: int
     values: dict[str, Any]
+    described_in: str = "docs/data.md"
 
     @property
     def where(self) -> str:
@@ -259,8 +264,7 @@ class Row:
 
     def error(self, key: str, complaint: str) -> DataFormatError:
         return DataFormatError(
-            f"{self.where}: {key} {complaint}. Correct the row or take the file from its origin again "
-            "(the format is described in docs/data.md)."
+            f"{self.where}: {key} {complaint}. Correct the row (the format is described in {self.described_in})."
         )
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
@@ -334,27 +338,31 @@ def read_rows(files: Iterable[Path]) -> Iterator[Row]:
     """Yield the rows of files, each in the format that its name says."""
     readers = {".json": read_json_array, ".parquet": read_parquet}
     for file in files:
-        yield from readers.get(file.suffix, read_jsonl)(file)
+        yield from readers.get(Path(file.name.removesuffix(".gz")).suffix, read_jsonl)(file)
 
 
-def read_jsonl(file: Path) -> Iterator[Row]:
-    """Yield the rows of a JSONL file, packed or not, one at a time."""
-    opened = gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+def read_jsonl(file: Path, described_in: str = "docs/data.md") -> Iterator[Row]:
+    """Yield the rows of a JSONL file, packed or not, one at a time; say where its format is described."""
     line = 0
     try:
-        with opened as lines:
+        with _opened(file) as lines:
             for line, raw in enumerate(lines, start=1):
                 if raw.strip():
-                    yield Row(file, line, _json_object(raw, f"{file}:{line}"))
+                    yield Row(file, line, _json_object(raw, f"{file}:{line}"), described_in)
     except (EOFError, gzip.BadGzipFile, zlib.error) as broken:
         raise DataFormatError(f"{file}:{line + 1}: the packed file is cut off or damaged. Copy it again.") from broken
+
+
+def _opened(file: Path) -> IO[bytes]:
+    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
 
 
 def read_json_array(file: Path) -> Iterator[Row]:
     """Yield the rows of a file that is one JSON array; the line counted is the row's place in the array."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        with _opened(file) as opened:
+            values = json.loads(opened.read().decode("utf-8-sig"))
+    except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataFormatError(
             f"{file}:{getattr(error, 'lineno', 1)}: not JSON ({error}). Copy the file again."
         ) from None

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from wmtp.cache.fingerprint import code_of, digest_of
+from wmtp.checks import check_number, check_whole_number
 from wmtp.data import grammar
 from wmtp.data.grammar import (
     AGGREGATIONS,
@@ -29,7 +30,7 @@ from wmtp.data.grammar import (
 )
 from wmtp.data.mutation import difference
 from wmtp.data.problem import Problem, Source
-from wmtp.errors import ConfigError, check_number
+from wmtp.errors import ConfigError
 
 TESTS_PER_PROBLEM = 6
 
@@ -71,10 +72,9 @@ class Synthetic(Source):
         self.seed = seed
         self.noise = noise
         for split, size in self.sizes.items():
-            if type(size) is not int or size < 0:
-                raise ConfigError(f"data.{split}_size = {size} must be a whole number >= 0. Try 500.")
-        share = "in [0, 1]. It is the share of training solutions to corrupt; try 0.5, or 0 for clean data"
-        check_number("data.noise", noise, lambda v: 0 <= v <= 1, share)
+            check_whole_number(f"data.{split}_size", size, 0, advice="Try 500.")
+        share = "It is the share of training solutions to corrupt; try 0.5, or 0 for clean data."
+        check_number("data.noise", noise, "in [0, 1]", share)
 
     def stream(self, split: str) -> Iterator[Problem]:
         """Generate the problems of a split; there are none for "prompt"."""

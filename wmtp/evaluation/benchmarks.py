@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from wmtp.checks import check_whole_number
 from wmtp.data.problem import Problem
 from wmtp.data.prompts import Prompt
+from wmtp.data.sources import FileSource
 from wmtp.errors import ConfigError, DataFormatError
 from wmtp.evaluation.sandbox import Limits, Program, imports_of
 
@@ -41,8 +43,9 @@ class Benchmark:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        if self.limit is not None and (not isinstance(self.limit, int) or self.limit < 1):
-            raise ConfigError(f"benchmark.limit = {self.limit} must be at least 1. Use null for all problems.")
+        check_whole_number("benchmark.limit", self.limit, null="all problems")
+        if isinstance(self.source, FileSource):
+            self.source.key = "benchmark.path"  # what a sentence about its file names
 
     @cached_property
     def all_problems(self) -> tuple[Problem, ...]:

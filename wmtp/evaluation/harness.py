@@ -173,17 +173,20 @@ def read_samples(path: Path, benchmark: Benchmark, suite: Sequence[Benchmark] = 
     count: Counter[str] = Counter()
     first_seen: dict[Key, str] = {}
     completions: dict[Key, str] = {}
-    for row in read_jsonl(Path(path)):
+    for row in read_jsonl(Path(path), "docs/evaluation.md"):
         written = str(row.values.get("task_id"))
         if written in others:
             continue
         task_id = names.get(written)
         if task_id is None:
             where = ", ".join(dict.fromkeys(b.name for b in (suite or [benchmark])))
-            raise row.error(
-                "task_id",
-                f"= {written} is not in {where}, split {benchmark.split} (benchmark.split=all takes every row)",
-            )
+            known = {name.lower(): name for name in (*names, *others)}
+            hint = f"; an id is written like {next(iter(names))}"
+            if written.lower() in known:
+                hint = f"; write {known[written.lower()]}"
+            elif benchmark.split != "all":
+                hint = " (benchmark.split=all takes every row)"
+            raise row.error("task_id", f"= {written} is not in {where}, split {benchmark.split}{hint}")
         key = (task_id, row.get("sample", int, default=count[task_id]))
         if key in first_seen:
             raise row.error("sample", f"{key[1]} of {task_id} is there a second time, first at {first_seen[key]}")

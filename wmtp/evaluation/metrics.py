@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from wmtp.checks import check_whole_number
 from wmtp.errors import ConfigError
 from wmtp.maths.pass_at_k import mean_interval, pass_at_k
 
@@ -46,8 +47,7 @@ class PassAtK(Metric):
     def __init__(self, problems: int, ks: Sequence[int] = (1,), **options: Any):
         super().__init__(**options)
         for k in ks:
-            if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-                raise ConfigError(f"k = {k} must be a whole number, at least 1. Ask for pass@1 with ks=[1].")
+            check_whole_number("ks: k", k, advice="Ask for pass@1 with ks=[1].")
         self.ks = tuple(ks)
         # Sums over ranks: a problem's samples may be judged anywhere, and nothing ragged has to be gathered.
         self.add_state("sample_count_P", torch.zeros(problems, dtype=torch.long), dist_reduce_fx="sum")

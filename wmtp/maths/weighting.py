@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wmtp.errors import ConfigError, NonFiniteScoreError, check_number
+from wmtp.checks import check_choice, check_number
+from wmtp.errors import NonFiniteScoreError
 
 SCOPES = ("batch", "sequence")
 CONTROLS = ("none", "shuffle")
@@ -235,16 +236,16 @@ class SoftWeighting:
     seed: int = 42
 
     def __post_init__(self):
-        for name, inside, range_ in (
-            ("lam", lambda v: 0 <= v <= 1, "in [0, 1]. It blends the weights with 1; try 1.0"),
-            ("temperature", lambda v: v > 0, "> 0. It divides the scores; try 0.7"),
-            ("percentile", lambda v: 0 < v <= 1, "in (0, 1]. It is the emphasised fraction; try 1.0"),
-            ("epsilon", lambda v: 0 < v < 1, "in (0, 1). It is the least weight; try 0.05"),
-            ("w_max", lambda v: v > 1, "> 1. It is the largest weight; try 3.0"),
+        for name, range_, advice in (
+            ("lam", "in [0, 1]", "It blends the weights with 1; try 1.0"),
+            ("temperature", "> 0", "It divides the scores; try 0.7"),
+            ("percentile", "in (0, 1]", "It is the emphasised fraction; try 1.0"),
+            ("epsilon", "in (0, 1)", "It is the least weight; try 0.05"),
+            ("w_max", "> 1", "It is the largest weight; try 3.0"),
         ):
-            check_number(f"algo.weighting.{name}", getattr(self, name), inside, f"{range_} (see {CONF})")
-        _check_choice("scope", self.scope, SCOPES)
-        _check_choice("control", self.control, CONTROLS)
+            check_number(f"algo.weighting.{name}", getattr(self, name), range_, f"{advice} (see {CONF}).")
+        check_choice("algo.weighting.scope", self.scope, SCOPES)
+        check_choice("algo.weighting.control", self.control, CONTROLS)
 
     def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0) -> Tensor:
         """Weight the target tokens of a batch, without waiting for the device.
@@ -294,11 +295,10 @@ class HardSelection:
     seed: int = 42
 
     def __post_init__(self):
-        inside = lambda v: 0 < v <= 1  # noqa: E731
-        range_ = f"in (0, 1]. It is the kept fraction; try 0.6 (see {CONF})"
-        check_number("algo.weighting.percentile", self.percentile, inside, range_)
-        _check_choice("scope", self.scope, SCOPES)
-        _check_choice("control", self.control, CONTROLS)
+        advice = f"It is the kept fraction; try 0.6 (see {CONF})."
+        check_number("algo.weighting.percentile", self.percentile, "in (0, 1]", advice)
+        check_choice("algo.weighting.scope", self.scope, SCOPES)
+        check_choice("algo.weighting.control", self.control, CONTROLS)
 
     def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0) -> Tensor:
         """Weight the target tokens of a batch; arguments and result as of `SoftWeighting`."""
@@ -347,8 +347,3 @@ def check_finite(score_BT: Tensor, mask_BT: Tensor) -> None:
         f"position {column} ({score_BT[row, column].item()}). A score is never guessed: look at the loss and the "
         "learning rate of the steps before."
     )
-
-
-def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"algo.weighting.{key} = {value!r} must be one of: {', '.join(choices)}.")

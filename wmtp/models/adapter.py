@@ -18,7 +18,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from wmtp.errors import ConfigError, check_number, is_whole_number
+from wmtp.checks import check_number, check_whole_number
+from wmtp.errors import ConfigError
 
 if TYPE_CHECKING:
     from wmtp.models.mtp import MTPMixin
@@ -46,10 +47,9 @@ class Lora:
                 f"model.adapter.target_modules = {self.target_modules!r} must be a list of names, such as "
                 "[q_proj, v_proj]; null is every linear layer of the trunk."
             )
-        if not is_whole_number(self.r):
-            raise ConfigError(f"model.adapter.r = {self.r!r} must be a whole number, at least 1; try 16.")
-        check_number("model.adapter.alpha", self.alpha, lambda v: v > 0, "> 0; try twice model.adapter.r")
-        check_number("model.adapter.dropout", self.dropout, lambda v: 0 <= v < 1, "in [0, 1); try 0")
+        check_whole_number("model.adapter.r", self.r, advice="Try 16.")
+        check_number("model.adapter.alpha", self.alpha, "> 0", "Try twice model.adapter.r.")
+        check_number("model.adapter.dropout", self.dropout, "in [0, 1)", "Try 0.")
 
     def put_on(self, model: "MTPMixin") -> None:
         """Freeze the model, adapt the linear layers of its trunk, and let its heads learn in full.

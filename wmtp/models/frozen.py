@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from wmtp.checks import check_choice
 from wmtp.errors import ConfigError, TokenizerMismatchError
 from wmtp.models.loading import WEIGHTS, check_weights, find_model, load_model, read_config
 from wmtp.models.mtp import MTPMixin
@@ -59,8 +60,7 @@ def check_frozen_weights(weights: str, key: str = "algo.reference.weights") -> N
     Raises:
         ConfigError: 모르는 이름이거나, bitsandbytes가 없을 때.
     """
-    if weights not in WEIGHTS:
-        raise ConfigError(f"{key} = {weights!r} must be one of {', '.join(WEIGHTS)}; try bfloat16.")
+    check_choice(key, weights, WEIGHTS, "Try bfloat16.")
     if weights in ("int8", "int4") and find_spec("bitsandbytes") is None:
         raise ConfigError(
             f"{key} = {weights} needs bitsandbytes, which is not installed; "

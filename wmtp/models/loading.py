@@ -27,7 +27,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from wmtp.errors import CheckpointError, ConfigError, is_whole_number
+from wmtp.checks import check_choice, check_whole_number
+from wmtp.errors import CheckpointError, ConfigError
 from wmtp.models.adapter import Lora
 from wmtp.models.meta_checkpoint import convert, is_meta, read_params
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
@@ -116,15 +117,11 @@ class ModelSource:
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if not is_whole_number(self.heads):
-            raise ConfigError(f"model.heads = {self.heads!r} must be a whole number, at least 1; try 4.")
-        if self.heads_init not in HEADS_INIT:
-            raise ConfigError(f"model.heads_init = {self.heads_init!r} must be one of {', '.join(HEADS_INIT)}.")
-        if self.attn_implementation not in (None, *ATTENTIONS):
-            raise ConfigError(
-                f"model.attn_implementation = {self.attn_implementation!r} must be one of {', '.join(ATTENTIONS)}; "
-                "null lets transformers choose."
-            )
+        check_whole_number("model.heads", self.heads, advice="Try 4.")
+        check_choice("model.heads_init", self.heads_init, HEADS_INIT)
+        if self.attn_implementation is not None:
+            advice = "null lets transformers choose."
+            check_choice("model.attn_implementation", self.attn_implementation, ATTENTIONS, advice)
 
     @property
     def name(self) -> str:

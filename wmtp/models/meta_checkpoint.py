@@ -32,7 +32,8 @@ from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
 
-from wmtp.errors import CheckpointError, DataNotFoundError, StorageError, is_whole_number
+from wmtp.checks import is_whole_number
+from wmtp.errors import CheckpointError, DataNotFoundError, StorageError
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.models.same_tensors import check_same_tensors
 from wmtp.storage import say

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wmtp.errors import ConfigError, check_number, is_whole_number
+from wmtp.checks import check_choice, check_number, check_whole_number
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,12 @@ class Sampling:
     decoding: Literal["auto", "ordinary", "speculative"] = "auto"
 
     def __post_init__(self) -> None:
-        check_number("sampling.temperature", self.temperature, lambda v: v >= 0, ">= 0; 0 is greedy, try 0.2")
-        check_number("sampling.top_p", self.top_p, lambda v: 0 < v <= 1, "in (0, 1]; 1 keeps every token, try 0.95")
+        check_number("sampling.temperature", self.temperature, ">= 0", "0 is greedy; try 0.2.")
+        check_number("sampling.top_p", self.top_p, "in (0, 1]", "1 keeps every token; try 0.95.")
         for name in ("n", "max_new_tokens", "batch_size"):
-            value = getattr(self, name)
-            if not is_whole_number(value):
-                raise ConfigError(f"sampling.{name} = {value!r} must be a whole number, at least 1.")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise ConfigError(f"sampling.seed = {self.seed!r} must be a whole number; try 42.")
-        if self.decoding not in ("auto", "ordinary", "speculative"):
-            raise ConfigError(f"sampling.decoding = {self.decoding!r} must be auto, ordinary or speculative; try auto.")
+            check_whole_number(f"sampling.{name}", getattr(self, name))
+        check_whole_number("sampling.seed", self.seed, least=None, advice="Try 42.")
+        check_choice("sampling.decoding", self.decoding, ("auto", "ordinary", "speculative"), "Try auto.")
 
 
 @dataclass(frozen=True)

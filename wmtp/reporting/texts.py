@@ -8,7 +8,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from wmtp.errors import ConfigError
+from wmtp.checks import check_choice
 
 LANGUAGES = ("en", "ko")
 
@@ -33,8 +33,7 @@ class Texts:
     lang: str = "en"
 
     def __post_init__(self) -> None:
-        if self.lang not in LANGUAGES:
-            raise ConfigError(f"lang = {self.lang!r} must be one of {', '.join(LANGUAGES)}; see conf/train.yaml.")
+        check_choice("lang", self.lang, LANGUAGES, "See conf/train.yaml.")
 
     def __call__(self, english: str, **values: Any) -> str:
         text = KOREAN.get(english, english) if self.lang == "ko" else english

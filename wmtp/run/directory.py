@@ -101,7 +101,7 @@ def _make(root: Path, name: str) -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
+            if error.errno == errno.ENAMETOOLONG and run.name == max(run.parts, key=len):
                 raise ConfigError(
                     f"name = {name} is too long for a folder ({len(name.encode())} bytes, most file systems take 255); "
                     "set a shorter name=…"

@@ -32,7 +32,7 @@ from pytorch_lightning import Trainer
 from wmtp.callbacks.graceful_stop import Stopped
 from wmtp.checkpoints.kinds import is_checkpoint
 from wmtp.checkpoints.last_good import last_good, replace_by_link
-from wmtp.errors import ConfigError, is_whole_number
+from wmtp.checks import check_whole_number
 from wmtp.ranks.meeting import is_first
 from wmtp.reporting import write_report
 from wmtp.run.attempts import Record, as_overrides, read_attempts, with_changes, write_attempt
@@ -58,8 +58,7 @@ class Recovery:
             ("max_attempts", self.max_attempts, 0, 1000),
             ("requeue_exit_code", self.requeue_exit_code, 1, 255),
         ):
-            if not is_whole_number(value, least) or value > most:
-                raise ConfigError(f"recovery.{key} = {value!r} must be a whole number from {least} to {most}.")
+            check_whole_number(f"recovery.{key}", value, least, most)
 
     def attempts(
         self,

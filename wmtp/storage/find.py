@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from wmtp.checks import check_choice
 from wmtp.errors import ConfigError, DataNotFoundError, StorageError
 from wmtp.secrets import refuse_secrets
 from wmtp.storage.copies import Copies, read_manifest
@@ -56,8 +57,7 @@ class Storage:
                     nested_form(f"storage.s3.{key}")
                     or f"storage.s3.{key} is not a key; there are {', '.join(S3_KEYS)}."
                 )
-        if mode not in ("auto", "offline"):
-            raise ConfigError(f"storage.mode = {mode!r} must be auto or offline.")
+        check_choice("storage.mode", mode, ("auto", "offline"))
         self.s3 = {key: (s3 or {}).get(key) for key in S3_KEYS}
         self.offline = mode == "offline" or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         self.cache = Path(cache or os.environ.get("WMTP_CACHE") or "~/.cache/wmtp").expanduser()
@@ -72,6 +72,7 @@ class Storage:
         path: str | os.PathLike | None,
         patterns: Sequence[str],
         several: bool = False,
+        key: str = "data.path",
         hub: Sequence[str] = (),
     ) -> list[Path]:
         """Find the files of a data set, or say every place that was tried.
@@ -83,6 +84,7 @@ class Storage:
             path: 사용자가 준 파일, 폴더, 또는 s3:// 주소. None이면 정해진 순서대로.
             patterns: 파일 이름들 (`choose` 참고).
             several: 맞는 파일을 모두 쓸지.
+            key: 오류 문장에 쓸, path의 설정 이름.
             hub: Hub의 데이터셋 저장소와, 그 안에서 원하는 파일 이름들.
 
         Raises:
@@ -90,7 +92,7 @@ class Storage:
             StorageError: 있지만 가져올 수 없거나, 라이선스를 먼저 받아들여야 할 때.
         """
         patterns = tuple(patterns)
-        remedy = "Put the file there, or set data.path (training) or benchmark.path (evaluation)."
+        remedy = f"Put the file there, or set {key}."
         folders, places, tried = [], [], []
         if path is None:
             root = os.environ.get("WMTP_DATA")
@@ -103,7 +105,7 @@ class Storage:
         elif is_s3(path):
             places = [self._s3_url(path, patterns, several)]
         else:
-            folders, tried = [Path(path).expanduser()], [f"in data.path={path}"]
+            folders, tried = [Path(path).expanduser()], [f"in {key}={path}"]
             remedy = "Correct the path, or leave it out to look in $WMTP_DATA, the cache, S3 and the Hub."
         for folder in folders:
             files = [folder] if folder.is_file() else _matches(folder, patterns, several)
@@ -112,9 +114,9 @@ class Storage:
                 return files
         copy = self._anywhere(name, places, tried, revalidate=path is not None)
         if copy is None:
-            wanted = " or ".join(patterns)
+            asked, wanted = f"{key.split('.')[0]}={name}", " or ".join(patterns)
             raise DataNotFoundError(
-                f"data={name}: no {wanted} {_listed(tried)}. {remedy} The format is described in docs/data.md."
+                f"{asked}: no {wanted} {_listed(tried)}. {remedy} The format is described in docs/data.md."
             )
         return [copy / file for file in read_manifest(copy)["files"]]
 
@@ -134,6 +136,11 @@ class Storage:
         folder = Path(path).expanduser()
         if _is_model(folder):
             return folder
+        if (folder / "adapter_config.json").is_file():
+            raise DataNotFoundError(
+                f"{key} = {path} is an adapter without its model. Load both with peft, call merge_and_unload(), and "
+                "give the folder that save_pretrained then writes; or give the base model."
+            )
         places: list[Place] = []
         tried = [] if is_s3(path) else [f"in {folder}"]
         inside = ""

@@ -106,7 +106,7 @@ def test_the_policies_drop_stop_or_only_tell():
         guard(source, [BENCH], "error")
     kept, leaks = guard(source, [BENCH], "ignore")
     assert kept is source and len(leaks) == 1
-    with pytest.raises(ConfigError, match=r"data\.leakage = 'maybe' must be drop, error, ignore"):
+    with pytest.raises(ConfigError, match=r"data\.leakage = 'maybe' must be one of drop, error, ignore"):
         guard(source, [BENCH], "maybe")
     clean = Given("train", OTHER)
     assert guard(clean, [BENCH], "error") == (clean, [])

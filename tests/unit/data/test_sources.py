@@ -231,6 +231,18 @@ def test_missing_data_lists_every_place_that_was_tried(tmp_path, monkeypatch):
     assert len(HumanEval().problems("test")) == 1
 
 
+@pytest.mark.parametrize("packed", ["mbpp.jsonl.gz", "sanitized-mbpp.json.gz"])
+def test_a_packed_file_is_found_in_its_folder(tmp_path, packed):
+    row = {"task_id": 11, "text": "t", "code": "def f(): pass", "test_list": ["assert f() is None"]}
+    with gzip.open(tmp_path / packed, "wt") as file:
+        json.dump([row] if "sanitized" in packed else row, file)
+    (problem,) = Mbpp(tmp_path, sanitized="sanitized" in packed).problems("test")
+    assert problem.task_id == "mbpp/11"
+    (tmp_path / packed).write_bytes((tmp_path / packed).read_bytes()[:30])
+    with pytest.raises(DataFormatError, match=rf"{packed}:1"):
+        Mbpp(tmp_path, sanitized="sanitized" in packed).problems("test")
+
+
 def test_a_split_that_a_source_does_not_have_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match="split = train: humaneval has test"):
         HumanEval(tmp_path).problems("train")

@@ -125,7 +125,7 @@ def test_a_source_without_the_shots_is_a_config_error():
 
 
 def test_limit_must_be_a_number_of_problems():
-    with pytest.raises(ConfigError, match=r"benchmark\.limit = 0 must be at least 1"):
+    with pytest.raises(ConfigError, match=r"benchmark\.limit = 0 must be a whole number, at least 1, or null"):
         Benchmark("synthetic", Synthetic(0, 0, 1), Synthetic0Shot(), limit=0)
 
 

@@ -296,8 +296,8 @@ def test_a_non_finite_score_is_an_error_that_says_how_many_and_where(weighting, 
         ("epsilon", 1, "algo.weighting.epsilon = 1 must be a number in (0, 1)."),
         ("w_max", 1.0, "algo.weighting.w_max = 1.0 must be a number > 1."),
         ("w_max", "3", "algo.weighting.w_max = '3' must be a number > 1."),
-        ("scope", "token", "algo.weighting.scope = 'token' must be one of: batch, sequence."),
-        ("control", None, "algo.weighting.control = None must be one of: none, shuffle."),
+        ("scope", "token", "algo.weighting.scope = 'token' must be one of batch, sequence."),
+        ("control", None, "algo.weighting.control = None must be one of none, shuffle."),
     ],
 )
 def test_a_value_that_cannot_work_is_named_with_the_way_out(key, value, sentence):

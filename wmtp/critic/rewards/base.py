@@ -17,10 +17,10 @@ from torch import Tensor
 
 from wmtp.cache.entries import build_together, entry_file, pack, read_entry, unpack
 from wmtp.cache.fingerprint import code_of, modules_of
+from wmtp.checks import check_whole_number
 from wmtp.data import mutation
 from wmtp.data.module import MTPDataModule
 from wmtp.data.problem import Problem, Source
-from wmtp.errors import ConfigError, is_whole_number
 from wmtp.progress import progress_bar
 
 SHARD = 64  # problems: what a kill loses at most
@@ -67,8 +67,7 @@ class Rewards:
 
     def __init__(self, solutions: int = 1, incorrect: int = 1, mutants: int = 1, seed: int = 42) -> None:
         for key, value, least in (("solutions", solutions, 1), ("incorrect", incorrect, 0), ("mutants", mutants, 0)):
-            if not is_whole_number(value, least):
-                raise ConfigError(f"algo.rewards.{key} = {value!r} must be a whole number >= {least}; try 1.")
+            check_whole_number(f"algo.rewards.{key}", value, least, advice="Try 1.")
         self.solutions, self.incorrect, self.mutants, self.seed = solutions, incorrect, mutants, seed
 
     def judge(
@@ -84,8 +83,7 @@ class Rewards:
             limit: 앞에서부터 이만큼의 문제만. None이면 모두. 늘리면 더해진 것만 채점한다.
             model: 학습할 모델. NegCE만 쓴다.
         """
-        if limit is not None and not is_whole_number(limit):
-            raise ConfigError(f"limit = {limit!r} problems to reward must be a whole number >= 1, or null for all.")
+        check_whole_number("limit (problems to reward)", limit, null="all")
         folder = entry_file("rewards", self.key(data, split, model)).with_suffix("")
         shards = _read(folder, limit)
         if shards is None:

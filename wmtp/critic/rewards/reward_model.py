@@ -13,10 +13,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from wmtp.cache.fingerprint import digest_of_file, identify
+from wmtp.checks import check_whole_number
 from wmtp.critic.rewards.base import Rewards, Row, by_problem
 from wmtp.data.module import MTPDataModule
 from wmtp.data.problem import Problem
-from wmtp.errors import CheckpointError, ConfigError, is_whole_number
+from wmtp.errors import CheckpointError, ConfigError
 from wmtp.models.loading import check_weights, find_model
 from wmtp.models.tokenizer import load_tokenizer
 
@@ -54,8 +55,7 @@ class RewardModel(Rewards):
         seed: int = 42,
     ) -> None:
         super().__init__(solutions, incorrect, mutants, seed)
-        if not is_whole_number(token_budget):
-            raise ConfigError(f"algo.rewards.token_budget = {token_budget!r} must be a whole number >= 1; try 8192.")
+        check_whole_number("algo.rewards.token_budget", token_budget, advice="Try 8192.")
         self.token_budget = token_budget
         self.folder = find_model(path, KEY)
         self.config = _classifier_config(self.folder)

@@ -1,0 +1,92 @@
+"""Check a number or a choice of a config, and say what is wrong with it in one sentence.
+
+[동작] 값의 주인이 자기 값을 검사할 때 부른다. 문장에는 키, 값, 범위, 그리고 무엇을 해 볼지(`advice`)가 들어간다.
+    아무것도 import하지 않으므로 torch를 부르기 전에도 쓸 수 있다.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from numbers import Real
+
+from wmtp.errors import ConfigError
+
+
+def is_whole_number(value: object, least: int | None = 1, most: int | None = None) -> bool:
+    """Tell whether a value is an int, not a bool, and in a range.
+
+    Example:
+        >>> is_whole_number(1), is_whole_number(True), is_whole_number(0), is_whole_number(2.0)
+        (True, False, False, False)
+    """
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    return is_int and (least is None or value >= least) and (most is None or value <= most)
+
+
+def check_whole_number(
+    key: str, value: object, least: int | None = 1, most: int | None = None, advice: str = "", null: str = ""
+) -> None:
+    """Refuse what is no whole number in a range.
+
+    Args:
+        key: 설정의 전체 이름.
+        value: 그 값.
+        least: 가장 작은 값. None이면 제한이 없다.
+        most: 가장 큰 값. None이면 제한이 없다.
+        advice: 덧붙일 문장. 무엇을 해 볼지.
+        null: null도 된다면 그 뜻 ("all").
+
+    Raises:
+        ConfigError: 정수가 아니거나 범위 밖일 때.
+
+    Example:
+        >>> check_whole_number("data.split", 0, advice="Try 1.")
+        Traceback (most recent call last):
+        wmtp.errors.ConfigError: data.split = 0 must be a whole number, at least 1. Try 1.
+    """
+    if is_whole_number(value, least, most) or (null and value is None):
+        return
+    range_ = f" from {least} to {most}" if most is not None else "" if least is None else f", at least {least}"
+    other = f", or null for {null}" if null else ""
+    raise ConfigError(f"{key} = {value!r} must be a whole number{range_}{other}. {advice}".rstrip())
+
+
+def check_number(key: str, value: object, range_: str, advice: str = "") -> None:
+    """Refuse what is no finite number in a range, `> 0`, `>= 0` or `in [0, 1)`.
+
+    Raises:
+        ConfigError: 유한한 수가 아니거나 범위 밖일 때.
+
+    Example:
+        >>> check_number("algo.weighting.lam", 7, "in [0, 1]", "Try 1.0.")
+        Traceback (most recent call last):
+        wmtp.errors.ConfigError: algo.weighting.lam = 7 must be a number in [0, 1]. Try 1.0.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and _inside(value, range_)):
+        raise ConfigError(f"{key} = {value!r} must be a number {range_}. {advice}".rstrip())
+
+
+def check_choice(key: str, value: object, choices: Iterable[object], advice: str = "") -> None:
+    """Refuse what is none of the choices.
+
+    Raises:
+        ConfigError: 선택지에 없을 때.
+
+    Example:
+        >>> check_choice("data.leakage", "maybe", ("drop", "error", "ignore"))
+        Traceback (most recent call last):
+        wmtp.errors.ConfigError: data.leakage = 'maybe' must be one of drop, error, ignore.
+    """
+    choices = list(choices)
+    if value not in choices:
+        raise ConfigError(f"{key} = {value!r} must be one of {', '.join(map(str, choices))}. {advice}".rstrip())
+
+
+def _inside(value: Real, range_: str) -> bool:
+    if range_.startswith(">"):
+        sign, least = range_.split()
+        return value >= float(least) if sign == ">=" else value > float(least)
+    left, least, most, right = re.fullmatch(r"in ([\[(])(\S+), (\S+)([\])])", range_).groups()
+    above = value >= float(least) if left == "[" else value > float(least)
+    return above and (value <= float(most) if right == "]" else value < float(most))
