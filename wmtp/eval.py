@@ -94,7 +94,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
                 report = write_evaluation_report(out, benchmark.problems, texts)
                 print(evaluation_summary(benchmark.name, found, report, texts))
                 if subject.run:
-                    from wmtp.run.tracking import log_evaluation
+                    from wmtp.run.mlflow_store import log_evaluation
 
                     log_evaluation(subject.run, f"{subject.label}-{benchmark.name}", found, out)
                 metrics |= found
@@ -137,7 +137,7 @@ def _find(cfg: DictConfig) -> Path:
         return find_model(name.removeprefix(ELSEWHERE), "ckpt")
     run_id = re.fullmatch(r"mlflow:(.+)|([0-9a-f]{32})", name)
     if run_id:
-        from wmtp.run.tracking import default_uri, run_directory_of
+        from wmtp.run.mlflow_store import default_uri, run_directory_of
 
         folder = run_directory_of(run_id[1] or run_id[2], default_uri(Path(cfg.runs)))
     else:
@@ -149,7 +149,7 @@ def _find(cfg: DictConfig) -> Path:
 
 def _samples(cfg: DictConfig) -> Subject:
     """Find out which benchmarks a samples file has something for."""
-    from wmtp.evaluation.harness import read_samples
+    from wmtp.evaluation.samples import read_samples
 
     file = Path(cfg.samples).expanduser()
     suite = _suite(cfg, None)

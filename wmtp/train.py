@@ -67,8 +67,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from wmtp.reporting.texts import Texts
     from wmtp.run.log import keep_log
     from wmtp.run.memory_profile import profile_memory
+    from wmtp.run.mlflow_store import short_name
     from wmtp.run.rehearsal import in_small, rehearsal
-    from wmtp.run.tracking import short_name
 
     quiet_libraries()
     Texts(cfg.lang)  # refused before anything slow

@@ -27,7 +27,7 @@ from wmtp.callbacks.weight_histogram import WeightHistogram
 from wmtp.callbacks.weight_statistics import WeightStatistics
 from wmtp.cli import quiet, quiet_libraries
 from wmtp.maths.weighting import SoftWeighting
-from wmtp.run.tracking import MetricsCSV
+from wmtp.run.metrics_csv import MetricsCSV
 
 WARM_UP = 2  # steps that allocate; not counted
 

