@@ -142,9 +142,9 @@ class WeightStatistics(Callback):
             return
         weight_N, score_N, mask_N, noise_N = (torch.cat(pieces) for pieces in zip(*self._parts, strict=True))
         self._parts = []
-        statistics = weight_statistics(weight_N, mask_N, clip_bounds(getattr(pl_module, "weighting", None)))
+        statistics = weight_statistics(weight_N, mask_N, clip_bounds(pl_module.weighting))
         statistics |= corruption_statistics(weight_N, score_N, mask_N, noise_N)
-        mean_of = SCORE_MEANS.get(getattr(pl_module, "score_name", None))
+        mean_of = SCORE_MEANS.get(pl_module.score_name)
         if mean_of:
             statistics[mean_of] = torch.where(mask_N, score_N.double(), 0.0).sum() / mask_N.sum()
         values = torch.stack(list(statistics.values())).tolist()
