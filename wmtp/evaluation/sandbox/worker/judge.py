@@ -122,7 +122,7 @@ class Judge:
         }
         place, due, kind, first = "while it was loaded", set(hidden.due), "", None
         sys.setrecursionlimit(_DEEP)
-        with self.running(program) as process:
+        with self.running(program, inside=True) as process:
             process.begin(program["source"])
             session = Session(process)
             try:
@@ -185,9 +185,9 @@ class Judge:
                 raise Settled("wrong", f"printed something else {place}")
 
     @contextlib.contextmanager
-    def running(self, program: dict, stdin: bytes | None = None):
+    def running(self, program: dict, stdin: bytes | None = None, inside: bool = False):
         """Start a program, and whatever happens end it and count the time it took."""
-        process = Process(self, program, stdin)
+        process = Process(self, program, stdin, inside)
         try:
             yield process
         finally:
