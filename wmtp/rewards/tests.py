@@ -49,6 +49,7 @@ class Tests(Rewards):
         judge = sorted(Path(sandbox_package.__file__).parent.rglob("*.py"))
         return super().key(data, split, model) | {
             "limits": repr(self.limits),
+            "packages": self.sandbox.packages,
             "sandbox": [digest_of_file(file) for file in judge],
         }
 
