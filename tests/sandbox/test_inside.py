@@ -66,7 +66,10 @@ def f(x):
         frame = frame.f_back
     return any(str(x + 1) in repr(one) for one in seen if type(one) in (int, str, tuple, list))
 """
-    tests = ("import threading\nassert f(4711) == 4712 or not f(4711)", "assert f(4711) == int('4712') or not f(4711)")
+    tests = (
+        "import threading\nassert f(47110815) == 47110816 or not f(47110815)",
+        "assert f(47110815) == int('47110816') or not f(47110815)",
+    )
     hidden, written = [Program(source, (test,), place="inside", limits=QUICK) for test in tests]
     assert [verdict.status for _, verdict in sorted(sandbox.judge([hidden, written]))] == ["passed", "wrong"]
 

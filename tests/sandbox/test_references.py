@@ -75,6 +75,15 @@ def test_all_references_pass(sandbox, data, read, count):
     assert not failed
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("read", (mbpp, human_eval, sanitized_mbpp))
+def test_all_references_pass_inside_as_well(sandbox, data, read):
+    """No reference needs that; it shows that rewriting the tests changes nothing about them."""
+    programs = [replace(program, place="inside") for program in read(data)]
+    verdicts = sandbox.judge(programs)
+    assert {programs[index].task_id: verdict for index, verdict in verdicts if not verdict.passed} == {}
+
+
 def test_a_redefined_helper_of_the_prompt_does_not_help(sandbox, data):
     """HumanEval 32 checks an answer by `poly`, which the prompt defines and a completion could redefine."""
     (task,) = (program for program in human_eval(data) if program.task_id == "HumanEval/32")

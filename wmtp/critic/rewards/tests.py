@@ -48,6 +48,7 @@ class Tests(Rewards):
         judge = Path(sandbox_package.__file__).parent.rglob("*.py")
         return super().key(data, split, model) | {
             "limits": repr(self.limits),
+            "packages": self.sandbox.packages,
             "sandbox": code_of(*judge),
         }
 

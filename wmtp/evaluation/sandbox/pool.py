@@ -92,7 +92,7 @@ class Sandbox:
         self.rung = rung
         self.isolation = ""
         self._found = {name: paths for name in packages if (paths := _paths_of(name))}
-        self.packages = {name: importlib.metadata.version(name) for name in self._found}
+        self.packages = {name: _version_of(name) for name in self._found}
         self._pool: list[_Worker] = []
         self._known: dict[bytes, Verdict] = {}
         self._jobs = 0
@@ -420,6 +420,14 @@ def _paths_of(package: str) -> list[str]:
     spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     return [*folders, *(path for folder in folders if os.path.isdir(path := f"{folder}.libs"))]
+
+
+def _version_of(package: str) -> str:
+    """Return the version of an installed package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # its distribution has another name
+        return "unknown"
 
 
 def _bubblewrap(folders: list[str], python: str) -> list[str]:

@@ -122,21 +122,29 @@ class _Rewriting(ast.NodeTransformer):
         if id(node) in self.outermost:
             self.due.add(number)
         rest = [self.visit(part) for place, part in enumerate(operands) if place not in expected]
-        names = [] if expected else [ast.keyword("names", ast.Constant(operators))]
+        decided_here = expected or number in self.due
+        names = [] if decided_here else [ast.keyword("names", ast.Constant(operators))]
         return ast.Call(ast.Name("__compare__", ast.Load()), [ast.Constant(number), *rest], names)
 
+    def visit_JoinedStr(self, node):
+        return node  # what is formatted is no verdict, and its quotes are hard to write again
+
     def visit_BinOp(self, node):
+        guarded = self.strict and self.taint.touches(node)
         self.generic_visit(node)
-        if not self.strict or not self.taint.touches(node):
-            return node
-        operator = ast.Constant(type(node.op).__name__)
-        return ast.Call(ast.Name("__operate__", ast.Load()), [operator, node.left, node.right], [])
+        return _operation(node.op, node.left, node.right) if guarded else node
 
     def visit_AugAssign(self, node):
-        if not self.strict or not isinstance(node.target, ast.Name) or not self.taint.touches(node):
-            return self.generic_visit(node)
-        value = self.visit(ast.BinOp(ast.Name(node.target.id, ast.Load()), node.op, node.value))
-        return ast.Assign([node.target], value)
+        guarded = self.strict and isinstance(node.target, ast.Name) and self.taint.touches(node)
+        self.generic_visit(node)
+        if not guarded:
+            return node
+        return ast.Assign([node.target], _operation(node.op, ast.Name(node.target.id, ast.Load()), node.value))
+
+
+def _operation(operator: ast.operator, left: ast.expr, right: ast.expr) -> ast.Call:
+    """Write an operation as a call that may refuse it."""
+    return ast.Call(ast.Name("__operate__", ast.Load()), [ast.Constant(type(operator).__name__), left, right], [])
 
 
 def _literal(node: ast.expr) -> list:

@@ -100,17 +100,14 @@ def run(
 
     def compare(number, *operands, names=None):
         if names is not None and all(map(_is_plain, operands)):  # nothing is hidden, and nothing can be forged
-            pairs = zip(names, operands, operands[1:], strict=False)
-            return all(COMPARISONS[name](left, right) for name, left, right in pairs)
+            return _compare(names, operands)
         answer = _exchange(answering, ["compare", number, answering.encode(list(operands))])
         if isinstance(answer, list):  # the objects may answer for themselves: here is what they are compared with
             operators, places, others = answer
             others = dict(zip(places, wire.decode(others, answering.resolve), strict=True))
             rest = iter(operands)
             whole = [others[place] if place in others else next(rest) for place in range(len(operators) + 1)]
-            return all(
-                COMPARISONS[name](left, right) for name, left, right in zip(operators, whole, whole[1:], strict=False)
-            )
+            return _compare(operators, whole)
         if answer is None:
             raise TypeError("an object of the program cannot be compared with a plain value")
         return answer
@@ -134,6 +131,15 @@ def run(
         if count == 0:
             namespace.pop(entry_point, None)
     return nonce
+
+
+def _compare(operators, operands):
+    """Compare as Python does: the answer to one comparison may be anything, an array for example."""
+    for name, left, right in zip(operators, operands, operands[1:], strict=False):
+        answer = COMPARISONS[name](left, right)
+        if len(operators) > 1 and not answer:
+            break
+    return answer
 
 
 def _is_plain(value) -> bool:

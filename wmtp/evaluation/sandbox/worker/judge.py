@@ -109,7 +109,8 @@ class Judge:
         codes, uses = self.compile(program)
         strict = program["place"] != "trusting"
         tested = uses.tested_builtins(program["entry_point"])
-        hidden = hide((program["setup"], *program["tests"]), tested, strict)
+        with _complaining_of_tests():
+            hidden = hide((program["setup"], *program["tests"]), tested, strict)
         nonce = secrets.token_hex(16)
         request = {
             "imports": imports_inside(program["imports"], uses),
@@ -122,7 +123,7 @@ class Judge:
         }
         place, due, kind, first = "while it was loaded", set(hidden.due), "", None
         sys.setrecursionlimit(_DEEP)
-        with self.running(program) as process:
+        with self.running(program, inside=True) as process:
             process.begin(program["source"])
             session = Session(process)
             try:
@@ -156,10 +157,8 @@ class Judge:
 
     def compile(self, program: dict):
         """Compile the tests of a program."""
-        try:
+        with _complaining_of_tests():
             return compile_tests((program["setup"], *program["tests"]))
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise Settled("harness_error", f"the tests are no Python ({type(error).__name__})") from None
 
     @contextlib.contextmanager
     def alarm(self, program: dict):
@@ -185,9 +184,9 @@ class Judge:
                 raise Settled("wrong", f"printed something else {place}")
 
     @contextlib.contextmanager
-    def running(self, program: dict, stdin: bytes | None = None):
+    def running(self, program: dict, stdin: bytes | None = None, inside: bool = False):
         """Start a program, and whatever happens end it and count the time it took."""
-        process = Process(self, program, stdin)
+        process = Process(self, program, stdin, inside)
         try:
             yield process
         finally:
@@ -225,6 +224,15 @@ class Judge:
         """Send the keeper a request and wait for its answer."""
         self.tell_keeper(operation, pid)
         return keeper.ANSWER.unpack(self.keeper.recv(keeper.ANSWER.size, socket.MSG_WAITALL))
+
+
+@contextlib.contextmanager
+def _complaining_of_tests():
+    """Say of tests that cannot be compiled that it is their fault."""
+    try:
+        yield
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise Settled("harness_error", f"the tests are no Python ({type(error).__name__})") from None
 
 
 def _place(count: int, codes: list) -> str:

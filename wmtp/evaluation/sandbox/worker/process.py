@@ -20,7 +20,7 @@ _TICK = 0.05
 class Process:
     """Hold one running program."""
 
-    def __init__(self, judge, program: dict, stdin: bytes | None = None):
+    def __init__(self, judge, program: dict, stdin: bytes | None = None, inside: bool = False):
         self.judge, self.limits = judge, program["limits"]
         self.channel, theirs = socket.socketpair()
         self.files = [open_nameless_file() for _ in range(3)]
@@ -29,7 +29,8 @@ class Process:
             written += os.pwrite(self.files[0], stdin[written:], written)
         texts = (program["source"], program["setup"], *program["tests"])
         packages = [name for name in judge.packages if any(name in text for text in texts)]
-        wanted = {**self.limits, "others": judge.others, "script": stdin is not None, "packages": packages}
+        kind = {"script": stdin is not None, "inside": inside, "packages": packages}
+        wanted = {**self.limits, "others": judge.others, **kind}
         socket.send_fds(judge.zygote, [json.dumps(wanted).encode()], [theirs.fileno(), *self.files])
         theirs.close()
         (self.pid,) = zygote.STARTED.unpack(judge.zygote.recv(zygote.STARTED.size))

@@ -45,6 +45,9 @@ class Zygote:
         if proc is not None:
             os.close(proc)
         self.prepared: dict[bytes, tuple] = {}
+        self.remembers = (
+            False  # what modules are like before a program, for tests inside; it costs memory, so fork time
+        )
 
     def serve(self) -> None:
         """Start programs as the judge asks, until the judge is gone."""
@@ -69,10 +72,11 @@ class Zygote:
         """Work out once what programs with these limits need."""
         limits = json.loads(request)
         new = [name for name in limits["packages"] if name not in sys.modules]
-        if new:
-            for name in new:
-                with contextlib.suppress(Exception):  # then programs see what a missing package looks like
-                    _load(name, self.packages[name][0])
+        for name in new:
+            with contextlib.suppress(Exception):  # then programs see what a missing package looks like
+                _load(name, self.packages[name][0])
+        if new or limits["inside"] > self.remembers:
+            self.remembers |= limits["inside"]
             self.settle_down()
         isolated = isinstance(self.rung, confinement.Namespaces)
         run = program_side.run_as_script if limits["script"] else program_side.answer_for_program
@@ -82,7 +86,8 @@ class Zygote:
 
     def settle_down(self) -> None:
         """Make what is loaded now the state from which every program starts."""
-        inside.pristine = inside.Pristine([*PRELOADED, *self.packages])
+        if self.remembers:
+            inside.pristine = inside.Pristine([*PRELOADED, *self.packages])
         random.seed(0)  # the same program gets the same verdict each time
         if "numpy" in sys.modules:
             sys.modules["numpy"].random.seed(0)
