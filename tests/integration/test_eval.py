@@ -49,7 +49,7 @@ def test_a_model_that_was_never_trained_here_is_evaluated_by_its_name(config, tm
 
 
 @real_data
-def test_a_samples_file_of_a_suite_is_scored_without_a_model(config, tmp_path):
+def test_a_samples_file_of_a_suite_is_scored_without_a_model(config, tmp_path, capsys):
     rows = [
         {"task_id": "HumanEval/0", "completion": "    return True\n"},
         {"task_id": "mbpp/11", "completion": "def remove_Occ(s, ch):\n    return s\n"},
@@ -62,6 +62,9 @@ def test_a_samples_file_of_a_suite_is_scored_without_a_model(config, tmp_path):
     metrics = evaluate_checkpoint(config(*suite, f"out={tmp_path / 'out'}", root="eval"))
     assert metrics["mbpp/pass@1"] == 0.5 and len(metrics["mbpp/missing"]) == 498
     assert metrics["humaneval/pass@1"] == 0.0 and metrics["humaneval/samples"] == 1
+    # The headline says on how few of the problems it stands, and does not pretend to be sure.
+    assert 0.3 < metrics["humaneval/pass@1_high"] - metrics["humaneval/pass@1_low"]
+    assert re.search(r"^humaneval/pass@1 .*\]   1 of 164 problems scored$", capsys.readouterr().out, re.M)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mbpp", "humaneval"}
 
     file.write_text(json.dumps({"task_id": "mbpp/99999", "completion": ""}) + "\n")
@@ -82,6 +85,8 @@ def test_an_mlflow_run_id_names_its_model_and_gets_the_results(config, tmp_path,
     client = MlflowClient(state["tracking_uri"])
     logged = client.get_run(state["run_id"]).data.metrics
     assert logged[f"eval/{folder.name}/synthetic/pass_at_1"] == metrics["synthetic/pass@1"]
+    assert not any(key.endswith(("/n", "/seed", "/problems")) for key in logged)  # what is set is no curve
+    assert client.get_run(state["run_id"]).data.tags[f"eval/{folder.name}/synthetic/scored"] == "3 of 3"
     artifacts = {Path(item.path).name for item in client.list_artifacts(state["run_id"], f"eval/{folder.name}")}
     assert {"report.html", "metrics.json", "results.jsonl"} <= artifacts
 

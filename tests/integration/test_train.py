@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from pytorch_lightning import Callback
 from training import last_checkpoint
 from transformers import AutoModelForCausalLM
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from tests.real_data import DATA, real_data
 from wmtp.checkpoints.io import AtomicCheckpointIO
 from wmtp.cli import front_door
-from wmtp.errors import NonFiniteError
+from wmtp.errors import ConfigError, NonFiniteError
 from wmtp.eval import evaluate_checkpoint
 from wmtp.models.loading import find_model, load_model
 from wmtp.models.tokenizer import load_tokenizer
@@ -61,6 +62,23 @@ def test_a_run_directory_holds_all_that_is_needed(config, tmp_path):
     assert 0 <= metrics["after/synthetic/pass@1"] <= 1
     assert metrics["after/val/ce_head0"] < metrics["before/val/ce_head0"]
     assert AutoModelForCausalLM.from_pretrained(run / "model").config.model_type == "llama"
+    # What it was made of, by content: the weights at the start are those that were evaluated before training.
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    evaluated = json.loads((run / "eval/before/synthetic/eval.json").read_text())
+    assert written["made_of"]["model"] == evaluated["ckpt"]
+    assert written["made_of"]["data"] and written["made_of"]["benchmarks"]["synthetic"]
+    assert written["made_of"]["code"]["version"]
+
+
+def test_the_screen_and_every_report_speak_korean_on_request(config, tmp_path, capsys):
+    with pytest.raises(ConfigError, match="lang = 'kr' must be one of en, ko"):
+        train(config("lang=kr"))
+    train(config("lang=ko", "eval.before=false", "trainer.max_steps=2"))
+    said = capsys.readouterr().out
+    assert "학습 후" in said and "보고서 " in said and "before" not in said
+    run = tmp_path / "runs" / "rho1-synthetic-tiny-base"
+    for page in (run / "report.html", run / "eval" / "after" / "synthetic" / "report.html"):
+        assert '<html lang="ko">' in page.read_text() and "판정" in page.read_text()
 
 
 def test_the_same_config_twice_gives_the_same_numbers(config, tmp_path):
