@@ -44,7 +44,7 @@ class Parts(NamedTuple):
     benchmarks: list[Any]
     sampling: Any
     algo: Any
-    tokens: str  # what training reads, named by content
+    samples: str  # what training reads, named by content
 
 
 @in_its_storage
@@ -85,7 +85,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         print(f"{name}: this point of the sweep has come to its end; left out (ckpt=auto).")
         return {}
     start = find_start(cfg.ckpt, Path(cfg.runs), name, touch=not cfg.dry_run)
-    step = check_same_training(start, cfg, parts[0].algo, parts[0].tokens) if start.checkpoint else 0
+    step = check_same_training(start, cfg, parts[0].algo, parts[0].samples) if start.checkpoint else 0
 
     place = rehearsal(start) if cfg.dry_run else run_directory(start.run, start.checkpoint, Path(cfg.runs), name)
     with place as run, keep_log(run):
@@ -192,7 +192,7 @@ def describe(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
         for part, licence in source.licences.items():
             used[part] = {"licence": licence} | used.get(part, {})
     found = made_of(parts.data.source, parts.benchmarks, weights_digest(parts.algo.model) if is_first() else None)
-    more = {"used": used, "made_of": found | {"tokens": parts.tokens}}
+    more = {"used": used, "made_of": found | {"samples": parts.samples}}
     return mask_secrets(OmegaConf.to_container(cfg, resolve=True) | more)
 
 
