@@ -44,7 +44,7 @@ class Parts(NamedTuple):
     benchmarks: list[Any]
     sampling: Any
     algo: Any
-    content: dict[str, str]  # what training reads, named by what is in it
+    samples: str  # what training reads, named by content
 
 
 @in_its_storage
@@ -85,7 +85,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         print(f"{name}: this point of the sweep has come to its end; left out (ckpt=auto).")
         return {}
     start = find_start(cfg.ckpt, Path(cfg.runs), name, touch=not cfg.dry_run)
-    step = check_same_training(start, cfg, parts[0].algo, parts[0].content) if start.checkpoint else 0
+    step = check_same_training(start, cfg, parts[0].algo, parts[0].samples) if start.checkpoint else 0
 
     place = rehearsal(start) if cfg.dry_run else run_directory(start.run, start.checkpoint, Path(cfg.runs), name)
     with place as run, keep_log(run):
@@ -128,8 +128,7 @@ def build_parts(cfg: DictConfig) -> Parts:
     data.source, leaks = guard(data.source, benchmarks, cfg.data.get("leakage", "drop"))
     data.setup()
     name = (cfg.name or f"{algo.name}-{data.source.name}-{model_source.name}") + sweep_point()
-    content = {"data": data.samples["train"].fingerprint[:16]}
-    return Parts(name, tokenizer, data, leaks, benchmarks, sampling, algo, content)
+    return Parts(name, tokenizer, data, leaks, benchmarks, sampling, algo, data.samples["train"].fingerprint[:16])
 
 
 def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dict[str, float]:
@@ -193,7 +192,7 @@ def describe(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
         for part, licence in source.licences.items():
             used[part] = {"licence": licence} | used.get(part, {})
     found = made_of(parts.data.source, parts.benchmarks, weights_digest(parts.algo.model) if is_first() else None)
-    more = {"used": used, "made_of": found, "content": parts.content}
+    more = {"used": used, "made_of": found | {"samples": parts.samples}}
     return mask_secrets(OmegaConf.to_container(cfg, resolve=True) | more)
 
 

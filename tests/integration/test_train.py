@@ -108,11 +108,13 @@ def test_a_continued_run_counts_its_new_weights_and_another_start_its_own(config
     run = tmp_path / "runs" / "r"
     samples = {when: run / "eval" / when / "synthetic" / "samples.jsonl" for when in ("before", "after")}
     first = {when: file.read_bytes() for when, file in samples.items()}
+    model = lambda: json.loads((samples["after"].parent / "eval.json").read_text())["ckpt"]  # noqa: E731
+    trained = model()
     begun = (samples["before"].parent / "timings.jsonl").read_bytes()
 
     longer = ["name=r", "trainer.max_steps=12", "optimizer.lr=0.05", f"ckpt={run}"]
     metrics = train(config(*longer))
-    assert samples["after"].read_bytes() != first["after"]
+    assert model() != trained  # the answers to four easy problems may be the same
     again = evaluate_checkpoint(config(f"ckpt={run}", "sampling.max_new_tokens=64", "progress=false", root="eval"))
     assert metrics["after/synthetic/pass@1"] == again["synthetic/pass@1"]
     (there,) = (run / "eval").glob("last-*")

@@ -134,7 +134,7 @@ def _heard(signals: Iterable[signal.Signals]) -> list[signal.Signals]:
 def _say(number: signal.Signals, sentence: str) -> None:
     """Print on the terminal, if it is still there; after a hang-up it is not, and every later print would fail."""
     with suppress(OSError):
-        print(sentence, file=sys.stderr, flush=True)
+        print(f"{sentence}\n", end="", file=sys.stderr, flush=True)  # at once: after it nothing may be written
     if number == signal.SIGHUP:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):

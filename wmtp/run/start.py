@@ -88,14 +88,14 @@ def _newest_whole(run: Path, touch: bool) -> Path | None:
     return last
 
 
-def check_same_training(start: Start, cfg: DictConfig, algo: Any, content: dict[str, str]) -> int:
+def check_same_training(start: Start, cfg: DictConfig, algo: Any, samples: str) -> int:
     """Refuse a checkpoint of another model or optimizer, and to go on with another experiment in the same run.
 
     Args:
         start: 어디서 시작하는지. 체크포인트가 있다.
         cfg: 지금의 설정.
         algo: 모델을 가진 LightningModule.
-        content: 무엇을 읽고 학습하는지, 내용에서 나온 이름 ("data").
+        samples: 무엇을 읽고 학습하는지, 내용에서 나온 이름.
 
     Returns:
         체크포인트를 쓴 스텝.
@@ -112,8 +112,7 @@ def check_same_training(start: Start, cfg: DictConfig, algo: Any, content: dict[
                 f"ckpt = {start.checkpoint} was trained with {key}={then}, and this is {key}={now}; give {key}={then} "
                 "to go on, or leave ckpt out to begin a run of its own."
             )
-    then = config.get("content", {})
-    if start.run and any(then.get(name, content[name]) != content[name] for name in content):
+    if start.run and config.get("made_of", {}).get("samples", samples) != samples:
         raise CheckpointError(
             f"ckpt = {start.checkpoint} was trained on other data (data.*, or what a benchmark leaves out of it); give "
             f"those of {start.run / 'config.yaml'} to go on, or leave ckpt out to begin a run of its own."
