@@ -293,5 +293,5 @@ def test_a_run_goes_on_only_as_what_it_is(config, tmp_path):
     train(config(*small, "name=own", f"ckpt={copy}", "algo=baseline", "trainer.max_steps=2"))
     assert (tmp_path / "runs" / "own" / "model" / "config.json").is_file()
     (run / "metrics.csv").write_bytes(bytes(range(256)))
-    with pytest.raises(DataFormatError, match=r"metrics\.csv is no table of metrics"):
+    with pytest.raises(DataFormatError, match=r"metrics\.csv is no table of metrics; move it away"):
         train(config(*small, "ckpt=last", "trainer.max_steps=2"))
