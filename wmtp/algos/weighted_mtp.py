@@ -24,8 +24,13 @@ from transformers import get_cosine_schedule_with_warmup
 from wmtp.checks import check_number
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
+from wmtp.maths.curve import Curve, check_curve, value_at
 from wmtp.maths.loss import MTPLoss, weighted_mtp_loss
 from wmtp.models.mtp import MTPMixin, MTPOutput
+
+# Of heads that no checkpoint held: what docs/new_heads.md measured.
+NEW_HEAD_WEIGHT = 0.3
+NEW_TRUNK_GRADIENT = 0.1
 
 
 class TokenWeights(NamedTuple):
@@ -49,20 +54,25 @@ class WeightedMTP(LightningModule):
         model: H개의 헤드를 가진 모델 (`wmtp.models.mtp`).
         optimizer: 모델을 받아 옵티마이저를 돌려주는 함수 (conf/optimizer/*.yaml).
         warmup: 학습률을 올리는 구간, 전체 스텝에 대한 비율. 그 뒤는 코사인으로 내린다.
-        head_weights: α_k, 헤드별 손실 가중치. None이면 모두 1.
+        head_weights: α_k, 헤드별 손실 가중치. 저마다 수 하나 또는 학습을 따라 변하는 곡선 (`wmtp.maths.curve`).
+            None이면 모두 1, 새로 단 헤드(`model.new_heads`)는 `NEW_HEAD_WEIGHT`.
+        trunk_gradient: 헤드 1, 2, …의 기울기가 head 0과 함께 쓰는 것으로 흐를 때의 배율, 수 또는 곡선.
+            None이면 1, 새로 단 헤드가 있으면 `NEW_TRUNK_GRADIENT`.
         weighting: 점수를 가중치로 바꾸는 규칙 (`wmtp.maths.weighting`). None이면 점수를 내지 않고 모두 1이다.
     """
 
     name = "weighted"
     score_name: str | None = None
     run_dir: Path | None = None
+    _steps = 0  # of the whole training, known when it starts
 
     def __init__(
         self,
         model: MTPMixin,
         optimizer: Callable[[MTPMixin], Optimizer],
         warmup: float = 0.03,
-        head_weights: Sequence[float] | None = None,
+        head_weights: Sequence[Curve] | None = None,
+        trunk_gradient: Curve | None = None,
         weighting: Any = None,
     ) -> None:
         super().__init__()
@@ -72,10 +82,20 @@ class WeightedMTP(LightningModule):
                 f"algo.head_weights = {list(head_weights)} must have one number for each of the {model.heads} heads "
                 "(model.heads); or null for all ones."
             )
+        for k, curve in enumerate(head_weights or ()):
+            check_curve(f"algo.head_weights[{k}]", curve)
+        if trunk_gradient is not None:
+            check_curve("algo.trunk_gradient", trunk_gradient, most=1)
+        new = model.new_heads is not None
+        if head_weights is None and new:
+            head_weights = [1.0] + [NEW_HEAD_WEIGHT] * (model.heads - 1)
+        if trunk_gradient is None:
+            trunk_gradient = NEW_TRUNK_GRADIENT if new else 1.0
         self.model = model
         self.optimizer = optimizer
         self.warmup = warmup
         self.head_weights = head_weights
+        self.trunk_gradient = trunk_gradient
         self.weighting = weighting
 
     def token_scores(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:
@@ -100,7 +120,7 @@ class WeightedMTP(LightningModule):
             # on. Within a step no parameter changes, so the scores are those that each piece would have had.
             self._pieces = self._weigh_pieces(batch["pieces"], draw)
 
-        output = self.model.mtp(batch["input_ids_BT"])
+        output = self.model.mtp(batch["input_ids_BT"], trunk_gradient=value_at(self.trunk_gradient, self._share_done()))
         if self.weighting is None:
             weights = TokenWeights()
         elif count > 1:
@@ -157,9 +177,14 @@ class WeightedMTP(LightningModule):
             batch["labels_BT"],
             weight_BT,
             batch["step_targets"],
-            self.head_weights,
+            self.head_weights and [value_at(curve, self._share_done()) for curve in self.head_weights],
             batch["targets"],
+            shared_gradient=output.trunk_gradient,
         )
+
+    def _share_done(self) -> float:
+        """Return the share of the training that is behind, by the host's own count."""
+        return self.trainer.global_step / self._steps if self._steps else 0.0
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log the unweighted CE of every head, averaged over target tokens."""
@@ -178,7 +203,7 @@ class WeightedMTP(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Warm up linearly, then follow a cosine down to zero."""
         optimizer = self.optimizer(self.model)
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self._steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
