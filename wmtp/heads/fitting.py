@@ -12,14 +12,14 @@
 #   B sequences, T positions, H heads
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from wmtp.data.batching import collate, plan_epoch
 from wmtp.data.tokenization import TokenizedSamples
@@ -87,31 +87,60 @@ class TrunkCalls:
 class HeadFitting:
     """Fit the extra heads of a model step by step; nothing else of it changes.
 
+    Attributes:
+        curve: 잴 때마다 {"step", "ce"}. ce는 헤드 1, 2, …의 검증 CE다. 첫 점은 시작하기 전.
+        best: 평균 CE가 가장 낮았을 때의 헤드들, 이름 → 텐서.
+
     Args:
         model: 헤드를 가진 모델.
         train: 배울 배치들.
-        lr: AdamW의 학습률.
+        heldout: 재는 배치들.
+        lr: AdamW의 학습률. 스텝을 따라 0까지 곧게 내린다.
         seed: 배치의 순서를 정하는 씨앗.
     """
 
-    def __init__(self, model: MTPMixin, train: TrunkCalls, lr: float, seed: int = 42) -> None:
-        self.model, self.train, self.lr, self.seed = model, train, lr, seed
-        self.steps_taken = 0
+    def __init__(self, model: MTPMixin, train: TrunkCalls, heldout: TrunkCalls, lr: float, seed: int = 42) -> None:
+        self.model, self.train, self.heldout, self.lr, self.seed = model, train, heldout, lr, seed
+        self.steps_taken, self.curve, self.best = 0, [], {}
+        self.parameters = dict(model.extra_heads.named_parameters())
         self.optimizer = torch.optim.AdamW(
-            model.extra_heads.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+            self.parameters.values(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
         )
+
+    def run(self, steps: int, check_every: int, patience: int) -> Iterator[list[float] | None]:
+        """Fit until the steps are done or the mean CE stops falling, and end with the best heads.
+
+        Args:
+            steps: 스텝 수의 상한.
+            check_every: 몇 스텝마다 잴지.
+            patience: 이만큼 잇달아 나아지지 않으면 멈춘다.
+
+        Yields:
+            스텝마다, 쟀으면 헤드들의 CE, 아니면 None.
+        """
+        training = self.model.training
+        self.model.eval()  # no dropout
+        if not self.curve:
+            self._check()
+        while self.steps_taken < steps and not self._stale(patience):
+            self.step(1 - self.steps_taken / steps)
+            if self.steps_taken % check_every and self.steps_taken < steps:
+                yield None
+            else:
+                yield self._check()
+        put(self.best, self.parameters)
+        self.model.train(training)
 
     def batch_of(self, step: int) -> int:
         """Say which batch a step reads; their order changes with every epoch."""
         epoch, position = divmod(step, len(self.train))
         return random.Random(f"{self.seed}/{epoch}").sample(range(len(self.train)), len(self.train))[position]
 
-    def step(self, lr_factor: float = 1.0) -> Tensor:
-        """Take one step; return this rank's share of the loss, which stays on the device."""
+    def step(self, lr_factor: float = 1.0) -> None:
+        """Take one step."""
         batch, call = self.train[self.batch_of(self.steps_taken)]
         with torch.enable_grad():
-            loss = heads_loss(self.model, batch, call).loss
-            loss.backward()
+            heads_loss(self.model, batch, call).loss.backward()
         for head in self.model.extra_heads:
             self._add_up(head)
             torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
@@ -120,7 +149,6 @@ class HeadFitting:
         self.optimizer.step()
         self.model.zero_grad()
         self.steps_taken += 1
-        return loss.detach()
 
     def _add_up(self, head: torch.nn.Module) -> None:
         """Sum the gradients over the ranks; sharded ones come as means already."""
@@ -129,6 +157,65 @@ class HeadFitting:
                 parameter.grad *= self.train.world_size
             elif self.train.world_size > 1:
                 torch.distributed.all_reduce(parameter.grad)
+
+    def _check(self) -> list[float]:
+        ce = measure(self.model, self.heldout).tolist()
+        self.curve.append({"step": self.steps_taken, "ce": ce})
+        if _mean(self.curve[-1]) <= min(map(_mean, self.curve)):
+            self.best = whole(self.parameters)
+        return ce
+
+    def _stale(self, patience: int) -> bool:
+        """Say whether the last `patience` checks were no better than the best before them."""
+        if len(self.curve) <= patience:
+            return False
+        return min(map(_mean, self.curve[-patience:])) > min(map(_mean, self.curve[:-patience])) - 1e-3
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a later process needs to go on: plain values and tensors, of all ranks together."""
+        moments = [whole(self.optimizer.state[parameter]) for parameter in self.parameters.values()]
+        return {
+            "heads": whole(self.parameters),
+            "moments": moments,
+            "steps_taken": self.steps_taken,
+            "curve": self.curve,
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another process stopped."""
+        put(state["heads"], self.parameters)
+        for parameter, moments in zip(self.parameters.values(), state["moments"], strict=True):
+            self.optimizer.state[parameter] = {
+                name: spread(value, parameter) if value.ndim else value.to(parameter.device)
+                for name, value in moments.items()
+            }
+        self.steps_taken, self.curve, self.best = state["steps_taken"], state["curve"], state["best"]
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to the CPU, those of a sharded model gathered; all ranks call it."""
+    return {
+        name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().to("cpu", copy=True)
+        for name, tensor in tensors.items()
+    }
+
+
+@torch.no_grad()
+def put(values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Give parameters, sharded or not, the values that `whole` returned."""
+    for name, parameter in parameters.items():
+        parameter.copy_(spread(values[name], parameter))
+
+
+def spread(value: Tensor, like: Tensor) -> Tensor:
+    """Bring a whole tensor to where another one of its shape is, in the same shards."""
+    value = value.to(like.device)
+    return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value
+
+
+def _mean(point: dict[str, Any]) -> float:
+    return sum(point["ce"]) / len(point["ce"])
 
 
 def heads_loss(model: MTPMixin, batch: dict[str, Any], call: dict[str, Any]) -> MTPLoss:
@@ -156,4 +243,5 @@ def measure(model: MTPMixin, heldout: TrunkCalls) -> Tensor:
     total_2H = torch.stack([torch.stack([part.double() for part in pair]) for pair in sums]).sum(dim=0)
     if heldout.world_size > 1:
         torch.distributed.all_reduce(total_2H)
+        torch.distributed.broadcast(total_2H, src=0)  # a last digit that differs would let some ranks stop alone
     return total_2H[0] / total_2H[1].clamp(min=1)
