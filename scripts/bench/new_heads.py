@@ -208,10 +208,9 @@ class Bench:
             TrunkCalls(model, samples, budget, pad, prompts, limit=2**34)
             for samples, prompts in ((self.samples(model, reads), reads == "prompts"), (self.validation, False))
         )
-        fitting = HeadFitting(model, train, heldout, lr)
-        with self.autocast():
-            for _ in fitting.run(steps, max(steps // 12, 1), patience=3):
-                pass
+        fitting = HeadFitting(model, train, heldout, lr, autocast=self.autocast)
+        for _ in fitting.run(steps, max(steps // 12, 1), patience=3):
+            pass
         return fitting
 
     def samples(self, model: MTPMixin, reads: str) -> TokenizedSamples:

@@ -14,6 +14,9 @@ from torch.optim import AdamW, Muon, Optimizer
 from wmtp.checks import check_number
 from wmtp.private_names import let_lightning_unscale
 
+# Of heads that no checkpoint held: what docs/new_heads.md measured, beside 2e-5 for the rest.
+NEW_HEADS_LR = 5e-4
+
 
 def adamw(
     model: nn.Module,
@@ -29,9 +32,12 @@ def adamw(
         lr: 학습률.
         weight_decay: 행렬의 가중치 감쇠.
         betas: AdamW의 베타.
-        heads_lr: 헤드 1, 2, …의 학습률. 새 헤드는 배울 것이 몸통보다 많다. None이면 lr.
+        heads_lr: 헤드 1, 2, …의 학습률. None이면 lr. 새 헤드(`model.new_heads`)는 배울 것이 몸통보다 많으므로
+            적어도 `NEW_HEADS_LR`.
     """
     check_number("optimizer.lr", lr, "> 0", "See conf/optimizer/.")
+    if heads_lr is None and model.new_heads is not None:
+        heads_lr = max(lr, NEW_HEADS_LR)
     parameters = [p for p in model.parameters() if p.requires_grad]
     parts = [(parameters, lr)]
     if heads_lr is not None:

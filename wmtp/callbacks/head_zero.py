@@ -6,6 +6,7 @@
 """
 
 import sys
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -18,6 +19,14 @@ class HeadZeroWatch(Callback):
     def __init__(self) -> None:
         self.start: float | None = None
         self.warned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the first CE in the checkpoint."""
+        return {"start": self.start, "warned": self.warned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the CE before training, however far the run is."""
+        self.start, self.warned = state_dict["start"], state_dict["warned"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the first CE, and warn once when a later one is above it."""

@@ -6,13 +6,16 @@
 [동작] 배치의 묶음은 고정이고 순서만 에폭마다 바뀐다. 그래서 몸통의 출력을 배치째 기억할 수 있다 (limit 바이트까지).
     헤드 k는 서로 나누어 가진 것이 없으므로 함께 맞추어도 하나씩 맞춘 것과 같다. 기울기 자르기도 헤드마다 따로 한다.
     랭크가 여럿이면 배치의 행을 나누고 기울기를 더한다.
+    autocast는 스텝마다, 잴 때마다 새로 켠다: 켜 둔 동안은 가중치의 bf16 사본을 기억하므로, 켠 채로 여러 스텝을 가면
+    모든 스텝이 처음 가중치로 계산된다.
 [디버깅] CE가 ln V 위에 머물면 lr를 낮춘다. 학습 CE만 내려가면 데이터가 적은 것이다.
 """
 
 #   B sequences, T positions, H heads
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -85,11 +88,11 @@ class TrunkCalls:
 
 
 class HeadFitting:
-    """Fit the extra heads of a model step by step; nothing else of it changes.
+    """Fit the new heads of a model step by step; nothing else of it changes.
 
     Attributes:
         curve: 잴 때마다 {"step", "ce"}. ce는 헤드 1, 2, …의 검증 CE다. 첫 점은 시작하기 전.
-        best: 평균 CE가 가장 낮았을 때의 헤드들, 이름 → 텐서.
+        best: 평균 CE가 가장 낮았을 때의 새 헤드들, 이름 → 텐서.
 
     Args:
         model: 헤드를 가진 모델.
@@ -97,12 +100,23 @@ class HeadFitting:
         heldout: 재는 배치들.
         lr: AdamW의 학습률. 스텝을 따라 0까지 곧게 내린다.
         seed: 배치의 순서를 정하는 씨앗.
+        autocast: precision을 켜는 컨텍스트를 만드는 함수.
     """
 
-    def __init__(self, model: MTPMixin, train: TrunkCalls, heldout: TrunkCalls, lr: float, seed: int = 42) -> None:
+    def __init__(
+        self,
+        model: MTPMixin,
+        train: TrunkCalls,
+        heldout: TrunkCalls,
+        lr: float,
+        seed: int = 42,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
         self.model, self.train, self.heldout, self.lr, self.seed = model, train, heldout, lr, seed
+        self.autocast = autocast
         self.steps_taken, self.curve, self.best = 0, [], {}
-        self.parameters = dict(model.extra_heads.named_parameters())
+        self.heads = new_heads(model)
+        self.parameters = dict(self.heads.named_parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
         )
@@ -138,10 +152,10 @@ class HeadFitting:
 
     def step(self, lr_factor: float = 1.0) -> None:
         """Take one step."""
-        batch, call = self.train[self.batch_of(self.steps_taken)]
-        with torch.enable_grad():
+        with self.autocast(), torch.enable_grad():
+            batch, call = self.train[self.batch_of(self.steps_taken)]
             heads_loss(self.model, batch, call).loss.backward()
-        for head in self.model.extra_heads:
+        for head in self.heads:
             self._add_up(head)
             torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         for group in self.optimizer.param_groups:
@@ -159,7 +173,8 @@ class HeadFitting:
                 torch.distributed.all_reduce(parameter.grad)
 
     def _check(self) -> list[float]:
-        ce = measure(self.model, self.heldout).tolist()
+        with self.autocast():
+            ce = measure(self.model, self.heldout).tolist()
         self.curve.append({"step": self.steps_taken, "ce": ce})
         if _mean(self.curve[-1]) <= min(map(_mean, self.curve)):
             self.best = whole(self.parameters)
@@ -191,6 +206,11 @@ class HeadFitting:
                 for name, value in moments.items()
             }
         self.steps_taken, self.curve, self.best = state["steps_taken"], state["curve"], state["best"]
+
+
+def new_heads(model: MTPMixin) -> torch.nn.ModuleList:
+    """Return the heads that no checkpoint held."""
+    return model.extra_heads[model.new_heads.first - 1 :]
 
 
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

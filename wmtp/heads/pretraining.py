@@ -15,17 +15,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from wmtp.cache.entries import alone_with, entry_file, read_entry, write_entry
+from wmtp.cache.entries import claimed, entry_file, pack, read_entry, unpack, write_entry
 from wmtp.cache.fingerprint import code_of, digest_of_model
 from wmtp.cache.value_heads import partial_of, read_partial, write_partial
 from wmtp.data.tokenization import TokenizedSamples
 from wmtp.errors import ConfigError, is_whole_number
 from wmtp.heads import fitting
-from wmtp.heads.fitting import HeadFitting, TrunkCalls, put
+from wmtp.heads.fitting import HeadFitting, TrunkCalls, new_heads, put
 from wmtp.models import head_start
 from wmtp.progress import progress_bar
 from wmtp.storage.files import write_atomically
@@ -76,25 +75,23 @@ class HeadPretraining(Callback):
             return
         train, heldout = trainer.datamodule.samples["train"], trainer.datamodule.samples["validation"]
         heldout = heldout if len(heldout) else train
-        heads = dict(model.extra_heads.named_parameters())
         file = entry_file("new_heads", self._key(trainer, model, train, heldout)) if trainer.is_global_zero else None
         # The first rank holds the entry's lock for all; two runs that start together fit the heads once.
-        with alone_with(file) if file else nullcontext():
+        with claimed(file) if file else nullcontext():
             entry = trainer.strategy.broadcast(read_entry(file) if file else None)
             if entry is None:
-                with trainer.precision_plugin.forward_context():
-                    entry = self._fit(trainer, model, train, heldout, file)
+                entry = self._fit(trainer, model, train, heldout, file)
                 if file and write_entry(file, entry):
                     partial_of(file).unlink(missing_ok=True)
-        put(entry, heads)
+        put(entry, dict(new_heads(model).named_parameters()))
         if trainer.is_global_zero:
-            self._tell(trainer, pl_module, json.loads(bytes(entry["curve"].tolist())), len(heldout))
+            self._tell(trainer, pl_module, unpack(entry["curve"]), len(heldout))
 
     def _key(self, trainer: Trainer, model: Any, train: TokenizedSamples, heldout: TokenizedSamples) -> dict[str, Any]:
         """Return everything that decides the fitted heads; the number of ranks does not."""
         return {
             "trunk": digest_of_model(Path(model.new_heads.folder)),
-            "start": [model.new_heads.start, model.new_heads.seed, model.heads],
+            "start": [model.new_heads.start, model.new_heads.seed, model.new_heads.first, model.heads],
             "precision": str(trainer.precision),
             "samples": [train.fingerprint, heldout.fingerprint],
             "settings": {name: value for name, value in vars(self).items() if not name.startswith("_")},
@@ -115,6 +112,7 @@ class HeadPretraining(Callback):
             TrunkCalls(model, heldout, budget, pad, **ranks),
             self.lr,
             self.seed,
+            trainer.precision_plugin.forward_context,
         )
         partial = trainer.strategy.broadcast(read_partial(file) if file else None)
         if partial is not None:
@@ -134,7 +132,7 @@ class HeadPretraining(Callback):
                 state = fit.state_dict()  # by all ranks
                 if file:
                     write_partial(file, state)
-        return fit.best | {"curve": torch.tensor(list(json.dumps(fit.curve).encode()), dtype=torch.uint8)}
+        return fit.best | {"curve": pack(fit.curve)}
 
     def _tell(self, trainer: Trainer, pl_module: LightningModule, curve: list[dict[str, Any]], count: int) -> None:
         """Write new_heads.json, log the numbers, and warn of heads that know less than nothing."""
