@@ -1,7 +1,8 @@
 """Put new heads on a model in several ways, fine-tune, and see what becomes of head 0 and of their drafts.
 
     python scripts/bench/new_heads.py MODEL MBPP [--steps 120] [--programs 500] [--minutes 6] [--out FOLDER]
-    python scripts/bench/new_heads.py wmtp/assets/tiny-base MBPP --toy        on a CPU, a few minutes
+    python scripts/bench/new_heads.py wmtp/assets/tiny-base MBPP --first 3    on a CPU, a few minutes
+    python scripts/bench/new_heads.py wmtp/assets/tiny-base MBPP --toy        every way, to see that it can be gone
 
 [연구 맥락] 새 헤드의 기울기는 몸통을 망가뜨릴 수 있다. 무엇이 막는지는 표로만 안다:
     시작 × 0단계 × 몸통으로 가는 기울기 × α. 비교 대상은 언제나 같은 데이터와 같은 스텝으로 미세조정한 H = 1이다.
@@ -48,14 +49,14 @@ from wmtp.models.mtp import MTPMixin
 
 @dataclass(frozen=True)
 class Way:
-    """Say how heads are put on and trained."""
+    """Say how heads are put on and trained; None is wmtp's own default for new heads."""
 
     name: str
     start: str = "copy"
     stage0: str = "programs"  # one of STAGE0
-    trunk: Curve = 0.1
-    alpha: Curve = 0.3
-    heads_lr: float | None = None
+    trunk: Curve | None = 0.1
+    alpha: Curve | None = 0.3  # of heads 1, 2, …, where head 0 has 1
+    heads_lr: float | None = None  # 0: that of the rest
     heads: int = 4
 
 
@@ -65,12 +66,12 @@ HALFWAY = {0: 0.0, 0.5: 1.0}
 DECAY = {0: 0.3, 0.66: 0.3, 0.67: 0.1}
 # The most important first: time may run out.
 WAYS = [
-    Way("H = 1", heads=1, stage0="none"),
-    Way("before: copy, no stage 0, trunk 1, alpha 1", stage0="none", trunk=1, alpha=1),
-    Way("stage 0, trunk 0.1, alpha 0.3, heads' rate", heads_lr=5e-4),
-    Way("stage 0, trunk 0.1, alpha 0.3"),
-    Way("stage 0, trunk 0, alpha 0.3, heads' rate", trunk=0, heads_lr=5e-4),
-    Way("stage 0, trunk 1, alpha 1", trunk=1, alpha=1),
+    Way("H = 1", heads=1, stage0="none", trunk=None, alpha=None),
+    Way("before: copy, no stage 0, trunk 1, alpha 1", stage0="none", trunk=1, alpha=1, heads_lr=0),
+    Way("default", trunk=None, alpha=None),
+    Way("default, trunk 0", trunk=0, alpha=None),
+    Way("stage 0, trunk 0.1, alpha 0.3, lr for all", heads_lr=0),
+    Way("stage 0, trunk 1, alpha 1", trunk=1, alpha=1, heads_lr=0),
     Way("stage 0, trunk 1, alpha 0.3, heads' rate", trunk=1, heads_lr=5e-4),
     Way("stage 0 with prompts, trunk 0.1, alpha 0.3, heads' rate", stage0="prompts", heads_lr=5e-4),
     Way("stage 0 with own answers, trunk 0.1, alpha 0.3, heads' rate", stage0="own", heads_lr=5e-4),
@@ -83,9 +84,9 @@ WAYS = [
     Way("stage 0, trunk 0.1, alpha 1, heads' rate", alpha=1, heads_lr=5e-4),
     Way("stage 0, trunk 0.3, alpha 0.3, heads' rate", trunk=0.3, heads_lr=5e-4),
     Way("stage 0, trunk 0.1, alpha 0.3, heads' rate 1e-3", heads_lr=1e-3),
-    Way("stage 0, trunk 1, alpha 0.3", trunk=1),
-    Way("no stage 0, trunk 1, alpha 0.3", stage0="none", trunk=1),
-    Way("no stage 0, trunk 1, alpha 0.1", stage0="none", trunk=1, alpha=0.1),
+    Way("stage 0, trunk 1, alpha 0.3", trunk=1, heads_lr=0),
+    Way("no stage 0, trunk 1, alpha 0.3", stage0="none", trunk=1, heads_lr=0),
+    Way("no stage 0, trunk 1, alpha 0.1", stage0="none", trunk=1, alpha=0.1, heads_lr=0),
 ]
 FIRST = 9  # ways that come before the programs and the table of stage 0
 PROGRAMS_OF = 3
@@ -343,8 +344,8 @@ class Bench:
 
     def train(self, model: MTPMixin, way: Way) -> Watch:
         """Fine-tune through Lightning, as wmtp.train does."""
-        alphas = [1.0] + [way.alpha] * (way.heads - 1)
-        optimizer = partial(adamw, lr=self.asked.lr, heads_lr=way.heads_lr)
+        alphas = None if way.alpha is None else [1.0] + [way.alpha] * (way.heads - 1)
+        optimizer = partial(adamw, lr=self.asked.lr, heads_lr=self.asked.lr if way.heads_lr == 0 else way.heads_lr)
         algo = Baseline(model, optimizer, warmup=0.05, head_weights=alphas, trunk_gradient=way.trunk)
         watch, steps = Watch(), self.asked.steps
         trainer = Trainer(
@@ -401,6 +402,7 @@ def main() -> None:
     parser.add_argument("--programs", type=int, default=0, help="unseen problems for pass@1; 0: none")
     parser.add_argument("--own", type=int, default=4, help="own answers to each training prompt")
     parser.add_argument("--only", default="", help="ways whose names hold this")
+    parser.add_argument("--first", type=int, help="the first so many ways, and nothing else")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/new_heads"))
     parser.add_argument("--toy", action="store_true", help="sizes at which every way can be gone on a CPU")
@@ -424,10 +426,10 @@ def main() -> None:
     print(HEAD, flush=True)
 
     with (asked.out / "new_heads.jsonl").open("w", encoding="utf-8") as kept:
-        ways = [way for way in WAYS if asked.only in way.name]
+        ways = [way for way in WAYS if asked.only in way.name][: asked.first]
         agenda = [partial(bench.measure, way) for way in ways[:FIRST]]
         agenda += [partial(bench.pass_at_1, place) for place in range(PROGRAMS_OF) if asked.programs]
-        agenda += [partial(bench.stage0_alone, *how) for how in ALONE if not asked.only]
+        agenda += [partial(bench.stage0_alone, *how) for how in ALONE if not (asked.only or asked.first)]
         agenda += [partial(bench.measure, way) for way in ways[FIRST:]]
         for task in agenda:
             if time.monotonic() > deadline:
