@@ -38,7 +38,7 @@ class TrunkCalls:
         model: 헤드를 가진 모델. 몸통은 그동안 바뀌지 않는다.
         samples: 표본들.
         token_budget: 배치 하나의 자리 수 상한.
-        pad_token_id: 채움 토큰.
+        pad_token_id: 패딩 토큰.
         prompts: 프롬프트의 토큰도 맞힐지. 정답 프로그램만 맞히면 False.
         limit: 기억할 바이트 수의 상한. 넘는 것은 다시 계산한다.
         rank, world_size: 배치마다 이 랭크의 몫만 읽는다.

@@ -76,7 +76,7 @@ def weighted_mtp_loss(
         targets: 이 배치에서 헤드 0의 목표 수 (`target_mask(labels_BT).sum()`). 없으면 세느라 장치를 기다린다.
             모자라면 빠지는 목표가 생기므로, 장치 위에서 확인하고 오류를 낸다.
         chunk_size: 한 번에 로짓을 만드는 행의 수. None이면 장치에 맞는 수.
-        shared_gradient: 머리 1, 2, …이 출력 행렬에 주는 기울기의 배율. 은닉상태의 기울기는 그대로다.
+        shared_gradient: 헤드 1, 2, …이 출력 행렬에 주는 기울기의 배율. 은닉상태의 기울기는 그대로다.
 
     Returns:
         MTPLoss. 손실과 합은 float32 (float64 입력이면 float64).

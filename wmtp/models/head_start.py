@@ -50,8 +50,7 @@ def copy(model: "MTPMixin", first: int = 1) -> None:
 
 def random(model: "MTPMixin", first: int = 1) -> None:
     """Start those heads as the architecture starts a new layer, whatever a checkpoint held."""
-    new = model.make_heads().to(model.dtype).apply(model._init_weights)
-    model.extra_heads = nn.ModuleList([*model.extra_heads[: first - 1], *new[first - 1 :]])
+    model.extra_heads = nn.ModuleList([*model.extra_heads[: first - 1], *model.random_heads()[first - 1 :]])
 
 
 @torch.no_grad()

@@ -86,6 +86,10 @@ class MTPMixin:
                     module.layer_idx = last + k
         return heads
 
+    def random_heads(self) -> nn.ModuleList:
+        """Build heads that start as the architecture starts a new layer."""
+        return self.make_heads().to(self.dtype).apply(self._init_weights)
+
     @property
     def heads(self) -> int:
         """Return H, the number of future tokens predicted at once."""
