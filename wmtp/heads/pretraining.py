@@ -21,8 +21,9 @@ from torch import Tensor
 from wmtp.cache.entries import claimed, entry_file, pack, read_entry, unpack, write_entry
 from wmtp.cache.fingerprint import code_of, digest_of_model
 from wmtp.cache.value_heads import partial_of, read_partial, write_partial
+from wmtp.checks import check_number, check_whole_number
 from wmtp.data.tokenization import TokenizedSamples
-from wmtp.errors import ConfigError, is_whole_number
+from wmtp.errors import ConfigError
 from wmtp.heads import fitting
 from wmtp.heads.fitting import HeadFitting, TrunkCalls, new_heads, put
 from wmtp.models import head_start
@@ -57,12 +58,14 @@ class HeadPretraining(Callback):
         seed: int = 42,
     ) -> None:
         key = "callbacks.head_pretraining"
-        whole_numbers = dict(steps=steps, token_budget=token_budget, check_every=check_every, patience=patience)
-        for name, number in whole_numbers.items():
-            if not is_whole_number(number):
-                raise ConfigError(f"{key}.{name} = {number!r} must be a whole number, at least 1.")
-        if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < math.inf:
-            raise ConfigError(f"{key}.lr = {lr!r} must be a number > 0; try 0.001.")
+        for name, number in (
+            ("steps", steps),
+            ("token_budget", token_budget),
+            ("check_every", check_every),
+            ("patience", patience),
+        ):
+            check_whole_number(f"{key}.{name}", number)
+        check_number(f"{key}.lr", lr, "> 0", "Try 0.001.")
         if not isinstance(prompts, bool):
             raise ConfigError(f"{key}.prompts = {prompts!r} must be true or false.")
         self.steps, self.token_budget, self.check_every, self.patience = steps, token_budget, check_every, patience
