@@ -236,7 +236,7 @@ def write_up(run: Path, loggers: list[Any]) -> tuple[Path, list[Any]]:
     report = write_report(run)
     stores = [logger for logger in loggers if hasattr(logger, "log_files")]
     kept = ["config.yaml", "train.log", "attempts.json", "eval", "report", report.name, "report.html"]
-    kept += ["critic.json", "value_head.safetensors"]
+    kept += ["critic.json", "value_head.safetensors", "new_heads.json"]
     for store in stores:
         store.log_files([run / name for name in kept])
         store.finalize("success")

@@ -14,16 +14,40 @@ from torch.optim import AdamW, Muon, Optimizer
 from wmtp.checks import check_number
 from wmtp.private_names import let_lightning_unscale
 
+# Of heads that no checkpoint held: what docs/new_heads.md measured, beside 2e-5 for the rest.
+NEW_HEADS_LR = 5e-4
+
 
 def adamw(
-    model: nn.Module, lr: float = 3e-4, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95)
+    model: nn.Module,
+    lr: float = 3e-4,
+    weight_decay: float = 0.1,
+    betas: tuple[float, float] = (0.9, 0.95),
+    heads_lr: float | None = None,
 ) -> Optimizer:
-    """Build AdamW; matrices decay, vectors (norms, biases) do not."""
+    """Build AdamW; matrices decay, vectors (norms, biases) do not.
+
+    Args:
+        model: 배울 모델.
+        lr: 학습률.
+        weight_decay: 행렬의 가중치 감쇠.
+        betas: AdamW의 베타.
+        heads_lr: 헤드 1, 2, …의 학습률. None이면 lr. 새 헤드(`model.new_heads`)는 배울 것이 몸통보다 많으므로
+            적어도 `NEW_HEADS_LR`.
+    """
     check_number("optimizer.lr", lr, "> 0", "See conf/optimizer/.")
+    if heads_lr is None and model.new_heads is not None:
+        heads_lr = max(lr, NEW_HEADS_LR)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    parts = [(parameters, lr)]
+    if heads_lr is not None:
+        check_number("optimizer.heads_lr", heads_lr, "> 0", "See conf/optimizer/.")
+        heads = {id(p) for p in model.extra_heads.parameters()}
+        parts = [([p for p in parameters if (id(p) in heads) == own], rate) for own, rate in ((0, lr), (1, heads_lr))]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in part if (p.ndim >= 2) == matrices], "weight_decay": decay, "lr": rate}
+        for part, rate in parts
+        for matrices, decay in ((True, weight_decay), (False, 0.0))
     ]
     optimizer = AdamW([group for group in groups if group["params"]], lr=lr, betas=tuple(betas), fused=True)
     let_lightning_unscale(optimizer)

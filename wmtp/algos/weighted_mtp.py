@@ -24,8 +24,13 @@ from transformers import get_cosine_schedule_with_warmup
 from wmtp.checks import check_number
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
+from wmtp.maths.curve import Curve, check_curve, value_at
 from wmtp.maths.loss import MTPLoss, weighted_mtp_loss
 from wmtp.models.mtp import MTPMixin, MTPOutput
+
+# Of heads that no checkpoint held: what docs/new_heads.md measured.
+NEW_HEAD_WEIGHT = 0.3
+NEW_TRUNK_GRADIENT = 0.1
 
 
 class TokenWeights(NamedTuple):
@@ -49,20 +54,26 @@ class WeightedMTP(LightningModule):
         model: H개의 헤드를 가진 모델 (`wmtp.models.mtp`).
         optimizer: 모델을 받아 옵티마이저를 돌려주는 함수 (conf/optimizer/*.yaml).
         warmup: 학습률을 올리는 구간, 전체 스텝에 대한 비율. 그 뒤는 코사인으로 내린다.
-        head_weights: α_k, 헤드별 손실 가중치. None이면 모두 1.
+        head_weights: α_k, 헤드별 손실 가중치. 저마다 수 하나 또는 학습을 따라 변하는 곡선 (`wmtp.maths.curve`).
+            None이면 모두 1. 새로 단 헤드(`model.new_heads`)가 있으면 모두 H이고 그 헤드들만 `NEW_HEAD_WEIGHT`·H:
+            α_0/H = 1이므로 head 0은 H = 1일 때와 같은 크기의 손실로 배운다.
+        trunk_gradient: 헤드 1, 2, …의 기울기가 head 0과 함께 쓰는 것으로 흐를 때의 배율, 수 또는 곡선.
+            None이면 1, 새로 단 헤드가 있으면 `NEW_TRUNK_GRADIENT`.
         weighting: 점수를 가중치로 바꾸는 규칙 (`wmtp.maths.weighting`). None이면 점수를 내지 않고 모두 1이다.
     """
 
     name = "weighted"
     score_name: str | None = None
     run_dir: Path | None = None
+    _steps = 0  # of the whole training, known when it starts
 
     def __init__(
         self,
         model: MTPMixin,
         optimizer: Callable[[MTPMixin], Optimizer],
         warmup: float = 0.03,
-        head_weights: Sequence[float] | None = None,
+        head_weights: Sequence[Curve] | None = None,
+        trunk_gradient: Curve | None = None,
         weighting: Any = None,
     ) -> None:
         super().__init__()
@@ -72,10 +83,20 @@ class WeightedMTP(LightningModule):
                 f"algo.head_weights = {list(head_weights)} must have one number for each of the {model.heads} heads "
                 "(model.heads); or null for all ones."
             )
+        for k, curve in enumerate(head_weights or ()):
+            check_curve(f"algo.head_weights[{k}]", curve)
+        if trunk_gradient is not None:
+            check_curve("algo.trunk_gradient", trunk_gradient, most=1)
+        new = model.new_heads
+        if head_weights is None and new is not None:
+            head_weights = [model.heads * (1.0 if k < new.first else NEW_HEAD_WEIGHT) for k in range(model.heads)]
+        if trunk_gradient is None:
+            trunk_gradient = 1.0 if new is None else NEW_TRUNK_GRADIENT
         self.model = model
         self.optimizer = optimizer
         self.warmup = warmup
         self.head_weights = head_weights
+        self.trunk_gradient = trunk_gradient
         self.weighting = weighting
 
     def token_scores(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:
@@ -100,7 +121,7 @@ class WeightedMTP(LightningModule):
             # on. Within a step no parameter changes, so the scores are those that each piece would have had.
             self._pieces = self._weigh_pieces(batch["pieces"], draw)
 
-        output = self.model.mtp(batch["input_ids_BT"])
+        output = self.model.mtp(batch["input_ids_BT"], trunk_gradient=value_at(self.trunk_gradient, self._share_done()))
         if self.weighting is None:
             weights = TokenWeights()
         elif count > 1:
@@ -157,9 +178,14 @@ class WeightedMTP(LightningModule):
             batch["labels_BT"],
             weight_BT,
             batch["step_targets"],
-            self.head_weights,
+            self.head_weights and [value_at(curve, self._share_done()) for curve in self.head_weights],
             batch["targets"],
+            shared_gradient=output.trunk_gradient,
         )
+
+    def _share_done(self) -> float:
+        """Return the share of the training that is behind, by the host's own count."""
+        return self.trainer.global_step / self._steps if self._steps else 0.0
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Log the unweighted CE of every head, averaged over target tokens."""
@@ -168,6 +194,26 @@ class WeightedMTP(LightningModule):
         for k, (nll, count) in enumerate(zip(nll_H, loss.target_count_H.tolist(), strict=True)):
             # An empty batch too, at no weight: ranks that had logged nothing would leave the others waiting for them.
             self.log(f"val/ce_head{k}", nll, batch_size=count, on_epoch=True, sync_dist=True)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip all gradients together; where the trunk hears only a part of the other heads, theirs on their own.
+
+        Else they would still shorten its steps by way of the norm, and at trunk_gradient = 0 head 0 would not learn
+        as it does alone.
+        """
+        own = {id(parameter) for parameter in self.model.extra_heads.parameters()}
+        if not own or not gradient_clip_val or gradient_clip_algorithm == "value" or self.trunk_gradient == 1:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for of_heads in (False, True):
+            part = [parameter for parameter in parameters if (id(parameter) in own) == of_heads]
+            torch.nn.utils.clip_grad_norm_(part, gradient_clip_val)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Optimizer, optimizer_closure: Any = None) -> None:
         """Take the step, and let go at once of the gradients and the graph: the next forward pass needs the room."""
@@ -178,7 +224,7 @@ class WeightedMTP(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Warm up linearly, then follow a cosine down to zero."""
         optimizer = self.optimizer(self.model)
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = self._steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -60,6 +60,7 @@ def weighted_mtp_loss(
     head_weights: Sequence[float] | None = None,
     targets: int | None = None,
     chunk_size: int | None = None,
+    shared_gradient: float = 1.0,
 ) -> MTPLoss:
     """Compute the weighted loss of all heads, with its gradients, chunk by chunk.
 
@@ -75,6 +76,7 @@ def weighted_mtp_loss(
         targets: 이 배치에서 헤드 0의 목표 수 (`target_mask(labels_BT).sum()`). 없으면 세느라 장치를 기다린다.
             모자라면 빠지는 목표가 생기므로, 장치 위에서 확인하고 오류를 낸다.
         chunk_size: 한 번에 로짓을 만드는 행의 수. None이면 장치에 맞는 수.
+        shared_gradient: 헤드 1, 2, …이 출력 행렬에 주는 기울기의 배율. 은닉상태의 기울기는 그대로다.
 
     Returns:
         MTPLoss. 손실과 합은 float32 (float64 입력이면 float64).
@@ -100,7 +102,8 @@ def weighted_mtp_loss(
     chunk_size = chunk_size or _chunk_size(unembedding_VD)
     # Inside a Function grad mode is always off, and needs_input_grad ignores it: evaluation must say so here.
     with_gradients = torch.is_grad_enabled()
-    return MTPLoss(*_ChunkedLoss.apply(rows, scale, chunk_size, with_gradients, unembedding_VD, *hidden))
+    how = (rows, scale, chunk_size, with_gradients, shared_gradient)
+    return MTPLoss(*_ChunkedLoss.apply(how, unembedding_VD, *hidden))
 
 
 @torch.no_grad()
@@ -232,8 +235,9 @@ class _ChunkedLoss(torch.autograd.Function):
     """Compute the loss and, since the weights are known, its gradients in the same pass over the logits."""
 
     @staticmethod
-    def forward(ctx, rows, scale, chunk_size, with_gradients, unembedding_VD, *hidden):
-        wants_unembedding, *wants_hidden = (with_gradients and needed for needed in ctx.needs_input_grad[4:])
+    def forward(ctx, how, unembedding_VD, *hidden):
+        rows, scale, chunk_size, with_gradients, shared_gradient = how
+        wants_unembedding, *wants_hidden = (with_gradients and needed for needed in ctx.needs_input_grad[1:])
         wide = _reduction_dtype(unembedding_VD.dtype)
         matmul_VD = unembedding_VD.to(_matmul_dtype(unembedding_VD))
         grad_VD = torch.zeros_like(unembedding_VD, dtype=wide) if wants_unembedding else None
@@ -249,6 +253,7 @@ class _ChunkedLoss(torch.autograd.Function):
         for k in range(len(hidden)):
             head = rows.of(k)
             hidden_ND = hidden[k].flatten(0, 1)
+            share = shared_gradient if k else 1.0
             for chunk in _chunks(rows.targets, chunk_size):
                 row_C, target_C, coefficient_C = head.row_N[chunk], head.target_N[chunk], head.coefficient_N[chunk]
                 # Rows without a target are zeros: what they hold may overflow, and 0 · NaN would spoil the others.
@@ -263,11 +268,12 @@ class _ChunkedLoss(torch.autograd.Function):
                 if grad_hidden[k] is not None:
                     grad_CD = torch.mm(grad_CV, matmul_VD).to(grad_hidden[k].dtype)
                     grad_hidden[k].flatten(0, 1).index_copy_(0, row_C, grad_CD)
-                if grad_VD is not None and scratch_VD is None:
-                    grad_VD.addmm_(grad_CV.T, hidden_CD)
-                elif grad_VD is not None:
-                    # Each chunk's product is rounded to the model's precision, their sum is not.
-                    grad_VD += torch.mm(grad_CV.T, hidden_CD, out=scratch_VD)
+                if grad_VD is None or share == 0:
+                    continue
+                if scratch_VD is None:
+                    grad_VD.addmm_(grad_CV.T, hidden_CD, alpha=share)
+                else:  # each chunk's product is rounded to the model's precision, their sum is not
+                    grad_VD.add_(torch.mm(grad_CV.T, hidden_CD, out=scratch_VD), alpha=share)
 
         target_count_H = rows.counts()
         ctx.mark_non_differentiable(nll_sum_H, target_count_H)
@@ -289,7 +295,7 @@ class _ChunkedLoss(torch.autograd.Function):
             if gradient is not None:
                 gradient *= scale
         grad_VD, *grad_hidden = gradients
-        return None, None, None, None, grad_VD if grad_VD is None else grad_VD.to(ctx.unembedding_dtype), *grad_hidden
+        return None, grad_VD if grad_VD is None else grad_VD.to(ctx.unembedding_dtype), *grad_hidden
 
 
 def _chunk_size(unembedding_VD: Tensor) -> int:

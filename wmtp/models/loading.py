@@ -2,8 +2,7 @@
 
 [동작] 경로는 폴더, s3:// 주소, Hub의 이름, 또는 `asset:이름`(패키지에 든 자산). 가중치는 safetensors만 읽는다.
     heads_init: saved  저장된 헤드를 쓴다 (없으면 오류)
-                copy   마지막 층을 복사한다
-                random 새로 시작한다
+                copy, random, identity  새로 시작한다 (`wmtp.models.head_start`)
                 auto   저장된 헤드가 있으면 쓰고, 없는 것은 마지막 층을 복사한다
     손실은 은닉상태 x unembedding을 로짓으로 여긴다. 그 뒤에 무언가를 더 하는 구조(Gemma 2의 soft cap 등)는 거절한다.
 """
@@ -30,6 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from wmtp.checks import check_choice, check_whole_number
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.models.adapter import Lora
+from wmtp.models.head_start import STARTS, NewHeads
 from wmtp.models.meta_checkpoint import convert, is_meta, read_params
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
 from wmtp.models.tokenizer import check_rows, load_tokenizer
@@ -44,7 +44,7 @@ WEIGHTS = {
     "int8": torch.bfloat16,
     "int4": torch.bfloat16,
 }
-HEADS_INIT = ("saved", "copy", "random", "auto")
+HEADS_INIT = ("saved", *STARTS)
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 # What an architecture may do to its logits after the output matrix; the value that does nothing is None or 1.
 LOGIT_CHANGES = ("final_logit_softcapping", "logits_soft_cap", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -109,7 +109,7 @@ class ModelSource:
 
     path: str
     heads: int = 4
-    heads_init: Literal["saved", "copy", "random", "auto"] = "saved"
+    heads_init: Literal["saved", "auto", "copy", "random", "identity"] = "saved"
     reference: str | None = None
     seed: int = 42
     attn_implementation: str | None = None
@@ -158,6 +158,9 @@ class ModelSource:
                 model = load_model(
                     folder, self.heads, self.heads_init, self.seed, "model.path", self.attn_implementation
                 )
+            kept = _count_kept(self.heads, _saved_heads(read_config(folder, "model.path")), self.heads_init)
+            if kept < self.heads:
+                model.new_heads = NewHeads(folder, self.heads_init, self.seed, kept)
             if self.adapter is not None:
                 self.adapter.put_on(model)
         if self.activation_checkpointing:  # not reentrant: the last layer's inputs reach the other heads with gradients
@@ -183,11 +186,11 @@ def load_model(
         CheckpointError: 가중치가 없거나, 잘렸거나, 빠졌거나 모양이 다른 텐서가 있을 때.
     """
     config = read_config(folder, key)
-    saved = getattr(config, "mtp_heads", 1)
+    saved = _saved_heads(config)
     config.mtp_heads = wanted = saved if heads is None else heads
     if heads_init == "saved":
         _check_heads(wanted, saved, folder)
-    kept = min(wanted, saved) if heads_init in ("saved", "auto") else 1
+    kept = _count_kept(wanted, saved, heads_init)
     check_weights(folder, key)
     torch.manual_seed(seed)
     if attn_implementation == "flex_attention" and not torch.accelerator.is_available():
@@ -233,14 +236,21 @@ def load_model(
         raise CheckpointError(
             f"{key} = {folder} lacks {missing[0]} ({len(missing)} tensors in all); copy or save the model again."
         )
-    if heads_init == "random":
-        model.start_heads_at_random()
-    else:
-        model.copy_last_layer_to_heads(after=kept)
+    if kept < wanted:
+        STARTS[heads_init](model, kept)
     if heads_init != "saved" and min(wanted, saved) > 1:  # a choice that the weights alone do not show
         _say_which_heads(f"{key} = {folder}", saved, wanted, kept, heads_init)
     check_logits(model)
     return model
+
+
+def _saved_heads(config: Any) -> int:
+    return getattr(config, "mtp_heads", 1)
+
+
+def _count_kept(wanted: int, saved: int, heads_init: str) -> int:
+    """Count the heads, head 0 among them, that are a checkpoint's and not new."""
+    return min(wanted, saved) if heads_init in ("saved", "auto") else 1
 
 
 @rank_zero_only

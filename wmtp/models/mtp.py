@@ -19,12 +19,16 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from wmtp.errors import ConfigError
+from wmtp.maths.gradient import scale_gradient
 from wmtp.maths.loss import target_nll
 from wmtp.models.adapter import Lora, merge
+from wmtp.models.head_start import NewHeads
 from wmtp.private_names import one_sequence_in_each_row
 
 LAYER_NAMES = ("layers", "h")
@@ -37,10 +41,12 @@ class MTPOutput(NamedTuple):
     Attributes:
         hidden: 헤드마다 하나씩, H × [B, T, D]. 마지막 norm을 지난 은닉상태.
         model: 이것을 낸 모델.
+        trunk_gradient: 헤드 1, 2, …의 기울기가 head 0과 함께 쓰는 것으로 흐를 때의 배율 (`mtp`).
     """
 
     hidden: tuple[Tensor, ...]
     model: "MTPMixin"
+    trunk_gradient: float = 1.0
 
     @property
     def unembedding_VD(self) -> Tensor:
@@ -62,13 +68,14 @@ class MTPMixin:
     """
 
     adapter: Lora | None = None
+    new_heads: NewHeads | None = None  # how the extra heads began, where they are not a checkpoint's
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self.extra_heads = self._new_heads()
+        self.extra_heads = self.make_heads()
         self.post_init()
 
-    def _new_heads(self) -> nn.ModuleList:
+    def make_heads(self) -> nn.ModuleList:
         """Build heads like the last layer (types and windows are looked up by index), cached in slots of their own."""
         last = len(self.decoder_layers) - 1
         layer_class = type(self.decoder_layers[-1])
@@ -78,6 +85,10 @@ class MTPMixin:
                 if hasattr(module, "layer_idx"):
                     module.layer_idx = last + k
         return heads
+
+    def random_heads(self) -> nn.ModuleList:
+        """Build heads that start as the architecture starts a new layer."""
+        return self.make_heads().to(self.dtype).apply(self._init_weights)
 
     @property
     def heads(self) -> int:
@@ -99,22 +110,13 @@ class MTPMixin:
         """Return the output matrix that all heads share."""
         return self.get_output_embeddings().weight
 
-    def copy_last_layer_to_heads(self, after: int = 1) -> None:
-        """Start the heads after the first `after` ones as copies of head 0."""
-        for head in self.extra_heads[after - 1 :]:
-            head.load_state_dict(self.decoder_layers[-1].state_dict())
-
-    def start_heads_at_random(self) -> None:
-        """Start every extra head as the architecture starts a new layer, whatever a checkpoint held."""
-        self.extra_heads = self._new_heads().to(self.dtype).apply(self._init_weights)
-
     def save_pretrained(self, *args: Any, state_dict: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
         """Save as transformers does; with an adapter, the weights that it makes, so that any reader can load them."""
         if self.adapter is not None:
             state_dict = merge(self, self.state_dict() if state_dict is None else state_dict)
         return super().save_pretrained(*args, state_dict=state_dict, **kwargs)
 
-    def mtp(self, input_ids_BT: Tensor, **kwargs: Any) -> MTPOutput:
+    def mtp(self, input_ids_BT: Tensor, trunk_gradient: float = 1.0, **kwargs: Any) -> MTPOutput:
         """Run the trunk once and all heads on its output.
 
         [동작] 패딩은 오른쪽에만 있으므로 (`wmtp.data.batching.collate`), 진짜 토큰은 마스크 없이도 패딩을 보지 못한다.
@@ -122,12 +124,26 @@ class MTPMixin:
 
         Args:
             input_ids_BT: 토큰 번호. 패딩이 있다면 오른쪽에.
+            trunk_gradient: 헤드 1, 2, …의 기울기가 head 0과 함께 쓰는 것(몸통, 마지막 norm, 출력 행렬)으로 흐를 때의
+                배율. 0이면 head 0은 혼자일 때와 똑같이 배우고, 헤드 자신의 기울기는 어느 값이든 같다.
             **kwargs: Base에 그대로 넘긴다 (왼쪽을 채웠을 때의 attention_mask 등).
         """
         with self.last_layer_call() as call, nullcontext() if "position_ids" in kwargs else one_sequence_in_each_row():
             base = self.base_model(input_ids_BT, use_cache=False, **kwargs)
-            others = [self.final_norm(hidden_BTD) for hidden_BTD in self.run_heads(call)]
-        return MTPOutput((base.last_hidden_state, *others), self)
+            others = self.heads_on(call, trunk_gradient).hidden
+        return MTPOutput((base.last_hidden_state, *others), self, trunk_gradient)
+
+    def heads_on(self, call: dict[str, Any], trunk_gradient: float = 0.0) -> MTPOutput:
+        """Run the extra heads alone, on what head 0 was given.
+
+        Args:
+            call: `last_layer_call`이 붙잡은 것. 얼린 몸통이라면 기억해 두었다가 여러 번 쓸 수 있다.
+            trunk_gradient: `mtp`의 것.
+        """
+        call = apply_to_collection(call, Tensor, scale_gradient, trunk_gradient)
+        norm = {name: scale_gradient(p, trunk_gradient) for name, p in self.final_norm.named_parameters()}
+        hidden = [functional_call(self.final_norm, norm, (hidden_BTD,)) for hidden_BTD in self.run_heads(call)]
+        return MTPOutput(tuple(hidden), self, trunk_gradient)
 
     @contextmanager
     def last_layer_call(self) -> Iterator[dict[str, Any]]:

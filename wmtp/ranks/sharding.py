@@ -50,8 +50,9 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy, c
     policy = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if cpu_offload else OffloadPolicy()
     for module in (*layers, model):  # the root last: it takes what no layer has taken
         fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=policy)
-    if hasattr(model, "mtp"):
-        register_fsdp_forward_method(model, "mtp")
+    for name in ("mtp", "heads_on"):
+        if hasattr(model, name):
+            register_fsdp_forward_method(model, name)
 
     here = torch.device(mesh.device_type, torch.cuda.current_device() if mesh.device_type == "cuda" else None)
     model.to_empty(device="cpu" if cpu_offload else here)

@@ -25,6 +25,8 @@ def in_small(cfg: DictConfig) -> DictConfig:
     if OmegaConf.select(cfg, "algo.pretraining"):  # a critic is taught before the first step
         few = {"problems": 32, "heldout_problems": 32, "steps": 1}
         changes["algo"] = {"pretraining": few, "localisation": {"problems": 32}}
+    if OmegaConf.select(cfg, "callbacks.head_pretraining"):  # and so are new heads
+        changes["callbacks"] = {"head_pretraining": {"steps": 1}}
     return OmegaConf.merge(cfg, changes)
 
 

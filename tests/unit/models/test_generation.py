@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from transformers import GPT2Config, LlamaConfig, Qwen2Config
 
 from wmtp.errors import ConfigError
+from wmtp.models import head_start
 from wmtp.models.draw import nucleus_probabilities
 from wmtp.models.generation import generate
 from wmtp.models.loading import mtp_class
@@ -89,7 +90,7 @@ def test_greedy_is_that_of_transformers_with_drafts_and_without(tokenizer, confi
     torch.manual_seed(42)
     config.mtp_heads = 4
     model = mtp_class(config)(config).eval()
-    model.copy_last_layer_to_heads()
+    head_start.copy(model)
     asked = requests(4, samples=1, stop=())
     for decoding in ("ordinary", "speculative"):
         sampling = Sampling(temperature=0.0, max_new_tokens=20, batch_size=3, decoding=decoding)

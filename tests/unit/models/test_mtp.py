@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from tests.tiny import tiny_model
+from wmtp.models import head_start
 from wmtp.models.mtp import MTPForCausalLM, put_heads_on
 
 
@@ -76,7 +77,7 @@ def test_export_loads_in_wmtp_with_all_heads_and_in_transformers_with_head_zero(
 
 def test_copied_heads_start_as_head_zero(ids_BT):
     model = make()
-    model.copy_last_layer_to_heads()
+    head_start.copy(model)
     hidden = model.mtp(ids_BT).hidden
     assert all(torch.equal(hidden[0], other) for other in hidden[1:])
 

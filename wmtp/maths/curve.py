@@ -1,0 +1,60 @@
+"""Follow a number that changes along the training: a constant, or straight lines between given points.
+
+[연구 맥락] 새 헤드의 기울기를 몸통에 조금씩 열어 주는 것도(0 → 1), DeepSeek-V3처럼 MTP 손실의 몫을 나중에 줄이는 것도
+    (0.3 → 0.1, arXiv 2412.19437) 같은 모양이다: 학습의 어느 자리에서 얼마.
+"""
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from wmtp.errors import ConfigError
+
+Curve = float | Mapping[float, float]
+
+
+def value_at(curve: Curve, share: float) -> float:
+    """Return the value of a curve when that share of the training is done.
+
+    Args:
+        curve: 수 하나, 또는 {학습이 지난 비율: 값}. 점 사이는 곧은 선이고, 처음 점의 앞과 마지막 점의 뒤는 평평하다.
+        share: 학습이 지난 비율, 0에서 1.
+
+    Example:
+        >>> value_at(0.3, 0.5), value_at({0: 0.0, 0.2: 1.0}, 0.05), value_at({0: 0.0, 0.2: 1.0}, 0.9)
+        (0.3, 0.25, 1.0)
+    """
+    if not isinstance(curve, Mapping):
+        return float(curve)
+    points = sorted((float(place), float(value)) for place, value in curve.items())
+    for (left, low), (right, high) in pairwise(points):
+        if left <= share < right:
+            return low + (high - low) * (share - left) / (right - left)
+    return points[0][1] if share < points[0][0] else points[-1][1]
+
+
+def check_curve(key: str, curve: Any, most: float = math.inf) -> None:
+    """Refuse what is neither a number nor points of a curve.
+
+    Args:
+        key: 설정의 이름.
+        curve: 살필 것.
+        most: 값의 상한. 하한은 0이다.
+
+    Raises:
+        ConfigError: 종류나 범위가 틀릴 때.
+    """
+    points = curve if isinstance(curve, Mapping) else {0: curve}
+    if points and all(_between(place, 1) and _between(value, most) for place, value in points.items()):
+        return
+    above = ">= 0" if most == math.inf else f"in [0, {most:g}]"
+    shown = dict(curve) if isinstance(curve, Mapping) else curve
+    raise ConfigError(
+        f"{key} = {shown!r} must be a number {above}, or points {{share of the training: number}} such as "
+        "{0: 0, 0.2: 1}."
+    )
+
+
+def _between(value: Any, most: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most and value < math.inf
