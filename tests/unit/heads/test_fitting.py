@@ -93,3 +93,16 @@ def test_a_trunk_that_does_not_fit_into_memory_is_computed_again_to_the_same_hea
             pass
         ends.append({name: p.clone() for name, p in model.state_dict().items()})
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in start)
+
+
+def test_a_fit_goes_on_from_its_state_to_the_same_heads(model, samples):
+    start = {name: p.clone() for name, p in model.state_dict().items()}
+    whole = fitting_of(model, samples)
+    states = [whole.state_dict() | {"curve": [*whole.curve]} for ce in whole.run(6, 2, patience=9) if ce]
+    model.load_state_dict(start)
+    resumed = fitting_of(model, samples)
+    resumed.load_state_dict(states[0])
+    for _ in resumed.run(6, 2, patience=9):
+        pass
+    assert states[0]["steps_taken"] == 2 and resumed.curve == whole.curve
+    assert all(torch.equal(resumed.best[name], whole.best[name]) for name in whole.best)
