@@ -14,6 +14,7 @@ from training import last_checkpoint
 from transformers import AutoModelForCausalLM
 
 from tests.real_data import DATA, real_data
+from wmtp.callbacks.learning_rate_scale import LearningRateScale
 from wmtp.checkpoints.io import AtomicCheckpointIO
 from wmtp.cli import front_door
 from wmtp.errors import ConfigError, NonFiniteError
@@ -171,7 +172,8 @@ def test_dry_run_of_a_run_that_goes_on_takes_a_step_more_and_touches_nothing(con
 
     class Watch(Callback):
         def on_before_optimizer_step(self, trainer, algo, optimizer):
-            rates.append((trainer.global_step, trainer.callbacks[2].scale))
+            (rate,) = (one for one in trainer.callbacks if isinstance(one, LearningRateScale))
+            rates.append((trainer.global_step, rate.scale))
 
     monkeypatch.setattr(sys.modules[__name__], "Watch", Watch, raising=False)
     watch = f"+callbacks.watch._target_={__name__}.Watch"

@@ -79,8 +79,8 @@ def test_ordinary_texts_stay_as_they_are(text):
 
 
 def test_the_folder_of_the_shell_is_no_secret(monkeypatch):
-    monkeypatch.setenv("PWD", "/home/me/study")
-    assert mask_secrets("in /home/me/study/runs") == "in /home/me/study/runs"
+    monkeypatch.setenv("PWD", "/srv/study")
+    assert mask_secrets("in /srv/study/runs") == "in /srv/study/runs"
 
 
 def test_no_key_of_our_own_configs_is_taken_for_a_secret():

@@ -191,10 +191,11 @@ def _save_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
 def _sums_of(folder: Path) -> dict[str, int]:
     """Sum up the shards, every rank its share of the files; all ranks call it once all of them are written."""
     files = sorted(folder.rglob("*.safetensors"))
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    found: list[Any] = [None] * ranks
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     mine = {str(file.relative_to(folder)): crc32_of(file) for file in files[rank::ranks]}
-    dist.all_gather_object(found, mine)
+    found: list[Any] = [mine] * ranks
+    if ranks > 1:
+        dist.all_gather_object(found, mine)
     return {name: crc for part in found for name, crc in part.items()}
 
 

@@ -130,7 +130,7 @@ class MTPMixin:
         """
         with self.last_layer_call() as call, nullcontext() if "position_ids" in kwargs else one_sequence_in_each_row():
             base = self.base_model(input_ids_BT, use_cache=False, **kwargs)
-            others = self.heads_on(call, trunk_gradient).hidden
+            others = self._through_heads(call, trunk_gradient)
         return MTPOutput((base.last_hidden_state, *others), self, trunk_gradient)
 
     def heads_on(self, call: dict[str, Any], trunk_gradient: float = 0.0) -> MTPOutput:
@@ -140,10 +140,14 @@ class MTPMixin:
             call: `last_layer_call`이 붙잡은 것. 얼린 몸통이라면 기억해 두었다가 여러 번 쓸 수 있다.
             trunk_gradient: `mtp`의 것.
         """
+        return MTPOutput(self._through_heads(call, trunk_gradient), self, trunk_gradient)
+
+    # Apart from `heads_on`, which FSDP takes for a forward pass of its own: within `mtp` it would be the second one, and
+    # the output matrix would be in shards again when the loss reads it.
+    def _through_heads(self, call: dict[str, Any], trunk_gradient: float) -> tuple[Tensor, ...]:
         call = apply_to_collection(call, Tensor, scale_gradient, trunk_gradient)
         norm = {name: scale_gradient(p, trunk_gradient) for name, p in self.final_norm.named_parameters()}
-        hidden = [functional_call(self.final_norm, norm, (hidden_BTD,)) for hidden_BTD in self.run_heads(call)]
-        return MTPOutput(tuple(hidden), self, trunk_gradient)
+        return tuple(functional_call(self.final_norm, norm, (hidden_BTD,)) for hidden_BTD in self.run_heads(call))
 
     @contextmanager
     def last_layer_call(self) -> Iterator[dict[str, Any]]:

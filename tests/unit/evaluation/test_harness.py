@@ -309,7 +309,7 @@ def test_what_was_judged_is_kept_when_the_sandbox_gives_up(tmp_path, benchmark, 
     class Breaking:
         """Stand in for a machine that breaks down, which a test cannot bring about for real."""
 
-        isolation = sandbox.isolation
+        isolation, packages = sandbox.isolation, sandbox.packages
         left = 20 + 7  # the references, and some samples
 
         def judge(self, programs):

@@ -43,12 +43,13 @@ class Tests(Rewards):
     ) -> None:
         super().__init__(solutions, incorrect, mutants, seed)
         self.sandbox, self.limits = sandbox or Sandbox(), limits or Limits()
+        self.packages = self.sandbox.packages
 
     def key(self, data: MTPDataModule, split: str, model: Any) -> dict[str, Any]:
         judge = Path(sandbox_package.__file__).parent.rglob("*.py")
         return super().key(data, split, model) | {
             "limits": repr(self.limits),
-            "packages": self.sandbox.packages,
+            "packages": self.packages,
             "sandbox": code_of(*judge),
         }
 

@@ -113,6 +113,8 @@ def run(
         return answer
 
     def operate(name, left, right):
+        if type(left) in _SCALARS and type(right) in _SCALARS:
+            return _OPERATORS[name](left, right)
         if strict and pristine.owns(left) != pristine.owns(right):
             raise TypeError("an object of the program cannot be mixed with a plain value")
         return _OPERATORS[name](left, right)
