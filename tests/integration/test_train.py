@@ -16,11 +16,13 @@ from transformers import AutoModelForCausalLM
 from tests.real_data import DATA, real_data
 from wmtp.callbacks.learning_rate_scale import LearningRateScale
 from wmtp.checkpoints.io import AtomicCheckpointIO
+from wmtp.checkpoints.saved_model import SavedModel
 from wmtp.cli import front_door
 from wmtp.errors import ConfigError, NonFiniteError
 from wmtp.eval import evaluate_checkpoint
 from wmtp.models.loading import find_model, load_model
 from wmtp.models.tokenizer import load_tokenizer
+from wmtp.models.weights_digest import weights_digest
 from wmtp.run.attempts import write_attempt
 from wmtp.run.failure import describe
 from wmtp.train import train
@@ -105,31 +107,32 @@ def test_eval_repeats_the_numbers_that_training_ended_with(config, tmp_path):
 
 
 def test_a_continued_run_counts_its_new_weights_and_another_start_its_own(config, tmp_path):
-    train(config("name=r"))
     run = tmp_path / "runs" / "r"
-    samples = {when: run / "eval" / when / "synthetic" / "samples.jsonl" for when in ("before", "after")}
-    first = {when: file.read_bytes() for when, file in samples.items()}
-    model = lambda: json.loads((samples["after"].parent / "eval.json").read_text())["ckpt"]  # noqa: E731
-    trained = model()
-    begun = (samples["before"].parent / "timings.jsonl").read_bytes()
 
-    longer = ["name=r", "trainer.max_steps=12", "optimizer.lr=0.05", f"ckpt={run}"]
-    metrics = train(config(*longer))
-    assert model() != trained  # the answers to four easy problems may be the same
-    again = evaluate_checkpoint(config(f"ckpt={run}", "sampling.max_new_tokens=64", "progress=false", root="eval"))
-    assert metrics["after/synthetic/pass@1"] == again["synthetic/pass@1"]
-    (there,) = (run / "eval").glob("last-*")
-    assert (there / "samples.jsonl").read_bytes() == samples["after"].read_bytes()
-    # The start has not changed, so nothing of it was generated or judged again.
-    assert (samples["before"].parent / "timings.jsonl").read_bytes() == begun
+    def evaluated(when: str) -> tuple[str, bytes]:
+        folder = run / "eval" / when / "synthetic"
+        return json.loads((folder / "eval.json").read_text())["ckpt"], (folder / "timings.jsonl").read_bytes()
+
+    def weights() -> str:
+        return weights_digest(SavedModel(run / "checkpoints" / "last.ckpt").load()[0])
+
+    train(config("name=r", "trainer.max_steps=2"))
+    before, after = evaluated("before"), evaluated("after")
+    assert after[0] == weights() != before[0]
+
+    train(config("name=r", "trainer.max_steps=4", f"ckpt={run}"))
+    assert evaluated("after")[0] == weights() != after[0]
+    assert evaluated("after")[1] != after[1]  # generated and judged anew
+    assert evaluated("before") == before  # the start is the same, so nothing of it was
 
     other = load_model(find_model("asset:tiny-base"))
     with torch.no_grad():
         other.decoder_layers[0].mlp.down_proj.weight.mul_(-1)
     other.save_pretrained(tmp_path / "other")
     load_tokenizer(find_model("asset:tiny-base")).save_pretrained(tmp_path / "other")
-    train(config(*longer, f"model.path={tmp_path / 'other'}"))
-    assert samples["before"].read_bytes() != first["before"]
+    once_more = ["name=r", "trainer.max_steps=5", f"ckpt={run}", "eval.after=false"]
+    train(config(*once_more, f"model.path={tmp_path / 'other'}"))
+    assert evaluated("before")[0] == weights_digest(other) and evaluated("before")[1] != before[1]
 
 
 @pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
