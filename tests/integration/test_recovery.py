@@ -113,8 +113,10 @@ def test_after_oom_twice_the_next_step_has_the_gradient_of_the_whole_batch(go, r
 
 def test_a_crash_leaves_its_cause_without_secrets(go, runs, fault, monkeypatch):
     monkeypatch.setenv("MY_API_TOKEN", "hush-hush-hush")
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyError):
         go(fault("Crash", step=1), "trainer.max_steps=2")
+    assert signal.getsignal(signal.SIGINT) is handler
     run = runs / "run"
     failure = json.loads((run / "failure.json").read_text())
     assert (failure["kind"], failure["step"], failure["rank"]) == ("crash", 1, 0)

@@ -95,6 +95,10 @@ class GracefulStop(StepCheck, Checkpoint):
             signal.signal(number, previous)
         self._previous = {}
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give it back after a failure too, where Lightning tears nothing down: the next attempt listens anew."""
+        self.teardown(trainer, pl_module, "fit")
+
 
 @contextmanager
 def exit_when_preempted(code: int, preemption: Sequence[str]) -> Iterator[None]:

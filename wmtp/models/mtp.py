@@ -142,8 +142,8 @@ class MTPMixin:
         """
         return MTPOutput(self._through_heads(call, trunk_gradient), self, trunk_gradient)
 
-    # Apart from `heads_on`, which FSDP takes for a forward pass of its own: within `mtp` it would be a second one, and the
-    # output matrix in shards again when the loss reads it.
+    # Apart from `heads_on`, which FSDP takes for a forward pass of its own: within `mtp` it would be a second one, and
+    # the output matrix in shards again when the loss reads it.
     def _through_heads(self, call: dict[str, Any], trunk_gradient: float) -> tuple[Tensor, ...]:
         call = apply_to_collection(call, Tensor, scale_gradient, trunk_gradient)
         norm = {name: scale_gradient(p, trunk_gradient) for name, p in self.final_norm.named_parameters()}

@@ -86,8 +86,8 @@ def hide(texts: tuple[str, ...], tested: tuple[str, ...], strict: bool) -> Hidde
         strict: 두 값의 계산(`f(x) - 1`)도 고쳐 써서, 프로그램의 객체가 평범한 값과 섞이는지 볼 것인가.
 
     Example:
-        >>> hide(("n = 2", "assert f(n) == 4", "assert 1 < f(n) <= n * n and n == 2"), (), strict=False).texts
-        ['n = 2', 'assert __compare__(0, f(n))', 'assert __compare__(1, f(n), n * n) and n == 2']
+        >>> hide(("n = 2", "assert f(n) == 4", "assert 1 < f(n) <= n * n"), (), strict=False).texts
+        ['n = 2', 'assert __compare__(0, f(n))', 'assert __compare__(1, f(n), n * n)']
     """
     trees = [ast.parse(text) for text in texts]
     rewriting = _Rewriting(Taint(trees, tested), strict)
