@@ -215,7 +215,7 @@ def _folder(cfg: DictConfig, subject: Subject, benchmark: Any) -> Path:
         return subject.folder / "eval" / f"{subject.label}-{benchmark.name}"
     out = Path(cfg.out).expanduser()
     if sweep_point():
-        return out / subject.label / benchmark.name
+        return out / f"{subject.label}{sweep_point()}" / benchmark.name
     return out if len(subject.suite) == 1 else out / benchmark.name
 
 
