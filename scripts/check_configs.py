@@ -5,7 +5,7 @@
     `+group=option`으로 더하고, 실험의 sweep 값도 모두 한 번씩 합성한다. 합성된 설정에서 보간(`${...}`)을 풀고,
     `_target_`을 import하여 키가 그 서명(signature)에 맞는지 본다. `_target_`이 없는 노드의 키(data.noise 등)는 서명이
     없으므로, 어떤 보간이나 wmtp의 코드(`cfg.data.leakage`)가 읽는지 본다. 코드에서 설정의 이름은 언제나 `cfg`다.
-[디버깅] 출력 한 줄이 문제 하나이다. 머리가 `train data=mbpp`이면 `python -m wmtp.train data=mbpp`로 다시 볼 수 있다.
+[디버깅] 출력 한 줄이 문제 하나이다. 첫머리가 `train data=mbpp`이면 `python -m wmtp.train data=mbpp`로 다시 볼 수 있다.
 
     ./scripts/setup scripts/check_configs.py
 """

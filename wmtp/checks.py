@@ -1,4 +1,4 @@
-"""Check a number or a choice of a config, and say what is wrong with it in one sentence.
+"""Check a number, a choice or a switch of a config, and say what is wrong with it in one sentence.
 
 [동작] 값의 주인이 자기 값을 검사할 때 부른다. 문장에는 키, 값, 범위, 그리고 무엇을 해 볼지(`advice`)가 들어간다.
     아무것도 import하지 않으므로 torch를 부르기 전에도 쓸 수 있다.
@@ -81,6 +81,16 @@ def check_choice(key: str, value: object, choices: Iterable[object], advice: str
     choices = list(choices)
     if value not in choices:
         raise ConfigError(f"{key} = {value!r} must be one of {', '.join(map(str, choices))}. {advice}".rstrip())
+
+
+def check_true_or_false(key: str, value: object, advice: str = "") -> None:
+    """Refuse what is neither true nor false.
+
+    Raises:
+        ConfigError: true도 false도 아닐 때. 1과 0, 글자도 아니다.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} = {value!r} must be true or false. {advice}".rstrip())
 
 
 def _inside(value: Real, range_: str) -> bool:

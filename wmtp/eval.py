@@ -35,7 +35,7 @@ class Subject:
         folder: 결과 폴더를 만들 곳.
         label: 결과 폴더의 이름.
         checkpoint: 모델의 내용에서 나온 이름.
-        run: 실행 디렉터리. 모르면 None.
+        run: 실행 폴더. 모르면 None.
     """
 
     source: dict[str, Any]
@@ -54,7 +54,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
         벤치마크별 지표를 합친 dict. `<benchmark>/pass@1` 등. torchrun의 0번이 아닌 프로세스에서는 비어 있다.
 
     Raises:
-        WmtpError: 설정, 데이터, 체크포인트, 샘플 파일이 잘못됐을 때.
+        WmtpError: 설정, 데이터, 체크포인트, 표본 파일이 잘못됐을 때.
     """
     check_all_set(cfg)
     if (cfg.ckpt is None) == (cfg.samples is None):
@@ -215,7 +215,7 @@ def _folder(cfg: DictConfig, subject: Subject, benchmark: Any) -> Path:
         return subject.folder / "eval" / f"{subject.label}-{benchmark.name}"
     out = Path(cfg.out).expanduser()
     if sweep_point():
-        return out / subject.label / benchmark.name
+        return out / f"{subject.label}{sweep_point()}" / benchmark.name
     return out if len(subject.suite) == 1 else out / benchmark.name
 
 

@@ -133,6 +133,21 @@ def test_the_command_that_opens_mlflow_serves_the_run(tmp_path, monkeypatch):
         kill_session(server)
 
 
+def test_points_of_a_sweep_never_share_the_folder_of_their_results(tmp_path, monkeypatch):
+    for folder, task in (("가", 0), ("나", 1)):
+        (tmp_path / folder).mkdir()
+        row = {"task_id": f"synthetic/test/{task}", "completion": "x"}
+        (tmp_path / folder / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.chdir(tmp_path)
+    sweep = ["samples=가/samples.jsonl,나/samples.jsonl", "-m", "benchmark=synthetic", "out=out", "progress=false"]
+    monkeypatch.setattr(sys, "argv", ["wmtp.eval", *sweep])
+    with pytest.raises(SystemExit) as ended:
+        front_door(evaluate_checkpoint, "eval")
+    assert ended.value.code == 0
+    results = sorted((tmp_path / "out").glob("samples-samples_*/synthetic/results.jsonl"))
+    assert [json.loads(file.read_text())["task_id"] for file in results] == ["synthetic/test/0", "synthetic/test/1"]
+
+
 @pytest.mark.parametrize("file", ["한글/samples.jsonl", "a (1).jsonl", "a=1,b=[2].jsonl", "it's {x}.jsonl"])
 def test_a_file_is_found_by_its_name_as_it_is_typed(tmp_path, monkeypatch, file):
     (tmp_path / file).parent.mkdir(exist_ok=True)

@@ -31,7 +31,7 @@ class FiniteGuard(StepCheck):
     """Raise NonFiniteError on all ranks before a step that would poison the weights.
 
     Args:
-        run_dir: 실행 디렉터리. 그 안의 `failures/`에 배치를 남긴다.
+        run_dir: 실행 폴더. 그 안의 `failures/`에 배치를 남긴다.
     """
 
     def __init__(self, run_dir: str) -> None:

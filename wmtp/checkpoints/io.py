@@ -5,7 +5,7 @@
 [동작] 같은 폴더의 임시 이름에 쓰고, 디스크에 내린 뒤(fsync), 이름을 바꾼다. 그래서 앞의 체크포인트는 끝까지 온전하다.
 
     last.ckpt                  파일: torch.save 하나
-    last.ckpt/meta.pt          폴더: 가중치와 옵티마이저 상태를 뺀 나머지. 조각 파일의 크기와 CRC-32도
+    last.ckpt/meta.pt          폴더: 가중치와 옵티마이저 상태를 뺀 나머지. 샤드 파일의 크기와 CRC-32도
              /model/           safetensors, 랭크마다 하나. 랭크의 수와 상관없이 읽힌다
              /optimizer_0/     텐서의 이름은 "번호.이름" (17.exp_avg), 번호는 torch의 것
 
@@ -122,7 +122,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     """Read what is not a tensor, after holding that every shard is there and whole.
 
     Raises:
-        CheckpointError: 조각 파일이 없거나 잘렸을 때.
+        CheckpointError: 샤드 파일이 없거나 잘렸을 때.
     """
     path = Path(path)
     meta = torch.load(path / META, map_location="cpu", weights_only=True)

@@ -2,7 +2,7 @@
 
 [연구 맥락] 프로세스와 장치 그물은 Lightning의 ModelParallelStrategy가, 모델을 나누는 일은 `wmtp.ranks.sharding`이,
     체크포인트의 모양은 `wmtp.checkpoints.io`가 맡는다. 여기서는 셋을 잇는다.
-[동작] 옵티마이저 상태의 열쇠는 torch의 보통 번호(그룹 순서)다. 그래서 ddp, 한 장치, fsdp의 체크포인트를 서로 이어 쓴다.
+[동작] 옵티마이저 상태의 키는 torch의 보통 번호(그룹 순서)다. 그래서 ddp, 한 장치, fsdp의 체크포인트를 서로 이어 쓴다.
     Lightning은 번호를 named_parameters의 순서로 옮기는데, 그룹을 나눈 옵티마이저에서는 그 둘이 다르다.
 """
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from wmtp.cache.fingerprint import digest_of_model
+from wmtp.checks import check_true_or_false
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
 from wmtp.models.frozen import FrozenModel, check_frozen_weights, find_reference
@@ -81,7 +82,8 @@ class PolicyValue(nn.Module):
 
     def __init__(self, path: str, cumulative: bool = True, surprise: bool = True, seed: int = 42) -> None:
         super().__init__()
-        _check_bool(cumulative=cumulative, surprise=surprise)
+        check_true_or_false("algo.value.cumulative", cumulative, "See docs/critic.md.")
+        check_true_or_false("algo.value.surprise", surprise, "See docs/critic.md.")
         self.folder = find_model(path)
         self.settings = {"cumulative": cumulative, "surprise": surprise, "seed": seed}
         self.head: ValueHead | None = None
@@ -181,9 +183,3 @@ class ValueNetwork(PolicyValue):
 
 def _states(batch: dict[str, Any], output: MTPOutput) -> tuple[Tensor, Tensor]:
     return output.hidden[0], output.next_token_nll(batch)
-
-
-def _check_bool(**values: Any) -> None:
-    for name, value in values.items():
-        if not isinstance(value, bool):
-            raise ConfigError(f"algo.value.{name} = {value!r} must be true or false; see docs/critic.md.")

@@ -95,7 +95,7 @@ class Mbpp(FileSource):
     """Read MBPP, full (mbpp.jsonl) or sanitized (sanitized-mbpp.json), packed (.gz) or not.
 
     [동작] 분할은 task_id로 정해져 있다: 1-10 prompt, 11-510 test, 511-600 validation, 601-974 train.
-    `test_setup_code`와 sanitized의 `test_imports`는 정답 뒤, 테스트 앞에서 도는 `setup`이 된다.
+    `test_setup_code`와 sanitized의 `test_imports`는 정답 뒤, 시험 앞에서 도는 `setup`이 된다.
 
     Args:
         path: 파일, 폴더 또는 s3:// 주소. 없으면 기본 장소를 찾는다.
@@ -150,8 +150,8 @@ class Mbpp(FileSource):
 class HumanEval(FileSource):
     """Read HumanEval (HumanEval.jsonl or .jsonl.gz); all of its 164 problems are test problems.
 
-    [동작] 참조 정답은 프롬프트와 본문을 이은 완전한 프로그램이다. 테스트는 `check`의 정의와 그것을 부르는 문장이다.
-    테스트가 부르는 보조 함수(32, 38, 50번)는 프로그램의 것이 아니라 프롬프트의 것을 쓴다 (`setup`).
+    [동작] 참조 정답은 프롬프트와 본문을 이은 완전한 프로그램이다. 시험은 `check`의 정의와 그것을 부르는 문장이다.
+    시험이 부르는 보조 함수(32, 38, 50번)는 프로그램의 것이 아니라 프롬프트의 것을 쓴다 (`setup`).
 
     Args:
         path: 파일, 폴더 또는 s3:// 주소. 없으면 기본 장소를 찾는다.
@@ -194,7 +194,7 @@ class HumanEval(FileSource):
 class CodeContests(FileSource):
     """Read CodeContests in the shape of its Hugging Face rows, as JSONL or Parquet.
 
-    [동작] Python 3 정답(language 3)과 오답만 담고, public, private, generated 테스트를 이 순서로
+    [동작] Python 3 정답(language 3)과 오답만 담고, public, private, generated 시험을 이 순서로
     표준 입출력 쌍으로 잇는다. 분할은 줄의 `split` 값, 없으면 공식 파일 이름(train, valid, test, 조각은
     train-00000-of-00039), 그것도 아니면 이름의 sha256으로 정한다: 10으로 나눈 나머지 0은 validation,
     1과 2는 test, 나머지는 train. 그래서 줄을 더하거나 빼도 다른 문제의 분할은 바뀌지 않는다.

@@ -2,7 +2,7 @@
 
 [연구 맥락] 데이터도 GPU도 없이 전체 실험이 돌아야 한다. 그리고 어느 토큰이 나쁜지 아는 학습 데이터가 있어야
 가중치가 그 토큰을 찾는지 판정할 수 있다.
-[동작] grammar.py의 연산 1~3개와 집계 하나를 뽑아 영어 문장, 정답, 단위 테스트 여섯 개를 만든다.
+[동작] grammar.py의 연산 1~3개와 집계 하나를 뽑아 영어 문장, 정답, 단위 시험 여섯 개를 만든다.
 분할은 상수를 뺀 연산 순서의 해시로 정한다: 시험에 나오는 순서는 어떤 seed의 학습 데이터에도 없다.
 상수까지 넣어 나누면 같은 순서에 숫자만 다른 문제가 학습에 섞여 시험이 쉬워진다.
 낱낱의 연산과 상수는 모두 학습에 나온다.
@@ -38,7 +38,7 @@ TESTS_PER_PROBLEM = 6
 class Synthetic(Source):
     """Generate the problems of the offline default, the same for the same seed.
 
-    [동작] 크기를 줄이면 앞부분만 남고, noise를 켜도 문제와 테스트는 그대로이며 학습용 정답만 바뀐다
+    [동작] 크기를 줄이면 앞부분만 남고, noise를 켜도 문제와 시험은 그대로이며 학습용 정답만 바뀐다
     (noise=0인 쌍둥이와 task_id로 짝지을 수 있다). 검증과 시험은 언제나 깨끗하다.
 
     Args:
@@ -85,7 +85,7 @@ class Synthetic(Source):
     def mutate(self, problem: Problem, rng: random.Random) -> tuple[str, tuple[int, int]] | None:
         """Write the first solution with one wrong operation or constant.
 
-        [동작] 한 줄을 같은 변수를 읽고 쓰는 다른 줄로 바꾼다. 줄 끝의 주석은 남는다. 바뀐 프로그램이 여섯 테스트를
+        [동작] 한 줄을 같은 변수를 읽고 쓰는 다른 줄로 바꾼다. 줄 끝의 주석은 남는다. 바뀐 프로그램이 여섯 시험을
         우연히 통과하는 비율은 약 1 %다 (시험 문제 4000번 측정; 주로 x < 7과 x < 8처럼 이웃한 상수).
         문법에 없는 줄이 있는 프로그램은 여느 프로그램처럼 바꾼다.
         """

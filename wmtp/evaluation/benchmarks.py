@@ -24,7 +24,7 @@ class Benchmark:
     """Join problems, prompt mode and limits under the name that results carry.
 
     Args:
-        name: 결과 열쇠의 앞부분. 예: "mbpp" → `mbpp/pass@1`.
+        name: 결과 키의 앞부분. 예: "mbpp" → `mbpp/pass@1`.
         source: 문제의 출처 (`wmtp.data.sources`, `wmtp.data.synthetic`).
         prompt: 프롬프트 방식 (`wmtp.data.prompts`).
         split: 공식 분할의 이름, 또는 모든 줄을 뜻하는 "all".

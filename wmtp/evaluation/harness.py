@@ -16,7 +16,7 @@
     헤드별 수락률도 뒤의 것이다. 여러 프로세스가 나누어 만들면 (ranks.py) 각자 samples.rank<번호>.jsonl에 쓰고,
     0번이 모은다.
     판정은 이름이 아니라 채점한 글에 딸린다: samples.jsonl을 손으로 고치면 고친 줄만 다시 채점한다.
-[디버깅] 정답과 테스트의 글은 어느 파일에도 쓰지 않는다. 프로그램이 왜 틀렸는지는 results.jsonl의 message를 본다.
+[디버깅] 정답과 시험의 글은 어느 파일에도 쓰지 않는다. 프로그램이 왜 틀렸는지는 results.jsonl의 message를 본다.
 """
 
 import hashlib

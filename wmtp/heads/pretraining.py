@@ -21,7 +21,7 @@ from torch import Tensor
 from wmtp.cache.entries import claimed, entry_file, pack, read_entry, unpack, write_entry
 from wmtp.cache.fingerprint import code_of, digest_of_model
 from wmtp.cache.value_heads import partial_of, read_partial, write_partial
-from wmtp.checks import check_number, check_whole_number
+from wmtp.checks import check_number, check_true_or_false, check_whole_number
 from wmtp.data.tokenization import TokenizedSamples
 from wmtp.errors import ConfigError
 from wmtp.heads import fitting
@@ -66,8 +66,7 @@ class HeadPretraining(Callback):
         ):
             check_whole_number(f"{key}.{name}", number)
         check_number(f"{key}.lr", lr, "> 0", "Try 0.001.")
-        if not isinstance(prompts, bool):
-            raise ConfigError(f"{key}.prompts = {prompts!r} must be true or false.")
+        check_true_or_false(f"{key}.prompts", prompts)
         self.steps, self.token_budget, self.check_every, self.patience = steps, token_budget, check_every, patience
         self.lr, self.prompts, self.seed = lr, prompts, seed
 

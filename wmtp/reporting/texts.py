@@ -1,6 +1,6 @@
 """Say what reports and the screen say in the reader's language: English, or Korean with lang=ko.
 
-[동작] 영어 문장이 열쇠다. 코드와 템플릿에는 영어가 그대로 있고, 한국어는 이 표 하나에만 있다.
+[동작] 영어 문장이 키다. 코드와 템플릿에는 영어가 그대로 있고, 한국어는 이 표 하나에만 있다.
     표에 없는 글(데이터, 오류 문장, 설정의 키)은 그대로 나간다. 빠진 문장과 쓰이지 않는 문장은
     `tests/unit/test_reporting.py`가 찾는다.
 """

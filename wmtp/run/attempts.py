@@ -65,7 +65,7 @@ def write_attempt(
     """Append an attempt; nothing where another rank has done so since there were `known` of them.
 
     Args:
-        run: 실행 디렉터리.
+        run: 실행 폴더.
         failure: 실패.
         remedy: 고칠 것.
         good: 돌아갈 체크포인트와 그 스텝. 없으면 처음부터.

@@ -59,7 +59,7 @@ class Failure:
     """Hold what is known of a failure, as plain text.
 
     Attributes:
-        kind: `WORDS`의 열쇠.
+        kind: `WORDS`의 키.
         cause: 예외의 이름과 문장.
         step: 그때까지 밟은 스텝의 수. 학습 전이면 None.
         rank: 실패한 랭크.

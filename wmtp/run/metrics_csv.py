@@ -19,7 +19,7 @@ class MetricsCSV(CSVLogger):
     한 단계가 두 번 적혀 있으면 (체크포인트 뒤에서 끊긴 경우) 나중 것이 옳다: reporting이 그렇게 읽는다.
 
     Args:
-        run_dir: 실행 디렉터리.
+        run_dir: 실행 폴더.
     """
 
     def __init__(self, run_dir: str | Path) -> None:

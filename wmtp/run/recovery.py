@@ -73,7 +73,7 @@ class Recovery:
 
         Args:
             cfg: 처음 설정.
-            run: 실행 디렉터리.
+            run: 실행 폴더.
             checkpoint: 처음 시작할 체크포인트, 없으면 None.
             command: 덮어쓸 키를 받아 다시 시작할 명령을 적는 함수.
             loggers: 기록할 로거들.
@@ -105,7 +105,7 @@ class Attempt:
         cfg: 지금까지 고친 설정.
         checkpoint: 시작할 체크포인트, 없으면 None.
         before: 앞선 시도들 (attempts.json).
-        run: 실행 디렉터리.
+        run: 실행 폴더.
         start: 첫 시도가 시작한 체크포인트.
         command: 다시 시작할 명령을 적는 함수.
         loggers: 기록할 로거들.

@@ -1,6 +1,6 @@
 """Record a run in MLflow while it goes on.
 
-[연구 맥락] 실험은 남아야 비교할 수 있다. 실행 디렉터리(`runs/<name>/`)가 원본이고, MLflow는 찾아보기 쉬운 색인이다.
+[연구 맥락] 실험은 남아야 비교할 수 있다. 실행 폴더(`runs/<name>/`)가 원본이고, MLflow는 찾아보기 쉬운 색인이다.
 그래서 MLflow가 잠기거나 끊겨도 학습은 멈추지 않는다: 경고 한 문장, 그리고 계속.
 [동작] MLflow에 쓰는 일은 모두 뒤쪽 스레드 하나가 순서대로 한다 (새 SQLite 저장소는 만드는 데만 2~8초가 걸린다).
 실행 번호는 `mlflow.json`에 적어 두어 `ckpt=last`로 이어서 학습하면 같은 MLflow 실행에 이어진다.
@@ -54,10 +54,10 @@ def mlflow_logger(
     """Make the logger that keeps this run in MLflow.
 
     Args:
-        run_dir: 실행 디렉터리. 여기 `mlflow.json`이 있으면 그 MLflow 실행을 이어서 쓴다.
+        run_dir: 실행 폴더. 여기 `mlflow.json`이 있으면 그 MLflow 실행을 이어서 쓴다.
         experiment: 실험 이름. 예: "mtp/rho1/synthetic".
-        run_name: MLflow에 보일 이름. 기본은 실행 디렉터리의 이름.
-        tracking_uri: 저장소. 기본은 환경 변수 MLFLOW_TRACKING_URI, 그것도 없으면 실행 디렉터리 옆의 mlflow.db (SQLite).
+        run_name: MLflow에 보일 이름. 기본은 실행 폴더의 이름.
+        tracking_uri: 저장소. 기본은 환경 변수 MLFLOW_TRACKING_URI, 그것도 없으면 실행 폴더 옆의 mlflow.db (SQLite).
 
     Returns:
         Lightning 로거. Trainer(logger=[…])에 넣는다.
@@ -75,7 +75,7 @@ class MLflowLogger(Logger):
     [디버깅] `flush()`가 False면 아직 쓰지 못한 것이 남아 있다는 뜻이다.
 
     Args:
-        run_dir: 실행 디렉터리.
+        run_dir: 실행 폴더.
         experiment: 실험 이름.
         run_name: 실행 이름.
         tracking_uri: MLflow 저장소의 주소.
