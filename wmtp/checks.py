@@ -40,9 +40,9 @@ def check_whole_number(
         ConfigError: 정수가 아니거나 범위 밖일 때.
 
     Example:
-        >>> check_whole_number("data.split", 0, advice="Try 1.")
+        >>> check_whole_number("data.pieces", 0, advice="Try 1.")
         Traceback (most recent call last):
-        wmtp.errors.ConfigError: data.split = 0 must be a whole number, at least 1. Try 1.
+        wmtp.errors.ConfigError: data.pieces = 0 must be a whole number, at least 1. Try 1.
     """
     if is_whole_number(value, least, most) or (null and value is None):
         return

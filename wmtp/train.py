@@ -112,14 +112,14 @@ def build_parts(cfg: DictConfig) -> Parts:
     """Build the model, the data and the benchmarks, and hold that they fit together."""
     from pytorch_lightning import seed_everything
 
-    from wmtp.data.batching import check_split
+    from wmtp.data.batching import check_pieces
     from wmtp.data.leakage import guard
 
     seed_everything(cfg.seed, verbose=False)
     model_source = build(cfg.model)
     tokenizer = model_source.load_tokenizer()
     data = build(cfg.data.module, tokenizer=tokenizer)
-    check_split(cfg.trainer.accumulate_grad_batches, data.split)
+    check_pieces(cfg.trainer.accumulate_grad_batches, data.pieces)
     benchmarks = build(cfg.benchmark.suite)
     sampling = build(cfg.sampling)
     model = model_source.load(empty=not holds_weights(cfg.trainer))

@@ -60,7 +60,7 @@ def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 
 
 @pytest.mark.parametrize(
-    "algo", ["critic", "combined algo/value=head data.split=2 trainer.accumulate_grad_batches=4"], ids=lambda a: a[:8]
+    "algo", ["critic", "combined algo/value=head data.pieces=2 trainer.accumulate_grad_batches=4"], ids=lambda a: a[:8]
 )
 def test_a_critic_leaves_what_it_knows_behind(config, tmp_path, algo):
     metrics = train(config(f"algo={algo}".split()[0], *algo.split()[1:], *FEW, *SHORT))

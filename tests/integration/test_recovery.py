@@ -102,8 +102,8 @@ def test_after_oom_twice_the_next_step_has_the_gradient_of_the_whole_batch(go, r
     go("name=whole", "trainer.max_steps=4", keep("whole"))
     go(keep("ours"), "trainer.max_steps=4", fault("OutOfMemory", step=3, times=2))
     assert [attempt["changes"] for attempt in attempts(runs / "run")] == [
-        {"data.split": 2, "trainer.accumulate_grad_batches": 2, "trainer.val_check_interval": 200},
-        {"data.split": 4, "trainer.accumulate_grad_batches": 4, "trainer.val_check_interval": 400},
+        {"data.pieces": 2, "trainer.accumulate_grad_batches": 2, "trainer.val_check_interval": 200},
+        {"data.pieces": 4, "trainer.accumulate_grad_batches": 4, "trainer.val_check_interval": 400},
     ]
     assert checkpoint(runs / "run")["global_step"] == 4
     ours, theirs = torch.load(tmp_path / "ours"), torch.load(tmp_path / "whole")
@@ -422,7 +422,7 @@ def test_oom_on_one_rank_of_two_ends_to_be_started_again_in_smaller_pieces(runs,
     ended = start(runs, *same)
     assert ended.returncode == 75, (ended.returncode, ended.stderr)
     changes = attempts(runs / "run")[0]["changes"]
-    assert changes == {"data.split": 2, "trainer.accumulate_grad_batches": 2, "trainer.val_check_interval": 200}
+    assert changes == {"data.pieces": 2, "trainer.accumulate_grad_batches": 2, "trainer.val_check_interval": 200}
     again = start(runs, *same)
     assert again.returncode == 0, again.stderr
     assert_whole(runs / "run")

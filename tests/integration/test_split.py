@@ -41,15 +41,15 @@ def distance(ours: dict, theirs: dict, start: dict) -> float:
 def test_lightning_goes_on_with_another_cut_at_the_very_next_sample(stops, tokenizer, tmp_path):
     def run(stops):
         steps, checkpoint = {}, None
-        for split, stop in stops:
+        for pieces, stop in stops:
             model = tiny_model()
             source = Synthetic(train_size=30, validation_size=4, test_size=0)
-            data = MTPDataModule(source, Synthetic0Shot(), tokenizer, token_budget=640, split=split)
+            data = MTPDataModule(source, Synthetic0Shot(), tokenizer, token_budget=640, pieces=pieces)
             watch = Watch(stop)
             watch.steps = steps
             trainer = Trainer(
                 accelerator="cpu", max_steps=6, max_epochs=-1, logger=False, callbacks=[watch],
-                accumulate_grad_batches=2 * split, limit_val_batches=0, enable_progress_bar=False,
+                accumulate_grad_batches=2 * pieces, limit_val_batches=0, enable_progress_bar=False,
                 enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
             )  # fmt: skip
             start = {name: value.clone() for name, value in model.state_dict().items()}
@@ -67,16 +67,18 @@ def test_lightning_goes_on_with_another_cut_at_the_very_next_sample(stops, token
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_finer_pieces_at_the_very_next_sample(config, tmp_path, capfd):
-    def run(name, split, stop, *more):
+    def run(name, pieces, stop, *more):
         Watch.steps = {}
         watch = f"+callbacks.watch={{_target_: {Watch.__module__}.Watch, stop: {stop}}}"
-        cut = [f"data.split={split}", f"trainer.accumulate_grad_batches={2 * split}"]
+        cut = [f"data.pieces={pieces}", f"trainer.accumulate_grad_batches={2 * pieces}"]
         train(config(*COMMON, *cut, f"name={name}", watch, *more))
         return Watch.steps
 
-    whole = run("whole", split=1, stop=6)
+    whole = run("whole", pieces=1, stop=6)
     assert len(whole) == 6 and len({tuple(sorted(names)) for names in whole.values()}) == 6
-    cut = [run("cut", split, stop, *more) for split, stop, *more in [(1, 2), (2, 4, "ckpt=last"), (4, 6, "ckpt=last")]]
+    cut = [
+        run("cut", pieces, stop, *more) for pieces, stop, *more in [(1, 2), (2, 4, "ckpt=last"), (4, 6, "ckpt=last")]
+    ]
     assert [list(steps) for steps in cut] == [[0, 1], [2, 3], [4, 5]]
     assert cut[0] | cut[1] | cut[2] == whole
     assert "planned anew" not in capfd.readouterr().err

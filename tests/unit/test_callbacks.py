@@ -38,9 +38,9 @@ def rho1():
     return Rho1(tiny_model(), InMemory(tiny_model(seed=43)), weighting=SoftWeighting(lam=1.0), optimizer=sgd)
 
 
-def train(run_dir, algo, tokenizer, callbacks, split=1, token_budget=1024, **kwargs):
+def train(run_dir, algo, tokenizer, callbacks, pieces=1, token_budget=1024, **kwargs):
     source = Synthetic(train_size=60, validation_size=4, test_size=0, noise=0.5)
-    data = MTPDataModule(source, Synthetic0Shot(), tokenizer, token_budget=token_budget, split=split)
+    data = MTPDataModule(source, Synthetic0Shot(), tokenizer, token_budget=token_budget, pieces=pieces)
     defaults = dict(max_steps=6, log_every_n_steps=2, limit_val_batches=1, val_check_interval=3)
     trainer = Trainer(
         accelerator="cpu", default_root_dir=run_dir, logger=[MetricsCSV(run_dir)], callbacks=callbacks,
@@ -190,7 +190,7 @@ def test_statistics_are_those_of_all_pieces_of_a_step_and_a_delta_gets_its_mean(
     algo, steps = rho1(), Steps()
     algo.score_name = "delta"
     kwargs = dict(max_steps=1, log_every_n_steps=1, accumulate_grad_batches=4)
-    train(tmp_path, algo, tokenizer, [WeightStatistics(), steps], split=2, **kwargs)
+    train(tmp_path, algo, tokenizer, [WeightStatistics(), steps], pieces=2, **kwargs)
     assert len(steps.seen) == 4
     weight, score = (
         torch.cat([step[key][step["mask_BT"]] for _, step in steps.seen]).double() for key in ("weight_BT", "score_BT")

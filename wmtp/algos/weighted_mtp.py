@@ -112,7 +112,7 @@ class WeightedMTP(LightningModule):
         raise NotImplementedError
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Take the weighted loss of one micro-batch, or of one piece of it (data.split)."""
+        """Take the weighted loss of one micro-batch, or of one piece of it (data.pieces)."""
         mask_BT = target_mask(batch["labels_BT"])
         number, count = batch.get("piece", (0, 1))
         draw = batch_idx // count  # a shuffled control is shuffled alike however the micro-batch is cut

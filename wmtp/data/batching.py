@@ -6,7 +6,7 @@
     world × accumulate개씩 한 스텝으로 묶는다.
     계획은 (seed, epoch, world_size, accumulate)에만 달려 있으므로, 중간에 죽어도 몇 번째였는지만 알면 그대로 이어 간다.
     묶음의 순서는 랭크의 수와 무관하므로, 랭크의 수를 바꾸어도 에폭의 같은 자리에서 이어 간다.
-    메모리가 모자라면 split = s로 묶음마다 s조각으로 자르고 accumulate도 s배 한다. 스텝의 표본과 M은 그대로다.
+    메모리가 모자라면 pieces = s로 묶음마다 s조각으로 자르고 accumulate도 s배 한다. 스텝의 표본과 M은 그대로다.
     가중치의 범위(scope)는 자르기 전의 묶음이므로, 첫 조각은 형제 조각들을 데리고 다닌다 (`pieces`).
 """
 
@@ -26,7 +26,7 @@ from wmtp.data.tokenization import TokenizedSample, TokenizedSamples
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import IGNORE
 
-LAYOUT = ("accumulate", "split", "world_size")  # how micro-batches are dealt out; their order does not depend on it
+LAYOUT = ("accumulate", "pieces", "world_size")  # how micro-batches are dealt out; their order does not depend on it
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Step:
 
     Attributes:
         micro_batches: 표본 번호의 묶음들. i번째 묶음은 랭크 `i % world_size`의 것이다. 빈 묶음일 수 있다.
-            split = s이면 한 랭크의 이어진 s개가, 자르지 않은 묶음 하나를 차례대로 자른 것이다.
+            pieces = s이면 한 랭크의 이어진 s개가, 자르지 않은 묶음 하나를 차례대로 자른 것이다.
         targets: M, 스텝 전체의 목표 토큰 수.
     """
 
@@ -43,16 +43,16 @@ class Step:
     targets: int
 
 
-def check_split(accumulate: int, split: int) -> None:
+def check_pieces(accumulate: int, pieces: int) -> None:
     """Refuse pieces that do not make up whole micro-batches.
 
     Raises:
         ConfigError: accumulate가 split의 배수가 아닐 때.
     """
-    if accumulate % split:
+    if accumulate % pieces:
         raise ConfigError(
-            f"trainer.accumulate_grad_batches = {accumulate} must be a multiple of data.split = {split}: every "
-            f"micro-batch comes in {split} pieces; multiply it by data.split to keep the samples of a step."
+            f"trainer.accumulate_grad_batches = {accumulate} must be a multiple of data.pieces = {pieces}: every "
+            f"micro-batch comes in {pieces} pieces; multiply it by data.pieces to keep the samples of a step."
         )
 
 
@@ -62,14 +62,14 @@ def plan_epoch(
     *,
     token_budget: int,
     accumulate: int = 1,
-    split: int = 1,
+    pieces: int = 1,
     world_size: int = 1,
     seed: int = 42,
     epoch: int = 0,
 ) -> list[Step]:
     """Plan an epoch: every sample exactly once over all ranks.
 
-    [동작] (accumulate = A·s, split = s)의 스텝은 (accumulate = A, split = 1)의 스텝과 표본도 M도 같다.
+    [동작] (accumulate = A·s, pieces = s)의 스텝은 (accumulate = A, pieces = 1)의 스텝과 표본도 M도 같다.
 
     Args:
         lengths: 표본별 토큰 수.
@@ -77,7 +77,7 @@ def plan_epoch(
         token_budget: 자르지 않은 묶음 하나의 자리 수(행 × 가장 긴 길이)의 상한.
         accumulate: 한 스텝에 쌓는 조각의 수 (랭크마다). 자른 조각을 센다. `trainer.accumulate_grad_batches`와 같은
             수이고, split의 배수다.
-        split: 묶음 하나를 몇 조각으로 자르는지. 조각의 행 수는 많아야 하나 다르고, 빈 조각일 수 있다.
+        pieces: 묶음 하나를 몇 조각으로 자르는지. 조각의 행 수는 많아야 하나 다르고, 빈 조각일 수 있다.
         world_size: 랭크의 수.
         seed: 난수 씨앗.
         epoch: 몇 번째 에폭인지. 섞는 순서가 달라진다.
@@ -91,10 +91,10 @@ def plan_epoch(
         [0, 1, 2, 3]
         >>> sum(step.targets for step in steps)
         15
-        >>> plan_epoch([3, 3, 3], [2, 2, 2], token_budget=9, accumulate=2, split=2, seed=1)
+        >>> plan_epoch([3, 3, 3], [2, 2, 2], token_budget=9, accumulate=2, pieces=2, seed=1)
         [Step(micro_batches=((1,), (2, 0)), targets=6)]
     """
-    check_split(accumulate, split)
+    check_pieces(accumulate, pieces)
     if lengths and max(lengths) > token_budget:
         raise ConfigError(
             f"data.token_budget = {token_budget} is smaller than the longest sample ({max(lengths)} tokens); "
@@ -115,19 +115,19 @@ def plan_epoch(
         batches.append(tuple(rows))
     rng.shuffle(batches)
 
-    per_step = accumulate // split * world_size
+    per_step = accumulate // pieces * world_size
     batches += [()] * (-len(batches) % per_step)  # every rank takes part in every step
     return [
-        Step(_cut(group, split, world_size), sum(targets[i] for batch in group for i in batch))
+        Step(_cut(group, pieces, world_size), sum(targets[i] for batch in group for i in batch))
         for group in (batches[start : start + per_step] for start in range(0, len(batches), per_step))
     ]
 
 
-def _cut(batches: Sequence[tuple[int, ...]], split: int, world_size: int) -> tuple[tuple[int, ...], ...]:
-    """Cut each batch into `split` runs of rows, the pieces of one rank still `world_size` apart."""
-    places = range(split)
+def _cut(batches: Sequence[tuple[int, ...]], pieces: int, world_size: int) -> tuple[tuple[int, ...], ...]:
+    """Cut each batch into `pieces` runs of rows, the pieces of one rank still `world_size` apart."""
+    places = range(pieces)
     return tuple(
-        batch[i * len(batch) // split : (i + 1) * len(batch) // split]
+        batch[i * len(batch) // pieces : (i + 1) * len(batch) // pieces]
         for start in range(0, len(batches), world_size)
         for i in places
         for batch in batches[start : start + world_size]
@@ -173,7 +173,7 @@ class StepLoader:
 
     [동작] `iter()`를 새로 부를 때마다 다음 에폭이다. `state_dict`/`load_state_dict`로 에폭 안의 자리까지 이어 간다
     (Lightning이 체크포인트에 넣고 꺼낸다). split을 바꾸어도 바로 다음 표본에서 이어 간다.
-    split > 1이면 배치에 `piece`(몇 번째 조각, 모두 몇 조각)가 더 있고, 묶음에서 처음 내주는 조각에는
+    pieces > 1이면 배치에 `piece`(몇 번째 조각, 모두 몇 조각)가 더 있고, 묶음에서 처음 내주는 조각에는
     `pieces`(조각 모두의 배치)도 있다.
 
     Attributes:
@@ -193,7 +193,7 @@ class StepLoader:
         token_budget: int,
         pad_token_id: int,
         accumulate: int = 1,
-        split: int = 1,
+        pieces: int = 1,
         world_size: int = 1,
         rank: int = 0,
         seed: int = 42,
@@ -202,9 +202,9 @@ class StepLoader:
     ) -> None:
         self.samples = samples
         self.pad_token_id = pad_token_id
-        self.split, self.world_size, self.rank = split, world_size, rank
+        self.pieces, self.world_size, self.rank = pieces, world_size, rank
         self.plan_arguments = dict(
-            token_budget=token_budget, accumulate=accumulate, split=split, world_size=world_size, seed=seed
+            token_budget=token_budget, accumulate=accumulate, pieces=pieces, world_size=world_size, seed=seed
         )
         self.same, self.resumed = same, resumed
         self.epoch = 0
@@ -232,11 +232,11 @@ class StepLoader:
         for place in range(self.position, len(mine)):
             piece, step_targets = mine[place]
             batch = self._collate(piece, step_targets)
-            if self.split > 1:
-                number = place % self.split
-                batch["piece"] = (number, self.split)
+            if self.pieces > 1:
+                number = place % self.pieces
+                batch["piece"] = (number, self.pieces)
                 if fresh or number == 0:
-                    siblings = mine[place - number : place - number + self.split]
+                    siblings = mine[place - number : place - number + self.pieces]
                     batch["pieces"] = [self._collate(*sibling) for sibling in siblings]
             fresh = False
             self.position = place + 1
@@ -254,20 +254,20 @@ class StepLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another loader of the same samples stopped, on however many ranks; of others, at the next epoch.
 
-        [동작] 묶음의 순서는 표본, 예산, 씨앗에만 달려 있다. 한 스텝의 묶음 수(world × accumulate ÷ split)가 같으면 바로
-        다음 표본에서 이어 간다. 다르면 아직 밟지 않은 첫 묶음이 든 스텝에서 이어 가므로 몇 묶음을 다시 볼 수 있다.
+        [동작] 묶음의 순서는 표본, 예산, 씨앗에만 달려 있다. 한 스텝의 묶음 수(world × accumulate ÷ pieces)가 같으면
+        바로 다음 표본에서 이어 간다. 다르면 아직 밟지 않은 첫 묶음이 든 스텝에서 이어 가므로 몇 묶음을 다시 볼 수 있다.
         """
-        now, then = self.state_dict()["plan"], {"split": 1, **state["plan"]}
+        now, then = self.state_dict()["plan"], {"pieces": state["plan"].get("split", 1), **state["plan"]}
         other = [name for name in now if name not in then or (name not in LAYOUT and now[name] != then[name])]
         finer = Fraction(1)
         if not other:
-            finer = Fraction(now["split"] * then["world_size"], then["split"] * now["world_size"])
+            finer = Fraction(now["pieces"] * then["world_size"], then["pieces"] * now["world_size"])
             self.epoch, self.position, again = state["epoch"], math.floor(state["position"] * finer), 0
-            size, former = (Fraction(p["accumulate"] * p["world_size"], p["split"]) for p in (now, then))
+            size, former = (Fraction(p["accumulate"] * p["world_size"], p["pieces"]) for p in (now, then))
             if size != former or now["world_size"] != then["world_size"]:
                 place = state["position"] // then["accumulate"] * then["accumulate"] * finer
                 self.position = place // now["accumulate"] * now["accumulate"]
-                again = (place - self.position) * now["world_size"] / now["split"]
+                again = (place - self.position) * now["world_size"] / now["pieces"]
             if size != former:
                 self._say(
                     now,

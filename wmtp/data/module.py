@@ -40,8 +40,8 @@ class MTPDataModule(LightningDataModule):
         token_budget: 배치 하나의 자리 수 상한 (행 × 길이).
         max_length: 이보다 긴 표본은 자르지 않고 버리고, 몇 개인지 `dropped`에 남긴다.
         seed: 순서를 정하는 씨앗.
-        split: 배치 하나를 몇 조각으로 나누어 계산하는지. `trainer.accumulate_grad_batches`도 같은 배로 늘리면 한 스텝의
-            표본과 기울기가 그대로이면서 메모리는 준다 (docs/operations.md).
+        pieces: 배치 하나를 몇 조각으로 나누어 계산하는지. `trainer.accumulate_grad_batches`도 같은 배로 늘리면 한
+            스텝의 표본과 기울기가 그대로이면서 메모리는 준다 (docs/operations.md).
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class MTPDataModule(LightningDataModule):
         token_budget: int = 2048,
         max_length: int = 1024,
         seed: int = 42,
-        split: int = 1,
+        pieces: int = 1,
     ) -> None:
         super().__init__()
         for key, value in (("token_budget", token_budget), ("max_length", max_length)):
             check_whole_number(f"data.{key}", value, 2, advice="It counts tokens; try 2048.")
-        pieces = "It counts the pieces of a batch; try 1, or 2 where memory is short, and multiply "
-        check_whole_number("data.split", split, advice=f"{pieces}trainer.accumulate_grad_batches by it.")
+        advice = "Try 1, or 2 where memory is short, and multiply trainer.accumulate_grad_batches by it."
+        check_whole_number("data.pieces", pieces, advice=advice)
         self.source, self.prompt, self.tokenizer = source, prompt, tokenizer
-        self.token_budget, self.max_length, self.seed, self.split = token_budget, max_length, seed, split
+        self.token_budget, self.max_length, self.seed, self.pieces = token_budget, max_length, seed, pieces
         self.samples: dict[str, TokenizedSamples] = {}
         self.reference_losses: Sequence[Tensor] | None = None
         self.dropped: dict[str, list[str]] = {}
@@ -130,7 +130,7 @@ class MTPDataModule(LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         """Return the training batches, grouped into optimizer steps."""
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else self.split
-        return self.loader("train", accumulate, split=self.split, resumed=partial(count_again, self.trainer))
+        return self.loader("train", accumulate, pieces=self.pieces, resumed=partial(count_again, self.trainer))
 
     def val_dataloader(self) -> StepLoader:
         """Return the validation batches, the same every time, and whole: without gradients they need less memory."""

@@ -96,7 +96,7 @@ def as_overrides(attempts: list[Record]) -> list[str]:
     """Write what the attempts changed as it is given on the command line.
 
     Example:
-        >>> as_overrides([{"changes": {"data.split": 2}}])
-        ['++data.split=2']
+        >>> as_overrides([{"changes": {"data.pieces": 2}}])
+        ['++data.pieces=2']
     """
     return [f"++{key}={value}" for attempt in attempts for key, value in attempt["changes"].items()]

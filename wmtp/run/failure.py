@@ -35,7 +35,7 @@ WORDS = {
     ),
     "out_of_memory": (
         "The device or the machine ran out of memory.",
-        "Compute batches in more pieces (data.split and trainer.accumulate_grad_batches, both times 2), or lower "
+        "Compute batches in more pieces (data.pieces and trainer.accumulate_grad_batches, both times 2), or lower "
         "data.token_budget.",
     ),
     "disk_full": (

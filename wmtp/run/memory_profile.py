@@ -7,7 +7,7 @@
 [동작] 진짜 데이터에서 예산마다 가장 무거운 두 묶음(자리가 가장 많은 것, 행이 가장 긴 것)을 골라 진짜 스텝을 밟고,
     단계마다 가장 높았던 메모리를 잰다: trunk(몸통) → heads(헤드) → loss(점수, 가중치, 손실) → backward → optimizer.
     단계마다 자리 수에 대한 직선을 맞추고, 모든 직선이 쓸 수 있는 메모리의 SAFE 아래에 있는 가장 큰 예산을 제안한다.
-    처음 한 예산은 옵티마이저 상태를 만드느라 버린다. 조각내기(data.split)는 끄고, 누적은 많아야 두 번만 한다.
+    처음 한 예산은 옵티마이저 상태를 만드느라 버린다. 조각내기(data.pieces)는 끄고, 누적은 많아야 두 번만 한다.
 [디버깅] CUDA에서는 할당기가 센 값(torch.cuda.max_memory_allocated)이다. CPU에서는 살아 있는 텐서 저장소의 합이다.
     커널이 안에서 잠깐 쓰는 작업 공간, 할당기의 빈틈, 파이썬 자신은 들어 있지 않다. SAFE가 그만큼을 남겨 둔다.
 """
@@ -342,7 +342,7 @@ def advice(
     if budget > suggestion:
         split = -(-budget // suggestion)
         said += (
-            f".\nThe budget of this config, {budget}, is not: data.split={split}, and {split} times as many "
+            f".\nThe budget of this config, {budget}, is not: data.pieces={split}, and {split} times as many "
             "trainer.accumulate_grad_batches, take the same steps in pieces that fit"
         )
     return said + "."

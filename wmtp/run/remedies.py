@@ -18,7 +18,7 @@ RATE = "callbacks.learning_rate.scale"
 CHANGES = (
     RATE,
     "data.token_budget",
-    "data.split",
+    "data.pieces",
     *(f"trainer.{key}" for key in ("precision", "accumulate_grad_batches", "val_check_interval")),
 )
 
@@ -63,7 +63,7 @@ def higher_precision(cfg: DictConfig) -> dict[str, Any]:
 def more_pieces(cfg: DictConfig) -> dict[str, Any]:
     """Cut every batch into twice as many pieces and accumulate twice as many: the same step in half the memory."""
     changes = {
-        "data.split": 2 * OmegaConf.select(cfg, "data.split", default=1),
+        "data.pieces": 2 * OmegaConf.select(cfg, "data.pieces", default=1),
         "trainer.accumulate_grad_batches": 2 * cfg.trainer.accumulate_grad_batches,
     }
     interval = OmegaConf.select(cfg, "trainer.val_check_interval")

@@ -1,4 +1,4 @@
-"""The gradient of a step is the same number however the step is split (MATHS 2)."""
+"""The gradient of a step is the same number however the step is pieces (MATHS 2)."""
 
 import copy
 from functools import partial
@@ -48,13 +48,13 @@ class Loaders:
     def __init__(self, samples, budget):
         self.samples, self.budget = TokenizedSamples.pack(samples), budget
 
-    def __call__(self, accumulate, world_size=1, rank=0, split=1):
+    def __call__(self, accumulate, world_size=1, rank=0, pieces=1):
         return StepLoader(
             self.samples,
             token_budget=self.budget,
             pad_token_id=0,
-            accumulate=accumulate * split,
-            split=split,
+            accumulate=accumulate * pieces,
+            pieces=pieces,
             world_size=world_size,
             rank=rank,
         )
@@ -74,7 +74,7 @@ class Fixed(list):
 
 
 def gradients_of_one_step(groups: list[list[TokenizedSample]]) -> list[torch.Tensor]:
-    """Train one SGD step of rate 1 on one step split into `groups`; the change of the weights is the gradient."""
+    """Train one SGD step of rate 1 on one step pieces into `groups`; the change of the weights is the gradient."""
     model = make_model()
     start = copy.deepcopy(model.state_dict())
     targets = sum(sample.targets for group in groups for sample in group)
@@ -113,24 +113,24 @@ def test_cutting_micro_batches_into_pieces_changes_no_step(make, precision):
     exact = dict(rtol=0, atol=1e-12) if precision == "64-true" else dict(rtol=1e-4, atol=1e-6)
     samples = make_samples(11)  # micro-batches of 1 to 4 rows: cut into 4, some pieces are empty
 
-    def train(split):
+    def train(pieces):
         algo = make()
         if precision == "64-true" and isinstance(algo, Rho1):
             algo.reference.frozen.model.double()  # Lightning does not know it
-        model = fit(algo, Loaders(samples, 40)(2, split=split), accumulate=2 * split, steps=2, precision=precision)
+        model = fit(algo, Loaders(samples, 40)(2, pieces=pieces), accumulate=2 * pieces, steps=2, precision=precision)
         return model.state_dict()
 
     whole = train(1)
-    for split in (2, 4):
-        for name, value in train(split).items():
+    for pieces in (2, 4):
+        for name, value in train(pieces).items():
             torch.testing.assert_close(value, whole[name], **exact)
 
 
 def test_pieces_are_scored_once_a_micro_batch_and_a_whole_one_as_before():
-    def forwards(algo, split):
+    def forwards(algo, pieces):
         calls, mtp = [], algo.model.mtp
         algo.model.mtp = lambda *args, **kwargs: calls.append(torch.is_grad_enabled()) or mtp(*args, **kwargs)
-        fit(algo, Loaders(make_samples(11), 40)(1, split=split), accumulate=split)
+        fit(algo, Loaders(make_samples(11), 40)(1, pieces=pieces), accumulate=pieces)
         return calls
 
     assert forwards(weighted(), 1) == [True]
@@ -155,8 +155,8 @@ def one_training_step(algo):
     return batch, loss.detach(), [parameter.grad for parameter in algo.model.parameters()]
 
 
-@pytest.mark.parametrize("split", [1, 2])
-def test_a_score_that_is_not_finite_is_told_on_the_device_and_trains_nothing_silently(split):
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_score_that_is_not_finite_is_told_on_the_device_and_trains_nothing_silently(pieces):
     algo, seen = weighted(), []
     clean_scores = algo.token_scores
 
@@ -172,8 +172,8 @@ def test_a_score_that_is_not_finite_is_told_on_the_device_and_trains_nothing_sil
     samples = make_samples(8)
     poisoned = samples[3].input_ids[-1]
     algo.token_scores = token_scores
-    fit(algo, Loaders(samples, 200)(1, split=split), accumulate=split, callbacks=[Watch()])
-    assert len(seen) == split
+    fit(algo, Loaders(samples, 200)(1, pieces=pieces), accumulate=pieces, callbacks=[Watch()])
+    assert len(seen) == pieces
     assert any(step["score_BT"].isnan().any() for step in seen)
     for step in seen:  # the weights of a piece depend on the scores of the others
         assert step["loss"].isnan() and step["weight_BT"][step["mask_BT"]].isnan().all()

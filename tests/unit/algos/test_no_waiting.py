@@ -75,14 +75,14 @@ ALGORITHMS = {
 }
 
 
-def batches(split: int = 1, cached: bool = False, device: str = "meta"):
+def batches(pieces: int = 1, cached: bool = False, device: str = "meta"):
     """What the loader hands out, on the meta device."""
     samples = [TokenizedSample(f"p{i}", tuple(range(n)), 1 + i, (False,) * n) for i, n in enumerate(LENGTHS)]
     packed = TokenizedSamples.pack(samples)
     if cached:
         packed = TokenizedSamples(packed.tensors, [torch.zeros(n) for n in LENGTHS])
 
-    loader = StepLoader(packed, token_budget=64, pad_token_id=0, accumulate=split, split=split)
+    loader = StepLoader(packed, token_budget=64, pad_token_id=0, accumulate=pieces, pieces=pieces)
     return [move_data_to_device(batch, device) for batch in loader]
 
 
@@ -94,9 +94,9 @@ def on_meta(algo):
     return algo
 
 
-@pytest.mark.parametrize("split", [1, 2])
+@pytest.mark.parametrize("pieces", [1, 2])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_step_never_waits_for_the_device(algorithm, split, tmp_path):
+def test_a_step_never_waits_for_the_device(algorithm, pieces, tmp_path):
     algo = on_meta(ALGORITHMS[algorithm]())
     loops = SimpleNamespace(_should_accumulate=lambda: True)
     trainer = SimpleNamespace(
@@ -108,7 +108,7 @@ def test_a_step_never_waits_for_the_device(algorithm, split, tmp_path):
     ]  # fmt: skip
     for callback in watching:
         callback.on_train_start(trainer, algo)
-    for i, batch in enumerate(batches(split)):
+    for i, batch in enumerate(batches(pieces)):
         algo.training_step(batch, i)["loss"].backward()
         for callback in watching:
             callback.on_after_backward(trainer, algo)

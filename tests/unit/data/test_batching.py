@@ -42,30 +42,30 @@ def test_every_sample_comes_exactly_once_over_all_ranks(lengths, accumulate, wor
 @given(
     lengths=st.lists(st.integers(2, 40), min_size=1, max_size=60),
     accumulate=st.integers(1, 3),
-    split=st.integers(2, 4),
+    pieces=st.integers(2, 4),
     world_size=st.integers(1, 3),
 )
 def test_a_split_plan_has_the_steps_of_the_whole_one_in_pieces_of_about_equal_rows(
-    lengths, accumulate, split, world_size
+    lengths, accumulate, pieces, world_size
 ):
-    def plan(accumulate, split):
-        arguments = dict(token_budget=64, accumulate=accumulate, split=split, world_size=world_size)
+    def plan(accumulate, pieces):
+        arguments = dict(token_budget=64, accumulate=accumulate, pieces=pieces, world_size=world_size)
         return plan_epoch(lengths, [n - 1 for n in lengths], **arguments)
 
-    whole, cut = plan(accumulate, 1), plan(accumulate * split, split)
+    whole, cut = plan(accumulate, 1), plan(accumulate * pieces, pieces)
     assert [step.targets for step in cut] == [step.targets for step in whole]
     for whole_step, cut_step in zip(whole, cut, strict=True):
         for rank in range(world_size):
-            pieces = cut_step.micro_batches[rank::world_size]
+            mine = cut_step.micro_batches[rank::world_size]
             for number, batch in enumerate(whole_step.micro_batches[rank::world_size]):
-                parts = pieces[number * split : (number + 1) * split]
+                parts = mine[number * pieces : (number + 1) * pieces]
                 assert sum(parts, ()) == batch
                 assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_a_step_that_cannot_be_split_is_an_error_that_names_both_keys():
-    with pytest.raises(ConfigError, match=r"accumulate_grad_batches = 3 must be a multiple of data\.split = 2"):
-        plan_epoch([3, 9], [2, 8], token_budget=9, accumulate=3, split=2)
+    with pytest.raises(ConfigError, match=r"accumulate_grad_batches = 3 must be a multiple of data\.pieces = 2"):
+        plan_epoch([3, 9], [2, 8], token_budget=9, accumulate=3, pieces=2)
 
 
 def test_the_same_seed_and_epoch_give_the_same_plan_and_another_epoch_another():
@@ -128,8 +128,8 @@ def names_from(loader):
 def test_a_place_kept_by_one_split_is_the_same_sample_in_a_finer_one(capsys):
     samples = TokenizedSamples.pack(sample(str(i), 2 + i % 9) for i in range(40))
 
-    def make(split, accumulate=3):
-        return StepLoader(samples, token_budget=24, pad_token_id=0, accumulate=accumulate * split, split=split)
+    def make(pieces, accumulate=3):
+        return StepLoader(samples, token_budget=24, pad_token_id=0, accumulate=accumulate * pieces, pieces=pieces)
 
     names = names_from(make(1))
     for old, new, taken in [(1, 2, 5), (2, 4, 7), (2, 4, 12), (1, 4, 0), (4, 2, 6)]:
@@ -145,7 +145,7 @@ def test_a_place_kept_by_one_split_is_the_same_sample_in_a_finer_one(capsys):
         assert "pieces" in rest[0] and len(rest[0]["pieces"]) == new
         assert rest[0]["piece"] == (told[0][0] % new, new)
     old_state = make(1).state_dict()
-    del old_state["plan"]["split"]  # written before there was a split
+    del old_state["plan"]["pieces"]  # written before there was a pieces
     make(2).load_state_dict(old_state)
     assert capsys.readouterr().err == ""
 
@@ -162,9 +162,9 @@ def test_an_epoch_that_was_not_asked_for_its_end_is_not_followed_by_an_empty_one
 def test_another_number_of_ranks_goes_on_at_the_same_place_and_says_what_it_changes(capsys):
     samples = TokenizedSamples.pack(sample(str(i), 2 + i % 9) for i in range(60))
 
-    def make(world_size, accumulate=1, split=1, budget=24):
+    def make(world_size, accumulate=1, pieces=1, budget=24):
         return [
-            StepLoader(samples, token_budget=budget, pad_token_id=0, accumulate=accumulate, split=split,
+            StepLoader(samples, token_budget=budget, pad_token_id=0, accumulate=accumulate, pieces=pieces,
                        world_size=world_size, rank=rank) for rank in range(world_size)
         ]  # fmt: skip
 

@@ -96,7 +96,7 @@ def test_a_model_that_does_not_fit_and_a_budget_that_is_too_large_are_said(monke
     algo, data = parts()
     data.token_budget = 4096
     profile_memory(algo, data, partial(make_trainer, 4))
-    assert "The budget of this config, 4096, is not: data.split=" in capsys.readouterr().out
+    assert "The budget of this config, 4096, is not: data.pieces=" in capsys.readouterr().out
 
 
 def test_several_devices_are_refused_in_one_sentence():

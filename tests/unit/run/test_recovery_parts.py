@@ -287,7 +287,7 @@ def test_what_was_changed_is_kept_once_and_applied_again(tmp_path):
     cfg = OmegaConf.create(
         {
             "callbacks": {"learning_rate": {"scale": 1.0}},
-            "data": {"token_budget": 512, "max_length": 256, "split": 1},
+            "data": {"token_budget": 512, "max_length": 256, "pieces": 1},
             "trainer": {"accumulate_grad_batches": 3, "precision": "bf16-mixed"},
         }
     )  # fmt: skip
@@ -304,7 +304,7 @@ def test_what_was_changed_is_kept_once_and_applied_again(tmp_path):
     changed = with_changes(cfg, before)
     assert changed.callbacks.learning_rate.scale == 0.25
     assert (changed.data.token_budget, changed.trainer.precision) == (256, "32-true")
-    assert (changed.data.split, changed.trainer.accumulate_grad_batches) == (2, 6)
+    assert (changed.data.pieces, changed.trainer.accumulate_grad_batches) == (2, 6)
     assert recovery.remedy("out_of_memory", changed, before) is None  # enough
     assert Recovery(max_attempts=9).remedy("crash", changed, before) is None
     with pytest.raises(ConfigError, match=r"recovery\.max_attempts = -1 must be a whole number"):
@@ -317,7 +317,7 @@ def test_what_was_changed_is_kept_once_and_applied_again(tmp_path):
         ('[{"changes": {"callbacks.x._target_": "os.system"}}]', "changes callbacks.x._target_ to 'os.system'"),
         ('[{"changes": {"trainer.precision": {"_target_": "os.system"}}}]', "changes trainer.precision to {"),
         ('[{"changes": {"trainer.precision": "${oc.env:HOME}"}}]', "changes trainer.precision to "),
-        ('[{"changes": {"data.split": 2', "is damaged"),
+        ('[{"changes": {"data.pieces": 2', "is damaged"),
         ('{"changes": 1}', "is damaged"),
         ("[[]]", "is damaged"),
     ],
