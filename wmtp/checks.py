@@ -51,6 +51,17 @@ def check_whole_number(
     raise ConfigError(f"{key} = {value!r} must be a whole number{range_}{other}. {advice}".rstrip())
 
 
+def is_number(value: object, range_: str) -> bool:
+    """Tell whether a value is a finite number, not a bool, and in a range as `check_number` takes it.
+
+    Example:
+        >>> is_number(0.5, "in [0, 1)"), is_number(1, "in [0, 1)"), is_number(True, ">= 0"), is_number(math.nan, ">= 0")
+        (True, False, False, False)
+    """
+    finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return finite and _inside(value, range_)
+
+
 def check_number(key: str, value: object, range_: str, advice: str = "") -> None:
     """Refuse what is no finite number in a range, `> 0`, `>= 0` or `in [0, 1)`.
 
@@ -62,8 +73,7 @@ def check_number(key: str, value: object, range_: str, advice: str = "") -> None
         Traceback (most recent call last):
         wmtp.errors.ConfigError: algo.weighting.lam = 7 must be a number in [0, 1]. Try 1.0.
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and _inside(value, range_)):
+    if not is_number(value, range_):
         raise ConfigError(f"{key} = {value!r} must be a number {range_}. {advice}".rstrip())
 
 

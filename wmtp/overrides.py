@@ -11,6 +11,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -140,12 +141,17 @@ def _refuse_unreadable(cfg: DictConfig) -> None:
 def _refuse_unread(cfg: DictConfig, conf: Path, shipped: DictConfig, choices: Mapping[str, str | None]) -> None:
     read = reads_of_config(cfg)
     known = set(leaves(shipped))
+
+    @cache
+    def options_of(group: str) -> dict[str, set[str]]:
+        files = sorted((conf / group).glob("*.yaml"))
+        return {file.stem: set(leaves(OmegaConf.load(file), group, below_targets=False)) for file in files}
+
     for key in leaves(cfg, below_targets=False):
         if key in known or any(f"{key}.".startswith(f"{reader}.") for reader in read):
             continue
         group = key.split(".")[0]
-        files = sorted((conf / group).glob("*.yaml"))
-        options = {file.stem: set(leaves(OmegaConf.load(file), group, below_targets=False)) for file in files}
+        options = options_of(group)
         chosen = options.get(choices.get(group) or "", set().union(*options.values()))
         if not any(f"{key}.".startswith(f"{own}.") for own in chosen):
             having = [option for option, keys in options.items() if key in keys]

@@ -12,7 +12,6 @@
 
 import math
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from wmtp.cache.entries import claimed, entry_file, pack, read_entry, unpack, write_entry
+from wmtp.cache.entries import entry_file, pack, unpack
 from wmtp.cache.fingerprint import code_of, digest_of
-from wmtp.cache.value_heads import partial_of, read_head, read_partial, write_head, write_partial
+from wmtp.cache.fits import fit_once, read_partial, write_partial
+from wmtp.cache.value_heads import read_head, write_head
 from wmtp.checks import check_number, check_whole_number
 from wmtp.critic import fitting, known, rewarded
 from wmtp.critic import value as value_models
@@ -175,16 +175,13 @@ class CriticPretraining(Callback):
         moved = trainer.ckpt_path and not trainer.strategy.restore_checkpoint_after_setup
         if trainer.is_global_zero and not (moved and self._value.trunk(model) is model):
             file = entry_file("value_head", self._key(trainer, train, heldout))
-        # The first rank holds the entry's lock for all; two runs that start together fit it once.
-        with claimed(file) if file else nullcontext():
-            entry = trainer.strategy.broadcast(read_entry(file) if file else None)
-            if entry is None:
-                with trainer.precision_plugin.forward_context():
-                    head, curve = self._fit(trainer, model, train, heldout, file)
-                entry = {name: tensor.cpu().contiguous() for name, tensor in head.items()} | {"curve": pack(curve)}
-                if file:
-                    write_entry(file, entry)
-                    partial_of(file).unlink(missing_ok=True)
+
+        def fit() -> dict[str, Tensor]:
+            with trainer.precision_plugin.forward_context():
+                head, curve = self._fit(trainer, model, train, heldout, file)
+            return {name: tensor.cpu().contiguous() for name, tensor in head.items()} | {"curve": pack(curve)}
+
+        entry = fit_once(file, trainer.strategy.broadcast, fit)
         return {name: tensor for name, tensor in entry.items() if name != "curve"}, unpack(entry["curve"])
 
     def _key(self, trainer: Trainer, train: RewardedSamples, heldout: RewardedSamples) -> dict[str, Any]:

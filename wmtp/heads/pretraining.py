@@ -11,16 +11,15 @@
 import json
 import math
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from wmtp.cache.entries import claimed, entry_file, pack, read_entry, unpack, write_entry
+from wmtp.cache.entries import entry_file, pack, unpack
 from wmtp.cache.fingerprint import code_of, digest_of_model
-from wmtp.cache.value_heads import partial_of, read_partial, write_partial
+from wmtp.cache.fits import fit_once, read_partial, write_partial
 from wmtp.checks import check_number, check_true_or_false, check_whole_number
 from wmtp.data.tokenization import TokenizedSamples
 from wmtp.errors import ConfigError
@@ -78,13 +77,7 @@ class HeadPretraining(Callback):
         train, heldout = trainer.datamodule.samples["train"], trainer.datamodule.samples["validation"]
         heldout = heldout if len(heldout) else train
         file = entry_file("new_heads", self._key(trainer, model, train, heldout)) if trainer.is_global_zero else None
-        # The first rank holds the entry's lock for all; two runs that start together fit the heads once.
-        with claimed(file) if file else nullcontext():
-            entry = trainer.strategy.broadcast(read_entry(file) if file else None)
-            if entry is None:
-                entry = self._fit(trainer, model, train, heldout, file)
-                if file and write_entry(file, entry):
-                    partial_of(file).unlink(missing_ok=True)
+        entry = fit_once(file, trainer.strategy.broadcast, lambda: self._fit(trainer, model, train, heldout, file))
         put(entry, dict(new_heads(model).named_parameters()))
         if trainer.is_global_zero:
             self._tell(trainer, pl_module, unpack(entry["curve"]), len(heldout))

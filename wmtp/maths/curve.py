@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from wmtp.checks import is_number
 from wmtp.errors import ConfigError
 
 Curve = float | Mapping[float, float]
@@ -45,16 +46,12 @@ def check_curve(key: str, curve: Any, most: float = math.inf) -> None:
     Raises:
         ConfigError: 종류나 범위가 틀릴 때.
     """
+    range_ = ">= 0" if most == math.inf else f"in [0, {most:g}]"
     points = curve if isinstance(curve, Mapping) else {0: curve}
-    if points and all(_between(place, 1) and _between(value, most) for place, value in points.items()):
+    if points and all(is_number(at, "in [0, 1]") and is_number(value, range_) for at, value in points.items()):
         return
-    above = ">= 0" if most == math.inf else f"in [0, {most:g}]"
     shown = dict(curve) if isinstance(curve, Mapping) else curve
     raise ConfigError(
-        f"{key} = {shown!r} must be a number {above}, or points {{share of the training: number}} such as "
+        f"{key} = {shown!r} must be a number {range_}, or points {{share of the training: number}} such as "
         "{0: 0, 0.2: 1}."
     )
-
-
-def _between(value: Any, most: float) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most and value < math.inf
