@@ -186,10 +186,10 @@ def test_two_ranks_share_the_work_and_a_killed_one_is_replaced(tmp_path, monkeyp
     fork = multiprocessing.get_context("fork")
 
     def rank(n):
+        torch.set_num_threads(1)  # a forked child lost its parent's pool, and two threads may not replace it at once
         reference = CachedReference(REFERENCE, BASE)
         reference.compute(data.samples["train"], token_budget=512, pad_token_id=0, rank=n, world_size=2)
 
-    torch.set_num_threads(1)
     ranks = [fork.Process(target=rank, args=(n,), name=f"rank{n}") for n in range(2)]
     for process in ranks:
         process.start()

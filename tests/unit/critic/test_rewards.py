@@ -219,9 +219,9 @@ def test_two_ranks_share_the_work_and_a_killed_one_is_replaced(tokenizer, tmp_pa
     fork = multiprocessing.get_context("fork")
 
     def rank(n):
+        torch.set_num_threads(1)  # a forked child lost its parent's pool, and two threads may not replace it at once
         rewards.Tests(sandbox=opened).judge(data, "train")
 
-    torch.set_num_threads(1)
     ranks = [fork.Process(target=rank, args=(n,), name=f"rank{n}") for n in range(2)]
     for process in ranks:
         process.start()
