@@ -59,7 +59,7 @@ def answer(tmp_path, capsys, monkeypatch):
         ("sampling.temperature=hot", r"ConfigError: sampling\.temperature = 'hot' must be a number >= 0"),
         ("optimizer.lr=-1", r"ConfigError: optimizer\.lr = -1 must be a number > 0"),
         ("trainer.max_steps=many", r"ConfigError: trainer\.max_steps = 'many' must be a whole number"),
-        ("data=mbpp data.path=/nowhere", r"DataNotFoundError: .*/nowhere"),
+        ("data=mbpp data.path=/nowhere", r"DataNotFoundError: data=mbpp: .* data\.path=/nowhere"),
         ("data=humaneval", r"ConfigError: data = humaneval is for evaluation only.*benchmark=humaneval"),
         ("data=[mbpp,codecontests]", r"ConfigError: data = \[mbpp,codecontests\] must be one choice.*data=mix"),
         ("data=mbpp,codecontests", r"ConfigError: data = mbpp,codecontests must be one choice.*data=mix"),
