@@ -42,9 +42,10 @@ from wmtp.evaluation.harness import evaluate
 from wmtp.evaluation.sandbox import Sandbox
 from wmtp.heads.fitting import HeadFitting, TrunkCalls, measure, put
 from wmtp.maths.curve import Curve
-from wmtp.models.generation import Request, Sampling, acceptance, generate
+from wmtp.models.generation import generate
 from wmtp.models.loading import ModelSource
 from wmtp.models.mtp import MTPMixin
+from wmtp.models.sampling import Request, Sampling, acceptance
 
 
 @dataclass(frozen=True)
