@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wmtp.reporting.reading import Evaluation, read_evaluation, scored
+from wmtp.reporting.reading import LEFT_OUT, Evaluation, read_evaluation, scored
 from wmtp.reporting.report import VERDICTS, Tile, cut, failures_by_kind, render, write
 from wmtp.reporting.texts import Texts
 
@@ -77,16 +77,9 @@ def tiles(metrics: dict[str, Any], t: Texts, on: str) -> list[Tile]:
             note = "; ".join(filter(None, (t("95 % interval {low:.1f} to {high:.1f}", **ends), on)))
             found.append(Tile.of(t, "pass@{k}", f"{100 * value:.1f} %", note, k=name.removeprefix("pass@")))
     samples = t("{count} samples", count=f"{metrics.get('samples', 0):,}")
-    samples += "".join(t(text, count=len(metrics[key])) for key, text in _LEFT_OUT if metrics.get(key))
+    said = {**LEFT_OUT, "inside": "{count} problems judged in the program's process"}
+    samples = "; ".join([samples, *(t(said[key], count=len(metrics[key])) for key in said if metrics.get(key))])
     return [*found, Tile.of(t, "Problems", f"{metrics.get('problems', 0):,}", samples)]
-
-
-_LEFT_OUT = (
-    ("missing", "; {count} without a sample, not counted"),
-    ("unjudgeable", "; {count} whose own reference fails, not counted"),
-    ("too_long", "; {count} prompts too long for the model, counted"),
-    ("inside", "; {count} judged in the program's process"),
-)
 
 
 def side_by_side(evaluation: Evaluation, problems: dict[str, "Problem"], t: Texts) -> list[dict[str, Any]]:

@@ -59,12 +59,12 @@ class RunResults:
         series: 지표 이름 → [(스텝, 값)], 스텝 순서.
         histogram: `weight_histogram.json`, 없으면 None.
         token_weights: `token_weights.json`의 표본들.
-        token_ranking: `token_ranking.json`, 없으면 None.
+        token_ranking: `token_ranking.json`, 없으면 빈 dict.
         evaluations: "before", "after" → Evaluation.
         left_out: `left_out.json`: 학습하지 않은 문제의 이름과 까닭. 없으면 빈 dict.
         missing: 없거나 읽지 못한 것, 사람이 읽을 문장.
         attempts: `attempts.json`: 실패와 그때마다 고친 것. 없으면 빈 list.
-        critic: `critic.json`: 1단계의 곡선과 배우지 않은 문제에서 잰 것. 없으면 None.
+        critic: `critic.json`: 1단계의 곡선과 배우지 않은 문제에서 잰 것. 없으면 빈 dict.
         failure: `failure.json`: 실행을 끝낸 실패. 없으면 빈 dict.
         texts: 보고서의 언어 (설정의 `lang`).
     """
@@ -74,13 +74,13 @@ class RunResults:
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     histogram: dict[str, Any] | None = None
     token_weights: list[dict[str, Any]] = field(default_factory=list)
-    token_ranking: dict[str, Any] | None = None
+    token_ranking: dict[str, Any] = field(default_factory=dict)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     left_out: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     attempts: list[dict[str, Any]] = field(default_factory=list)
     failure: dict[str, Any] = field(default_factory=dict)
-    critic: dict[str, Any] | None = None
+    critic: dict[str, Any] = field(default_factory=dict)
     texts: Texts = field(default_factory=Texts)
 
     def ends(self, key: str) -> list[float]:
@@ -112,17 +112,11 @@ def read_run(run_dir: Path) -> RunResults:
     run.histogram = read(run_dir / "weight_histogram.json", json.loads, dict, weights)
     kept = read(run_dir / "token_weights.json", json.loads, dict, weights) or {}
     run.token_weights = kept.get("samples", [])
-    if (run_dir / "token_ranking.json").exists():
-        run.token_ranking = read(run_dir / "token_ranking.json", json.loads, dict, weights)
-    if (run_dir / "left_out.json").exists():
-        run.left_out = read(run_dir / "left_out.json", json.loads, dict, "list of what was left out") or {}
-    if (run_dir / "attempts.json").exists():
-        attempts = read(run_dir / "attempts.json", json.loads, list, "list of what was changed") or []
-        run.attempts = [attempt for attempt in attempts if isinstance(attempt, dict)]
-    if (run_dir / "critic.json").exists():
-        run.critic = read(run_dir / "critic.json", json.loads, dict, "What the critic knows")
-    if (run_dir / "failure.json").exists():
-        run.failure = read(run_dir / "failure.json", json.loads, dict, "failure") or {}
+    for name in ("token_ranking", "left_out", "attempts", "critic", "failure"):  # not there, and nothing is missing
+        if (file := run_dir / f"{name}.json").exists():
+            kind = type(getattr(run, name))
+            setattr(run, name, read(file, json.loads, kind, name) or kind())
+    run.attempts = [attempt for attempt in run.attempts if isinstance(attempt, dict)]
     for stage in STAGES:
         folder = run_dir / "eval" / stage
         files = sorted(folder.rglob("metrics.json"))
@@ -138,6 +132,20 @@ _NO_EVALUATION = {
     "before": "eval/before: no evaluation before training (it is off, or did not finish)",
     "after": "eval/after: no evaluation after training (it is off, or did not finish)",
 }
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a nested config into dotted keys.
+
+    Example:
+        >>> flatten({"algo": {"weighting": {"lam": 0.3}, "heads": [1, 2]}})
+        {'algo.weighting.lam': 0.3, 'algo.heads': [1, 2]}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        nested = isinstance(value, Mapping) and value
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
 
 
 def read_evaluation(folder: Path, missing: list[str], t: Texts) -> Evaluation:
@@ -228,3 +236,11 @@ def scored(metrics: Mapping[str, Any], name: str, t: Texts) -> str:
         return ""
     problems = metrics[f"{name}/problems"]
     return t("{scored} of {problems} problems scored", scored=problems - missing, problems=problems + unjudgeable)
+
+
+# What an evaluation left out, or judged elsewhere, by the name of its list in metrics.json.
+LEFT_OUT = {
+    "missing": "{count} problems without a sample, not counted",
+    "unjudgeable": "{count} problems whose own reference fails, not counted",
+    "too_long": "{count} prompts too long for the model, counted",
+}

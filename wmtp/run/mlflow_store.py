@@ -17,26 +17,11 @@ from typing import Any
 
 from wmtp.errors import CheckpointError
 from wmtp.evaluation.harness import SETTINGS
+from wmtp.reporting.reading import flatten
 from wmtp.secrets import mask_secrets
 from wmtp.storage.lock import alone
 
 TAG_CHARACTERS = 5000  # what MLflow accepts
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested config into dotted keys.
-
-    Example:
-        >>> flatten({"algo": {"weighting": {"lam": 0.3}, "heads": [1, 2]}})
-        {'algo.weighting.lam': 0.3, 'algo.heads': [1, 2]}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def default_uri(runs: Path) -> str:

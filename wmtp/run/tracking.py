@@ -24,9 +24,9 @@ from urllib.parse import quote
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from wmtp.reporting.reading import flatten
 from wmtp.run.mlflow_store import (
     default_uri,
-    flatten,
     is_permanent,
     kept_run,
     metric_entities,
