@@ -284,10 +284,8 @@ class _Worker:
         if "LD_LIBRARY_PATH" in os.environ:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         if rung == "bubblewrap":
-            command = [
-                *_bubblewrap([package, *(path for paths in packages.values() for path in paths)], python),
-                *command,
-            ]
+            folders = [package, *(path for paths in packages.values() for path in paths)]
+            command = _bubblewrap(folders, python) + command
         try:
             self.process = subprocess.Popen(
                 command,

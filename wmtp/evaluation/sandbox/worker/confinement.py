@@ -240,7 +240,11 @@ def confine_judge() -> None:
     [동작] 단과 무관하게 커널에 있는 것을 모두 쓴다. judge는 남의 파일도, 제 파일도 쓰지 못하고, 소켓을 열지도,
     exec하지도, fork하지도, 남에게 신호를 보내지도 못한다.
     """
-    _set_limits(_judge_limits())
+    # It lives for thousands of programs, so its CPU time is not bounded.
+    limits = [(resource.RLIMIT_CORE, (0, 0)), (resource.RLIMIT_NOFILE, (256, 256))]
+    if sys.platform == "linux":
+        limits += [(resource.RLIMIT_AS, (_JUDGE_BYTES,) * 2), (resource.RLIMIT_FSIZE, (_JUDGE_BYTES,) * 2)]
+    _set_limits(limits)
     if kernel.MACHINE is not None:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         if kernel.landlock_abi():
@@ -278,14 +282,6 @@ def prepare_limits(limits: dict, isolated: bool) -> list[tuple[int, tuple[int, i
     if isolated:
         wanted.append((resource.RLIMIT_NPROC, (limits["processes"] + limits["others"],) * 2))
     return wanted
-
-
-def _judge_limits() -> list[tuple[int, tuple[int, int]]]:
-    """Bound what the judge may use; it lives for thousands of programs, so its CPU time is not bounded."""
-    limits = [(resource.RLIMIT_CORE, (0, 0)), (resource.RLIMIT_NOFILE, (256, 256))]
-    if sys.platform == "linux":
-        limits += [(resource.RLIMIT_AS, (_JUDGE_BYTES,) * 2), (resource.RLIMIT_FSIZE, (_JUDGE_BYTES,) * 2)]
-    return limits
 
 
 def _set_limits(limits: list[tuple[int, tuple[int, int]]]) -> None:

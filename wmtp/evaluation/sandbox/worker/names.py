@@ -37,14 +37,11 @@ MODULES = frozenset(
 )
 #: What tests use without an import, where no reference solution says what it is.
 _WELL_KNOWN = {
-    "isclose": math.isclose,
-    "Counter": collections.Counter,
-    "OrderedDict": collections.OrderedDict,
-    "defaultdict": collections.defaultdict,
-    "deque": collections.deque,
-    "deepcopy": copy.deepcopy,
-    "Decimal": decimal.Decimal,
-    "Fraction": fractions.Fraction,
+    tool.__name__: tool
+    for tool in (
+        *(math.isclose, copy.deepcopy, decimal.Decimal, fractions.Fraction),
+        *(collections.Counter, collections.OrderedDict, collections.defaultdict, collections.deque),
+    )
 }
 
 

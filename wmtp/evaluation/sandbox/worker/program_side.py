@@ -232,7 +232,14 @@ def _lay_out_files(input_file: str, output_file: str) -> None:
 
 def _of_standard_files(opener):
     """Make open() know the names of the standard files, for which there is no /dev or /proc here."""
-    numbers = {path: number for number, name in enumerate(("in", "out", "err")) for path in _names_of(number, name)}
+    numbers = {
+        path: number
+        for number, name in enumerate(("in", "out", "err"))
+        for path in (
+            f"/dev/std{name}",
+            *(f"/{place}/fd/{number}" for place in ("dev", "proc/self", "proc/thread-self")),
+        )
+    }
 
     @functools.wraps(opener)
     def opens(file, *arguments, **keywords):
@@ -245,11 +252,6 @@ def _of_standard_files(opener):
         return descriptor if opener.__module__ == "posix" else opener(descriptor, *arguments, **keywords)
 
     return opens
-
-
-def _names_of(number: int, name: str) -> tuple[str, ...]:
-    """List the paths of a standard file."""
-    return f"/dev/std{name}", f"/dev/fd/{number}", f"/proc/self/fd/{number}", f"/proc/thread-self/fd/{number}"
 
 
 def _finish() -> None:
