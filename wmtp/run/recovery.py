@@ -33,7 +33,7 @@ from wmtp.callbacks.graceful_stop import Stopped
 from wmtp.checkpoints.kinds import is_checkpoint
 from wmtp.checkpoints.last_good import last_good, replace_by_link
 from wmtp.checks import check_whole_number
-from wmtp.ranks.meeting import is_first
+from wmtp.ranks.meeting import agree, is_first
 from wmtp.reporting import write_report
 from wmtp.run.attempts import Record, as_overrides, read_attempts, with_changes, write_attempt
 from wmtp.run.directory import check_still_there
@@ -87,7 +87,8 @@ class Recovery:
             if not attempt.failed:
                 return
             checkpoint = attempt.going_on_from
-            release_memory()  # the exception is gone, and with it the stack that held tensors
+            gc.collect()  # the exception is gone, and with it the stack that held tensors
+            torch.cuda.empty_cache()
 
     def remedy(self, kind: str, cfg: DictConfig, before: list[Record]) -> Remedy | None:
         """Choose the next change; None where nothing may or can be done."""
@@ -143,13 +144,13 @@ class Attempt:
         remedy = self.recovery.remedy(failure.kind, self.cfg, self.before) if trainer.interrupted else None
         if remedy and (joint or alone):
             # All ranks do what the first one decides: files may look different a moment later.
-            self.going_on_from = first_rank_decides(trainer, lambda: self.go_back(failure, remedy))
+            self.going_on_from = agree(lambda: self.go_back(failure, remedy))
             self.failed = True
         elif remedy or (not alone and len(read_attempts(self.run)) > len(self.before)):
             leave_for_requeue(self.run, failure, remedy, len(self.before), trainer)
             raise SystemExit(self.recovery.requeue_exit_code) from error
         elif joint:
-            first_rank_decides(trainer, lambda: give_up(self.run, failure, self.loggers))
+            agree(lambda: give_up(self.run, failure, self.loggers))
         else:
             give_up(self.run, failure, self.loggers)
         return self.failed
@@ -189,13 +190,6 @@ class Attempt:
             replace_by_link(good[0], folder / "checkpoints" / "last.ckpt")
         origin = [f"ckpt={folder}"] if good else ["ckpt=null", f"name={self.run.name}-replay"]
         return self.command(*as_overrides(self.before), *origin, "recovery=off", "logger=csv")
-
-
-def first_rank_decides(trainer: Trainer, action: Callable[[], Any]) -> Any:
-    """Act on the first rank, and tell all of them what came of it."""
-    if trainer.world_size == 1:
-        return action()
-    return trainer.strategy.broadcast(action() if trainer.global_rank == 0 else None)
 
 
 def put_away_failures(run: Path) -> None:
@@ -278,10 +272,3 @@ def announce(attempt: Attempt, run: Path, loggers: Iterable[Any]) -> None:
             logger.log_files([run / "attempts.json"])
             if attempt["recipe"]:
                 keep_recipe(logger, Path(attempt["recipe"]))
-
-
-def release_memory() -> None:
-    """Let go of what the failed attempt held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
