@@ -87,13 +87,9 @@ class ValueFitting:
         value: 배울 가치 (`wmtp.critic.value`), prepare를 마친 것.
         model: 학습할 모델. value=head가 읽는다.
         train: 배울 프로그램들.
-        token_budget: 배치 하나의 자리 수 상한.
-        lr: AdamW의 학습률.
         kind: `VALUE_LOSSES` 가운데 하나.
-        gamma, gae_lambda: `gae_returns`.
-        sparsity: V의 움직임 mean |δ|에 붙는 계수.
-        seed: 순서를 정하는 씨앗.
         rank, world_size: 이 프로세스의 번호와 프로세스의 수.
+        token_budget, lr, gamma, gae_lambda, sparsity, seed: `CriticPretraining`.
     """
 
     def __init__(
@@ -141,16 +137,8 @@ class ValueFitting:
         with torch.enable_grad():
             logit_BT = self.value.head(hidden_BTD, nll_BT, mask_BT)
             value_BT = self.value.scaled(logit_BT)
-            loss = value_loss(
-                self.kind,
-                logit_BT,
-                value_BT,
-                mask_BT,
-                batch["reward_B"],
-                batch["problem_ids"],
-                **self.returns,
-                count=count,
-            )
+            rewards = batch["reward_B"], batch["problem_ids"]
+            loss = value_loss(self.kind, logit_BT, value_BT, mask_BT, *rewards, **self.returns, count=count)
             loss = loss + self.sparsity * value_deltas(value_BT, mask_BT).abs().sum() / targets
             self.optimizer.zero_grad()
             loss.backward()
@@ -166,11 +154,8 @@ class ValueFitting:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a later process needs to go on: plain values and tensors."""
-        return {
-            "head": self.value.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "steps_taken": self.steps_taken,
-        }
+        parts = {"head": self.value.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return parts | {"steps_taken": self.steps_taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another process stopped."""

@@ -69,13 +69,9 @@ class CriticPretraining(Callback):
         patience: int = 3,
         seed: int = 42,
     ) -> None:
-        for key, number, least in (
-            ("steps", steps, 1),
-            ("token_budget", token_budget, 2),
-            ("check_every", check_every, 1),
-            ("patience", patience, 1),
-        ):
-            check_whole_number(f"algo.pretraining.{key}", number, least)
+        for key, number in (("steps", steps), ("check_every", check_every), ("patience", patience)):
+            check_whole_number(f"algo.pretraining.{key}", number)
+        check_whole_number("algo.pretraining.token_budget", token_budget, 2)
         check_whole_number("algo.pretraining.problems", problems, null="all")
         check_whole_number("algo.pretraining.heldout_problems", heldout_problems, null="all")
         check_number("algo.pretraining.gamma", gamma, "in [0, 1]", "1 is no decay.")
@@ -86,14 +82,7 @@ class CriticPretraining(Callback):
         check_value_loss(value_loss, rewards.binary)
         self.rewards, self.problems, self.heldout_problems = rewards, problems, heldout_problems
         self.steps, self.token_budget, self.check_every, self.patience = steps, token_budget, check_every, patience
-        self.loss = {
-            "kind": value_loss,
-            "lr": lr,
-            "gamma": gamma,
-            "gae_lambda": gae_lambda,
-            "sparsity": sparsity,
-            "seed": seed,
-        }
+        self.loss = dict(kind=value_loss, lr=lr, gamma=gamma, gae_lambda=gae_lambda, sparsity=sparsity, seed=seed)
         self._value: Any = None
         self._identity = ""  # of what V reads
         self._restored: dict[str, Any] | None = None
