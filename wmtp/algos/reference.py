@@ -175,12 +175,7 @@ class CachedReference(OnlineReference):
 
     def files(self, samples: TokenizedSamples, precision: str) -> list[Path]:
         """Return where the shards lie."""
-        key = {
-            "version": VERSION,
-            "samples": samples.fingerprint,
-            "reference": self.identity,
-            "precision": precision,
-        }
+        key = {"version": VERSION, "samples": samples.fingerprint, "reference": self.identity, "precision": precision}
         if self.frozen.weights != "float32":
             key["weights"] = self.frozen.weights
         folder = entry_file("reference", key).with_suffix("")

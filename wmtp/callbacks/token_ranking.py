@@ -82,14 +82,7 @@ class TokenRanking(Callback):
         add_by_token(self._total_2V, step["batch"]["input_ids_BT"], step["weight_BT"], step["mask_BT"])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what there is, so that a run that dies later has it."""
-        self._write(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write all of it."""
-        self._write(trainer)
-
-    def _write(self, trainer: Trainer) -> None:
+        """Write what there is; the end of the training ends an epoch, wherever it comes."""
         if self._total_2V is None:  # the same on all ranks
             return
         total_2V = trainer.strategy.reduce(self._total_2V.clone(), reduce_op="sum").cpu()

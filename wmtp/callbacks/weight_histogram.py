@@ -71,16 +71,8 @@ class WeightHistogram(Callback):
         count_in_bins(count_2K, step["weight_BT"], step["mask_BT"], step["batch"].get("noise_BT"), self.upper)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what there is, so that a run that dies later has it."""
-        self._write(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write all of it."""
-        self._write(trainer, pl_module)
-
-    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add up the ranks and write the file; nothing for an algorithm without weights."""
-        if not self._counts:  # the same on all ranks
+        """Add up the ranks and write the file; the end of the training ends an epoch, wherever it comes."""
+        if not self._counts:  # an algorithm without weights, the same on all ranks
             return
         count_E2K = torch.stack([count_2K.to(pl_module.device) for count_2K in self._counts.values()])
         count_E2K = trainer.strategy.reduce(count_E2K, reduce_op="sum").long().cpu()

@@ -9,11 +9,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from wmtp.checkpoints.integrity import check_bits
 from wmtp.checkpoints.kinds import is_checkpoint
@@ -59,7 +58,7 @@ def is_good(path: Path) -> bool:
     """Tell whether a checkpoint is bit for bit what was written, and every value in it finite."""
     try:
         check_bits(path)
-        return all(map(is_finite, tensors_of(path)))
+        return all(bool(tensor.isfinite().all()) for tensor in tensors_of(path) if tensor.is_floating_point())
     except (CheckpointError, OSError, KeyError, RuntimeError):
         return False
 
@@ -72,20 +71,8 @@ def tensors_of(path: Path) -> Iterator[Tensor]:
                 yield from (shard.get_tensor(name) for name in shard.keys())
         return
     checkpoint = read_checkpoint(path)
-    yield from _tensors([checkpoint["state_dict"], checkpoint.get("optimizer_states", [])])
-
-
-def _tensors(nested: Any) -> Iterator[Tensor]:
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, dict | list | tuple):
-        for item in nested.values() if isinstance(nested, dict) else nested:
-            yield from _tensors(item)
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Tell whether every element is finite."""
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    leaves = tree_leaves([checkpoint["state_dict"], checkpoint.get("optimizer_states", [])])
+    yield from (leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 
 def replace_by_link(source: Path, target: Path) -> None:

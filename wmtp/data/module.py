@@ -129,8 +129,8 @@ class MTPDataModule(LightningDataModule):
 
     def train_dataloader(self) -> StepLoader:
         """Return the training batches, grouped into optimizer steps."""
-        accumulate = self.trainer.accumulate_grad_batches if self.trainer else self.split
-        return self.loader("train", accumulate, pieces=self.pieces, resumed=partial(count_again, self.trainer))
+        accumulate, resumed = self.trainer.accumulate_grad_batches, partial(count_again, self.trainer)
+        return self.loader("train", accumulate, pieces=self.pieces, resumed=resumed)
 
     def val_dataloader(self) -> StepLoader:
         """Return the validation batches, the same every time, and whole: without gradients they need less memory."""

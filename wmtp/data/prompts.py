@@ -44,7 +44,9 @@ class Prompt:
         Raises:
             DataFormatError: 참조 정답이 없는 문제일 때.
         """
-        return _first_solution(problem).rstrip() + "\n"
+        if not problem.solutions:
+            raise DataFormatError(f"{problem.task_id} has no reference solution to show. Leave the problem out.")
+        return problem.solutions[0].rstrip() + "\n"
 
     def program(self, problem: Problem, completion: str) -> str:
         """Build the program to judge from a completion.
@@ -152,12 +154,6 @@ class BySource(Prompt):
 
     def program(self, problem: Problem, completion: str) -> str:
         return self.prompts[problem.source].program(problem, completion)
-
-
-def _first_solution(problem: Problem) -> str:
-    if not problem.solutions:
-        raise DataFormatError(f"{problem.task_id} has no reference solution to show. Leave the problem out.")
-    return problem.solutions[0]
 
 
 def _ask(problem: Problem) -> str:

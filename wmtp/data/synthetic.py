@@ -119,7 +119,7 @@ class Synthetic(Source):
                 continue
             task_id = f"synthetic/{split}/{len(seen)}"
             seen.add(steps)
-            solution, noise_spans = _source(step.statement for step in steps), ()
+            solution, noise_spans = _program(steps, [step.statement for step in steps]), ()
             noise_rng = random.Random(f"{self.seed}/noise/{task_id}")
             text = _describe(steps, rng)
             if split == "train" and noise_rng.random() < self.noise:
@@ -131,7 +131,7 @@ class Synthetic(Source):
                 text=text,
                 solutions=(solution,),
                 tests=tuple(
-                    f"assert solve({value!r}) == {output!r}" for value, output in zip(inputs, outputs, strict=True)
+                    f"assert solve({asked!r}) == {told!r}" for asked, told in zip(inputs, outputs, strict=True)
                 ),
                 entry_point="solve",
                 licence=self.licence,
@@ -191,10 +191,8 @@ def _tells_apart(steps: tuple[Step, ...], inputs: list, outputs: list) -> bool:
     return True
 
 
-def _source(statements) -> str:
-    body = list(statements)
-    variable = STEP_OF_STATEMENT[body[0]].takes
-    return "\n".join([f"def solve({variable}):", *body])
+def _program(steps: tuple[Step, ...], lines: list[str]) -> str:
+    return "\n".join([f"def solve({steps[0].takes}):", *lines])
 
 
 def _describe(steps: tuple[Step, ...], rng: random.Random) -> str:
@@ -234,14 +232,13 @@ def _corrupt(steps: tuple[Step, ...], rng: random.Random) -> tuple[str, tuple[tu
         lines = clean
         while lines == clean:
             lines = rng.sample(clean, k=len(clean))
-    header = f"def solve({steps[0].takes}):"
-    spans, offset = [], len(header) + 1
+    spans, offset = [], len(_program(steps, [""]))
     for before, after in zip(clean, lines, strict=True):
         if before != after:
             start, end = difference(before, after)
             spans.append((offset + start, offset + end))
         offset += len(after) + 1
-    return "\n".join([header, *lines]), tuple(spans)
+    return _program(steps, lines), tuple(spans)
 
 
 def _garbage(rng: random.Random) -> str:

@@ -16,6 +16,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from wmtp.evaluation.journal import Key
+from wmtp.ranks.meeting import agree
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,9 @@ class Ranks:
         Returns:
             이 프로세스가 만들 표본.
         """
-        keys = self.agree(list(keys))
+        keys = agree(lambda: list(keys))
         mine = set(list(dict.fromkeys(task_id for task_id, _ in keys))[self.rank :: self.world])
         return [key for key in keys if key[0] in mine]
-
-    def agree(self, value: object) -> object:
-        """Return the first rank's value on every rank."""
-        box = [value]
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
-        return box[0]
 
     def wait(self) -> None:
         """Wait until every rank has come here."""

@@ -108,7 +108,8 @@ class Storage:
             folders, tried = [Path(path).expanduser()], [f"in {key}={path}"]
             remedy = "Correct the path, or leave it out to look in $WMTP_DATA, the cache, S3 and the Hub."
         for folder in folders:
-            files = [folder] if folder.is_file() else _matches(folder, patterns, several)
+            here = [f.relative_to(folder).as_posix() for pattern in patterns for f in sorted(folder.glob(pattern))]
+            files = [folder] if folder.is_file() else [folder / name for name in choose(here, patterns, several)]
             if files:
                 self.used[name] = {"from": str(folder)}
                 return files
@@ -237,11 +238,6 @@ class Storage:
 
 def _is_model(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in MODEL_MARKS)
-
-
-def _matches(folder: Path, patterns: Sequence[str], several: bool) -> list[Path]:
-    names = [found.relative_to(folder).as_posix() for pattern in patterns for found in sorted(folder.glob(pattern))]
-    return [folder / name for name in choose(names, patterns, several)]
 
 
 def _listed(tried: Sequence[str]) -> str:
