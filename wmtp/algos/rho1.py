@@ -24,7 +24,6 @@ class Rho1(WeightedMTP):
     """Fine-tune with weights from the loss gap to a frozen reference model.
 
     Args:
-        model: 학습할 모델.
         reference: CE_ref를 말해 주는 것 (`wmtp.algos.reference`).
         score: "excess" 또는 "absolute".
         **step: `WeightedMTP`의 인자들. weighting을 포함한다.

@@ -47,7 +47,6 @@ class TokenWeights(Callback):
     """Write `token_weights.json` into the run directory.
 
     Args:
-        run_dir: 실행 폴더.
         samples: 보여 줄 표본의 수.
     """
 

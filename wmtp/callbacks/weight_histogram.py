@@ -24,8 +24,6 @@ def count_in_bins(count_2K: Tensor, weight_BT: Tensor, mask_BT: Tensor, noise_BT
 
     Args:
         count_2K: 첫 줄은 깨끗한 토큰, 둘째 줄은 망가진 토큰의 수.
-        weight_BT: 토큰가중치.
-        mask_BT: 목표 토큰이면 True.
         noise_BT: 망가진 토큰이면 True. 모르면 None.
         upper: 마지막 칸의 오른쪽 끝.
 
@@ -48,7 +46,6 @@ class WeightHistogram(Callback):
     """Write `weight_histogram.json` into the run directory, at the end of every epoch and of the training.
 
     Args:
-        run_dir: 실행 폴더.
         upper: 히스토그램의 오른쪽 끝. 더 큰 가중치는 마지막 칸에 들어간다.
         bins: 칸의 수.
     """

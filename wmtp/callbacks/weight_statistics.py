@@ -32,8 +32,6 @@ def weight_statistics(
     """Describe the weights of the target tokens by a few numbers, without leaving the device.
 
     Args:
-        weight_BT: 토큰가중치.
-        mask_BT: 목표 토큰이면 True.
         bounds: 가중치가 닿을 수 있는 하한과 상한. 모르면 None.
 
     Returns:
@@ -83,9 +81,6 @@ def corruption_statistics(weight_BT: Tensor, score_BT: Tensor, mask_BT: Tensor, 
     """Tell whether tokens known to be corrupted get less weight than clean ones.
 
     Args:
-        weight_BT: 토큰가중치.
-        score_BT: 토큰 점수.
-        mask_BT: 목표 토큰이면 True.
         noise_BT: 일부러 망가뜨린 토큰이면 True.
 
     Returns:

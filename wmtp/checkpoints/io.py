@@ -139,12 +139,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def read_weights(path: str | Path, shapes_only: bool = False) -> dict[str, Tensor]:
-    """Put the weights of a checkpoint in shards together, under all of their names.
-
-    Args:
-        path: 체크포인트 폴더.
-        shapes_only: 값은 읽지 않고 모양만 (meta 장치의 텐서).
-    """
+    """Put the weights of a checkpoint in shards together, under all names; or their shapes, on the meta device."""
     weights = (shard_shapes if shapes_only else read_shards)(Path(path) / "model")
     return weights | {name: weights[first] for name, first in read_meta(path).get("tied", {}).items()}
 

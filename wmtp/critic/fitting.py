@@ -51,10 +51,8 @@ def value_loss(
 
     Args:
         kind: "bce", "mse", "pairwise".
-        logit_BT: V의 로짓.
         value_BT: V. 확률이거나 로짓 그대로 (`PolicyValue.scaled`).
         mask_BT: 목표 토큰이면 True.
-        reward_B: 시퀀스보상.
         problem_ids: 행마다 문제의 이름 (pairwise).
         gamma, gae_lambda: `gae_returns`.
         count: 목표 토큰(pairwise는 쌍)의 수. 배치의 일부만 있을 때 온전한 배치의 것. None이면 여기 있는 것을 센다.
@@ -86,7 +84,6 @@ class ValueFitting:
     Args:
         value: 배울 가치 (`wmtp.critic.value`), prepare를 마친 것.
         model: 학습할 모델. value=head가 읽는다.
-        train: 배울 프로그램들.
         kind: `VALUE_LOSSES` 가운데 하나.
         rank, world_size: 이 프로세스의 번호와 프로세스의 수.
         token_budget, lr, gamma, gae_lambda, sparsity, seed: `CriticPretraining`.
@@ -169,7 +166,6 @@ class TrunkStates:
 
     Args:
         value, model: `ValueFitting`.
-        programs: 프로그램들.
         batches: 배치마다 프로그램의 번호들.
         limit: 기억할 바이트 수의 상한. 넘는 것은 다시 계산한다.
         rank, world_size: 배치마다 이 랭크의 몫(문제 단위)만 읽는다.
@@ -215,9 +211,6 @@ class TrunkStates:
 @torch.no_grad()
 def measure(states: TrunkStates) -> dict[str, float]:
     """Measure what a value knows about programs that it was not fitted to.
-
-    Args:
-        states: 그 프로그램들의 상태.
 
     Returns:
         auc: P(맞은 프로그램의 마지막 V > 틀린 프로그램의 마지막 V). 보상이 실수면 중앙값을 넘는지로 나눈다.

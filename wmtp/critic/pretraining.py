@@ -41,16 +41,13 @@ class CriticPretraining(Callback):
         rewards: 프로그램에 보상을 주는 것 (`wmtp.critic.rewards`).
         problems: 배우는 데 쓸 학습 문제의 수. None이면 모두.
         heldout_problems: 재는 데 쓸 검증 문제의 수. None이면 모두.
-        steps: 스텝 수의 상한.
         token_budget: 배치 하나의 자리 수 상한.
-        lr: AdamW의 학습률.
         value_loss: "bce", "mse", "pairwise". None이면 보상이 0과 1일 때 bce, 아니면 mse.
         gamma: 할인율 γ, [0, 1].
         gae_lambda: GAE의 λ, [0, 1].
         sparsity: V의 움직임 mean |δ|에 붙는 계수, 0 이상. 클수록 V가 드물게 움직인다.
         check_every: 몇 스텝마다 잴지.
         patience: AUC가 이만큼 잇달아 오르지 않으면 멈춘다.
-        seed: 순서를 정하는 씨앗.
     """
 
     def __init__(

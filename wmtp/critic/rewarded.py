@@ -36,7 +36,6 @@ class RewardedSamples:
         samples: 토큰으로 바꾼 프로그램들. noise는 맞은 프로그램과 다른 토큰.
         reward_S: 시퀀스보상.
         problems: 문제마다 그 프로그램들의 번호.
-        pad_token_id: 패딩 토큰.
     """
 
     samples: TokenizedSamples

@@ -29,7 +29,6 @@ class ValueHead(nn.Module):
     """Turn hidden states into values.
 
     Args:
-        width: D.
         cumulative: 토큰마다의 증거를 더해 갈지. 아니면 상태마다 따로 계산한다.
         surprise: 토큰의 CE도 읽을지.
 

@@ -72,15 +72,10 @@ def plan_epoch(
     [동작] (accumulate = A·s, pieces = s)의 스텝은 (accumulate = A, pieces = 1)의 스텝과 표본도 M도 같다.
 
     Args:
-        lengths: 표본별 토큰 수.
-        targets: 표본별 목표 토큰 수.
         token_budget: 자르지 않은 묶음 하나의 자리 수(행 × 가장 긴 길이)의 상한.
         accumulate: 한 스텝에 쌓는 조각의 수 (랭크마다). 자른 조각을 센다. `trainer.accumulate_grad_batches`와 같은
             수이고, pieces의 배수다.
         pieces: 묶음 하나를 몇 조각으로 자르는지. 조각의 행 수는 많아야 하나 다르고, 빈 조각일 수 있다.
-        world_size: 랭크의 수.
-        seed: 난수 씨앗.
-        epoch: 몇 번째 에폭인지. 섞는 순서가 달라진다.
 
     Raises:
         ConfigError: 예산이 가장 긴 표본보다 작거나, accumulate가 pieces의 배수가 아닐 때.
@@ -177,7 +172,6 @@ class StepLoader:
     `pieces`(조각 모두의 배치)도 있다.
 
     Attributes:
-        epoch: 몇 번째 에폭인지.
         position: 이 에폭에서 이 랭크가 이미 내준 조각의 수.
 
     Args:

@@ -102,9 +102,7 @@ def record(file: Path, policy: str, leaks: Sequence[Leak], dropped: Mapping[str,
     """Write down which problems a run does not train on and why, by names only.
 
     Args:
-        file: 실행 폴더의 left_out.json.
         policy: `data.leakage`. ignore이면 누출된 문제도 학습했다는 뜻이다.
-        leaks: 찾은 누출들.
         dropped: 분할마다, 너무 길거나 정답이 없어 버린 문제들.
     """
     listed = {"leakage": policy, "leaks": [asdict(leak) for leak in leaks], "too_long_or_unsolved": dict(dropped)}
@@ -121,12 +119,7 @@ def find_leaks(problems: Iterable[Problem], benchmarks: Iterable[Any]) -> Iterat
 
 
 class Without(Source):
-    """Give the problems of a source, some training problems left out.
-
-    Args:
-        source: 원래의 출처.
-        left_out: 뺄 학습 문제의 task_id.
-    """
+    """Give the problems of a source, some training problems left out."""
 
     def __init__(self, source: Source, left_out: frozenset[str]) -> None:
         self.source, self.left_out = source, left_out

@@ -36,10 +36,8 @@ class MTPDataModule(LightningDataModule):
     Args:
         source: 문제의 출처 (`wmtp.data.problem.Source`).
         prompt: 프롬프트 방식 (`wmtp.data.prompts`).
-        tokenizer: 모델의 토크나이저.
         token_budget: 배치 하나의 자리 수 상한 (행 × 길이).
         max_length: 이보다 긴 표본은 자르지 않고 버리고, 몇 개인지 `dropped`에 남긴다.
-        seed: 순서를 정하는 씨앗.
         pieces: 배치 하나를 몇 조각으로 나누어 계산하는지. `trainer.accumulate_grad_batches`도 같은 배로 늘리면 한
             스텝의 표본과 기울기가 그대로이면서 메모리는 준다 (docs/operations.md).
     """

@@ -33,6 +33,9 @@ class FileSource(Source):
     """Read the problems of one data set out of its files.
 
     [동작] 파일은 부를 때마다 한 줄씩 다시 읽는다. 전체를 메모리에 들고 있지 않는다.
+
+    Args:
+        path: 파일, 폴더 또는 s3:// 주소. 없으면 기본 장소를 찾는다.
     """
 
     key = "data.path"  # where a user gives the path; of a benchmark's source, benchmark.path
@@ -102,7 +105,6 @@ class Mbpp(FileSource):
     `test_setup_code`와 sanitized의 `test_imports`는 정답 뒤, 시험 앞에서 도는 `setup`이 된다.
 
     Args:
-        path: 파일, 폴더 또는 s3:// 주소. 없으면 기본 장소를 찾는다.
         sanitized: 폴더에서 어느 파일을 읽을지.
         challenge_tests: 11개 문제에 있는 `challenge_test_list`도 쓸지.
     """
@@ -155,9 +157,6 @@ class HumanEval(FileSource):
 
     [동작] 참조 정답은 프롬프트와 본문을 이은 완전한 프로그램이다. 시험은 `check`의 정의와 그것을 부르는 문장이다.
     시험이 부르는 보조 함수(32, 38, 50번)는 프로그램의 것이 아니라 프롬프트의 것을 쓴다 (`setup`).
-
-    Args:
-        path: 파일, 폴더 또는 s3:// 주소. 없으면 기본 장소를 찾는다.
     """
 
     name = "humaneval"

@@ -42,9 +42,6 @@ class Synthetic(Source):
     (noise=0인 쌍둥이와 task_id로 짝지을 수 있다). 검증과 시험은 언제나 깨끗하다.
 
     Args:
-        train_size: 학습 문제의 수.
-        validation_size: 검증 문제의 수.
-        test_size: 시험 문제의 수.
         seed: 문제, 입력, 손상을 모두 정한다. 분할은 seed와 무관하다.
         noise: 정답을 망가뜨릴 학습 문제의 비율, [0, 1]. 0.5이면 코드 토큰의 약 1/4이 나빠진다.
 

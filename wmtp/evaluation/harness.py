@@ -88,7 +88,6 @@ def evaluate(
     """Evaluate a model, or samples made elsewhere, on one benchmark.
 
     Args:
-        benchmark: 무엇을 푸는지.
         out: 결과 폴더. 같은 평가가 들어 있으면 이어서 한다.
         sandbox: 프로그램을 돌릴 곳 (열린 것).
         model, tokenizer: 표본을 만들 모델. `samples`가 있으면 쓰지 않는다.
@@ -96,8 +95,6 @@ def evaluate(
         checkpoint: 모델의 내용에서 나온 이름 (`wmtp.cache.fingerprint`). 이어 할 수 있는지를 이것으로 판단한다.
         samples: 다른 프로그램이 만든 표본 파일 (JSONL). 정지 문자열로 자르지 않고 그대로 채점한다.
         suite: samples 파일을 함께 쓰는 벤치마크들. 서로의 표본은 건너뛴다.
-        ks: 구할 pass@k의 k들.
-        progress: 진행 막대를 보일지.
         overwrite: out에 다른 평가가 있으면 지우고 새로 시작할지.
         ranks: 표본을 나누어 만들 프로세스들. 여기는 0번이고, 나머지는 `assist`를 부른다.
 

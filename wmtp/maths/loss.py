@@ -120,12 +120,8 @@ def target_nll(
     [연구 맥락] rho1의 점수 CE_base - CE_ref와 검증 NLL이 여기서 나온다. (MATHS.md 4절)
 
     Args:
-        hidden_BTD: 헤드 k의 최종 은닉상태.
-        unembedding_VD: 출력 행렬.
-        labels_BT: 학습할 토큰의 번호, 프롬프트와 패딩은 IGNORE.
         k: 헤드 번호.
         targets: 헤드 0의 목표 수. 없으면 세느라 장치를 기다린다.
-        chunk_size: 한 번에 로짓을 만드는 행의 수. None이면 장치에 맞는 수.
 
     Returns:
         nll_BT, float32 (float64 입력이면 float64). *목표 토큰*의 자리에 놓인다; `target_mask(labels_BT, k)` 밖은 0.

@@ -28,11 +28,6 @@ _FEW = 10
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Estimate the probability that at least one of k samples passes, from c of n that did.
 
-    Args:
-        n: 뽑은 표본 수.
-        c: 통과한 표본 수.
-        k: pass@k의 k.
-
     Returns:
         불편추정값, [0, 1].
 
@@ -66,12 +61,6 @@ def mean_interval(
 
     Args:
         values: 문제별 값 (예: pass@1), [0, 1].
-        level: 신뢰수준.
-        resamples: 다시 뽑는 횟수.
-        seed: 난수 씨앗.
-
-    Returns:
-        (low, high).
 
     Example:
         >>> mean_interval([0.0, 1.0] * 50)
@@ -118,9 +107,6 @@ def paired_difference(
     Args:
         values_a: 한 실행의 문제별 값.
         values_b: 다른 실행의, 같은 문제 같은 순서의 값.
-        level: 신뢰수준.
-        resamples: 다시 뽑는 횟수.
-        seed: 난수 씨앗.
 
     Returns:
         (mean(a - b), low, high). 구간에 0이 없으면 차이가 있다고 말할 수 있다.

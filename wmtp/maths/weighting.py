@@ -9,7 +9,8 @@
 std가 커져 나머지가 0 근처로 모인다. NaN 점수가 있는 범위의 가중치는 NaN이다: 점수를 지어내지 않는다.
 """
 
-#   B sequences, T positions; S scopes (rows weighted on their own), L positions of a scope; n valid tokens of a scope
+#   B sequences, T positions; S scopes (rows weighted on their own), L positions of a scope; n valid tokens of a scope,
+#   those that are learnt: mask is True there
 
 import math
 import random
@@ -58,8 +59,6 @@ def emphasize_top(z_SL: Tensor, mask_SL: Tensor, percentile: float) -> Tensor:
     p = 1이면 최솟값을 뺄 뿐이어서 softmax가 무시한다.
 
     Args:
-        z_SL: 표준화한 점수.
-        mask_SL: 학습 대상 토큰이면 True.
         percentile: 강조할 비율 p, (0, 1].
 
     Returns:
@@ -85,8 +84,6 @@ def softmax_log_weights(u_SL: Tensor, mask_SL: Tensor, temperature: float) -> Te
     그래서 다음 단계까지 로그로 넘긴다. (MATHS.md 3절 3단계)
 
     Args:
-        u_SL: 강조한 점수.
-        mask_SL: 학습 대상 토큰이면 True.
         temperature: T > 0. 작을수록 뾰족하다.
 
     Returns:
@@ -110,7 +107,6 @@ def clip_keeping_mean(log_weight_SL: Tensor, mask_SL: Tensor, epsilon: float, w_
 
     Args:
         log_weight_SL: 가중치의 로그. 더해진 상수는 상관없다.
-        mask_SL: 학습 대상 토큰이면 True.
         epsilon: 하한, 0 < ε < 1.
         w_max: 상한, W_max > 1.
 
@@ -166,7 +162,6 @@ def blend(weight_SL: Tensor, mask_SL: Tensor, lam: float) -> Tensor:
 
     Args:
         weight_SL: 평균 1인 가중치.
-        mask_SL: 학습 대상 토큰이면 True.
         lam: λ, [0, 1].
 
     Returns:
@@ -185,8 +180,6 @@ def shuffle_weights(weight_SL: Tensor, mask_SL: Tensor, key_SL: Tensor) -> Tenso
     [연구 맥락] 값의 분포는 같고 자리만 틀린 가중치. 이것보다 나아야 점수에 뜻이 있다. (MATHS.md 6절)
 
     Args:
-        weight_SL: 가중치.
-        mask_SL: 학습 대상 토큰이면 True.
         key_SL: 자리마다 하나인 난수.
 
     Returns:

@@ -29,8 +29,6 @@ def write_evaluation_report(folder: Path, problems: Iterable["Problem"], t: Text
 
     Args:
         folder: 평가의 결과 폴더 (metrics.json, results.jsonl, samples.jsonl, timings.jsonl, speed.json).
-        problems: 평가한 문제들.
-        t: 보고서의 언어.
 
     Returns:
         report.md의 경로. report.html은 그 옆에 있다.
@@ -63,13 +61,7 @@ def collect(title: str, evaluation: Evaluation, problems: dict[str, "Problem"], 
 
 
 def tiles(metrics: dict[str, Any], t: Texts, on: str) -> list[Tile]:
-    """Choose the headline numbers.
-
-    Args:
-        metrics: 이름에서 벤치마크를 뺀 숫자들.
-        t: 언어.
-        on: 문제 가운데 몇을 채점했는지. 모두면 비어 있다.
-    """
+    """Choose the headline numbers."""
     found = []
     for name, value in metrics.items():
         if name.startswith("pass@") and f"{name}_low" in metrics:

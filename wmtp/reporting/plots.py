@@ -76,12 +76,7 @@ def standalone(svg: str) -> str:
 
 
 def inline(svg: str, label: str) -> str:
-    """Turn a drawing into a part of a page: ink and grid follow the page's colours.
-
-    Args:
-        svg: `draw_all`의 그림.
-        label: 화면 낭독기가 읽을 설명 (영어, 특수 문자 없이).
-    """
+    """Turn a drawing into a part of a page, whose colours ink and grid follow; the label is plain words."""
     svg = svg[svg.index("<svg ") :].replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r' id="[a-zA-Z]+\w*_\d+"', "", svg)  # figure_1, axes_1 …: the same in every drawing

@@ -54,7 +54,6 @@ class RunResults:
     """Hold everything that a report shows.
 
     Attributes:
-        name: 실행 이름.
         config: 정리된 설정. 비밀은 가려져 있다.
         series: 지표 이름 → [(스텝, 값)], 스텝 순서.
         histogram: `weight_histogram.json`, 없으면 None.
@@ -91,9 +90,6 @@ class RunResults:
 
 def read_run(run_dir: Path) -> RunResults:
     """Read a run directory.
-
-    Args:
-        run_dir: `runs/<name>`.
 
     Returns:
         있는 만큼 채운 RunResults. 없는 것은 `missing`에 적힌다.
@@ -149,13 +145,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_evaluation(folder: Path, missing: list[str], t: Texts) -> Evaluation:
-    """Read the evaluations in a folder and below it as one.
-
-    Args:
-        folder: `metrics.json` 등이 있는 폴더.
-        missing: 읽지 못한 것을 여기에 더한다.
-        t: 그것을 말할 언어.
-    """
+    """Read the evaluations in a folder and below it as one."""
     evaluation = Evaluation()
     for name in ("metrics.json", "speed.json"):
         for path in sorted(folder.rglob(name)):

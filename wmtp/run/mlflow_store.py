@@ -107,8 +107,6 @@ def short_name(run_dir_name: str, experiment: str, point: str = "") -> str:
     [동작] 알고리즘, 스윕의 지점이면 그 값, 그다음에 나머지. 데이터는 실험의 이름과 꼬리표에 있으므로 뺀다.
 
     Args:
-        run_dir_name: 실행 폴더의 이름.
-        experiment: MLflow 실험의 이름.
         point: 스윕에서 이 지점의 이름 (`wmtp.cli.sweep_point`).
 
     Example:

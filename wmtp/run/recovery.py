@@ -73,10 +73,8 @@ class Recovery:
 
         Args:
             cfg: 처음 설정.
-            run: 실행 폴더.
             checkpoint: 처음 시작할 체크포인트, 없으면 None.
             command: 덮어쓸 키를 받아 다시 시작할 명령을 적는 함수.
-            loggers: 기록할 로거들.
         """
         start = checkpoint
         put_away_failures(run)
@@ -102,14 +100,10 @@ class Attempt:
     """Train once inside it: a failure that something can be changed about ends here, any other goes on its way.
 
     Attributes:
-        recovery: 다시 할지 정하는 것.
         cfg: 지금까지 고친 설정.
         checkpoint: 시작할 체크포인트, 없으면 None.
         before: 앞선 시도들 (attempts.json).
-        run: 실행 폴더.
         start: 첫 시도가 시작한 체크포인트.
-        command: 다시 시작할 명령을 적는 함수.
-        loggers: 기록할 로거들.
         trainer: 학습하는 동안의 Trainer. 그 전의 예외는 사용자의 실수이고, 아무것도 남기지 않는다.
         failed: 고쳐서 다시 할 실패로 끝났으면 True.
         going_on_from: 그때 이어 갈 체크포인트.

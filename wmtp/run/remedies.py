@@ -29,8 +29,6 @@ def choose_remedy(kind: str, cfg: DictConfig, tried: Collection[str]) -> Remedy 
     """Choose the next change: its name and the keys that it sets; None where nothing can be done.
 
     Args:
-        kind: 실패의 종류.
-        cfg: 지금까지 고친 설정.
         tried: 이 실행에서 이미 해 본 것의 이름들.
     """
     if kind == "out_of_memory":

@@ -149,7 +149,6 @@ class MLflowLogger(Logger):
         [동작] 알고리즘마다 실험이 다르므로, `tags.data = 'mbpp'`처럼 꼬리표로 실험을 가로질러 찾는다.
 
         Args:
-            algo, data: 알고리즘과 데이터의 이름.
             config: 정리된 설정. `made_of`가 들어 있다.
             differs: 명령줄에서 바꾼 것들.
             point: 스윕의 지점 (`wmtp.cli.sweep_point`).

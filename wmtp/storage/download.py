@@ -32,11 +32,6 @@ Place = S3Place | HubPlace
 def download(place: Place, listing: Listing, part: Path) -> Path:
     """Fetch the files of a place, and write down what they are; return the folder that holds them.
 
-    Args:
-        place: 받을 곳.
-        listing: 그곳의 목록.
-        part: 임시 폴더. 죽은 프로세스의 것이면 이어서 받는다.
-
     Raises:
         StorageError: 끝내 온전히 받지 못했을 때. 이어 받을 토막은 남는다.
         Changed: 그동안 내용이 바뀌었을 때.

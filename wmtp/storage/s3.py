@@ -19,12 +19,10 @@ class S3Place:
     """Read the files under one key of a bucket, or the one file that has this key.
 
     Args:
-        bucket: 버킷.
         key: 폴더나 파일의 키.
         patterns: 원하는 파일 이름들 (`choose` 참고).
         several: 맞는 이름을 모두 가져올지.
         endpoint_url: AWS가 아닌 서버의 주소.
-        region: 리전.
     """
 
     bucket: str
