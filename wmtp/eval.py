@@ -27,22 +27,13 @@ ELSEWHERE = "model:"  # then whatever `model.path` takes
 
 @dataclass
 class Subject:
-    """Hold what is evaluated, and where its results belong unless out=DIR says otherwise.
+    """Hold what is evaluated, and where its results belong unless out=DIR says otherwise."""
 
-    Attributes:
-        source: `harness.evaluate`의 인자: 모델과 뽑는 법, 또는 samples 파일.
-        suite: 벤치마크들.
-        folder: 결과 폴더를 만들 곳.
-        label: 결과 폴더의 이름.
-        checkpoint: 모델의 내용에서 나온 이름.
-        run: 실행 폴더. 모르면 None.
-    """
-
-    source: dict[str, Any]
+    source: dict[str, Any]  # a model and how to draw from it, or a samples file, as `harness.evaluate` takes them
     suite: list[Any]
-    folder: Path
+    folder: Path  # in it, under eval/label, the results
     label: str
-    checkpoint: str = ""
+    checkpoint: str = ""  # names the model by its content
     run: Path | None = None
 
 

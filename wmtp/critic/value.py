@@ -141,19 +141,12 @@ class ValueNetwork(PolicyValue):
         path: 제 모델의 폴더. 기본값은 참조모델 (model.reference).
         model_path: 학습할 모델의 폴더. 토크나이저가 같아야 한다.
         weights: 제 모델을 메모리에 담는 정밀도 (`wmtp.models.loading.WEIGHTS`).
+        **head: `PolicyValue`의 인자들.
     """
 
     name = "network"
 
-    def __init__(
-        self,
-        path: str | None,
-        model_path: str,
-        cumulative: bool = True,
-        surprise: bool = True,
-        seed: int = 42,
-        weights: str = "float32",
-    ) -> None:
+    def __init__(self, path: str | None, model_path: str, weights: str = "float32", **head: Any) -> None:
         if path is None:
             raise ConfigError(
                 "algo.value.path = null names no model for the critic to read; set model.reference to a model with "
@@ -161,7 +154,7 @@ class ValueNetwork(PolicyValue):
             )
         check_frozen_weights(weights, "algo.value.weights")
         folder = find_reference(path, model_path)
-        super().__init__(str(folder), cumulative, surprise, seed)
+        super().__init__(str(folder), **head)
         self.settings |= {} if weights == "float32" else {"weights": weights}
         self.frozen = FrozenModel(self.folder, weights, "algo.value.path")  # no module: not among the parameters
         self.frozen.load()

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import torch
-from torch import Tensor
 
 from wmtp.errors import ConfigError
 
@@ -143,16 +142,9 @@ def _require_problems(problems: int) -> None:
 
 
 def _bootstrap_interval(values: Sequence[float], level: float, resamples: int, seed: int) -> tuple[float, float]:
-    means_R = _resampled_means(torch.tensor(values, dtype=torch.float64), resamples, seed)
-    tail = (1.0 - level) / 2.0
-    low, high = means_R.quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
-    return low, high
-
-
-def _resampled_means(values_P: Tensor, resamples: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    rows = max(_INDICES_AT_A_TIME // len(values_P), 1)
+    values_P, generator = torch.tensor(values, dtype=torch.float64), torch.Generator().manual_seed(seed)
+    rows, P = max(_INDICES_AT_A_TIME // len(values), 1), len(values)
     blocks = [min(rows, resamples - start) for start in range(0, resamples, rows)]
-    return torch.cat(
-        [values_P[torch.randint(len(values_P), (R, len(values_P)), generator=generator)].mean(1) for R in blocks]
-    )
+    means_R = torch.cat([values_P[torch.randint(P, (R, P), generator=generator)].mean(1) for R in blocks])
+    tail = (1.0 - level) / 2.0
+    return tuple(means_R.quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist())

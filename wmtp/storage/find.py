@@ -49,14 +49,9 @@ class Storage:
         **unknown: Any,
     ) -> None:
         refuse_secrets({"storage": {"s3": s3, **unknown}})
-        for key in unknown:
-            raise ConfigError(nested_form(f"storage.{key}") or f"storage.{key} is not a key; see conf/storage/.")
-        for key in s3 or {}:
-            if key not in S3_KEYS:
-                raise ConfigError(
-                    nested_form(f"storage.s3.{key}")
-                    or f"storage.s3.{key} is not a key; there are {', '.join(S3_KEYS)}."
-                )
+        for key in (*unknown, *(f"s3.{key}" for key in s3 or {} if key not in S3_KEYS)):
+            there = f"there are {', '.join(S3_KEYS)}" if key.startswith("s3.") else "see conf/storage/"
+            raise ConfigError(nested_form(f"storage.{key}") or f"storage.{key} is not a key; {there}.")
         check_choice("storage.mode", mode, ("auto", "offline"))
         self.s3 = {key: (s3 or {}).get(key) for key in S3_KEYS}
         self.offline = mode == "offline" or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
@@ -192,8 +187,8 @@ class Storage:
         """Return where the configured bucket would hold something, if there is a bucket."""
         if not self.s3["bucket"]:
             return []
-        key = "/".join(part for part in ((self.s3["prefix"] or "").strip("/"), name) if part)
-        return [S3Place(self.s3["bucket"], key, patterns, several, self.s3["endpoint_url"], self.s3["region"])]
+        where = [self.s3["bucket"], (self.s3["prefix"] or "").strip("/"), name]
+        return [self._s3_url("s3://" + "/".join(filter(None, where)), patterns, several)]
 
     def _s3_url(self, url: str | os.PathLike, patterns: tuple[str, ...], several: bool) -> S3Place:
         bucket, _, key = str(url).removeprefix("s3://").partition("/")
