@@ -125,7 +125,6 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
     """Say a user's mistake in one sentence; None if the error is a bug of ours.
 
     Args:
-        error: 앞문까지 올라온 예외.
         config_name: 앞문의 설정. 뜻했을 키를 그 안에서 찾는다.
 
     Example:

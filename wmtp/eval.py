@@ -170,9 +170,6 @@ def benchmark_of_run(recorded: Any) -> DictConfig:
     [연구 맥락] 체크포인트는 남이 준 파일이다. 거기 적힌 `_target_`은 하나도 부르지 않는다: 이름으로 우리 설정을 찾고,
         그 설정의 키에 평범한 값만 넣는다. 그렇게 조합한 것이 적힌 것과 다르면 조용히 다른 것을 재는 대신 거부한다.
 
-    Args:
-        recorded: 실행의 설정에 적힌 `benchmark`.
-
     Raises:
         CheckpointError: 모르는 이름, 평범하지 않은 값, 손으로 고친 벤치마크.
     """

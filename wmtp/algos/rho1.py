@@ -25,7 +25,6 @@ class Rho1(WeightedMTP):
 
     Args:
         reference: CE_ref를 말해 주는 것 (`wmtp.algos.reference`).
-        score: "excess" 또는 "absolute".
         **step: `WeightedMTP`의 인자들. weighting을 포함한다.
     """
 

@@ -82,7 +82,6 @@ def identify(thing: Any, ignore: Collection[str] = ()) -> dict[str, Any]:
     """Describe an object by its class, the code of its class, and its attributes.
 
     Args:
-        thing: 객체.
         ignore: 값이 달라도 같은 것으로 볼 속성들.
     """
     return {

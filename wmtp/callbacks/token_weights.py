@@ -44,11 +44,7 @@ def text_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 
 class TokenWeights(Callback):
-    """Write `token_weights.json` into the run directory.
-
-    Args:
-        samples: 보여 줄 표본의 수.
-    """
+    """Write `token_weights.json` into the run directory."""
 
     def __init__(self, run_dir: str | Path, samples: int = 6) -> None:
         self.path = Path(run_dir) / "token_weights.json"

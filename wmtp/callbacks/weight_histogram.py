@@ -25,7 +25,6 @@ def count_in_bins(count_2K: Tensor, weight_BT: Tensor, mask_BT: Tensor, noise_BT
     Args:
         count_2K: 첫 줄은 깨끗한 토큰, 둘째 줄은 망가진 토큰의 수.
         noise_BT: 망가진 토큰이면 True. 모르면 None.
-        upper: 마지막 칸의 오른쪽 끝.
 
     Example:
         >>> count_2K = torch.zeros(2, 4)
@@ -47,7 +46,6 @@ class WeightHistogram(Callback):
 
     Args:
         upper: 히스토그램의 오른쪽 끝. 더 큰 가중치는 마지막 칸에 들어간다.
-        bins: 칸의 수.
     """
 
     def __init__(self, run_dir: str | Path, upper: float = 4.0, bins: int = 200) -> None:

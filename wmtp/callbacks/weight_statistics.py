@@ -80,9 +80,6 @@ def weight_statistics(
 def corruption_statistics(weight_BT: Tensor, score_BT: Tensor, mask_BT: Tensor, noise_BT: Tensor) -> dict[str, Tensor]:
     """Tell whether tokens known to be corrupted get less weight than clean ones.
 
-    Args:
-        noise_BT: 일부러 망가뜨린 토큰이면 True.
-
     Returns:
         corrupted_mean, clean_mean, auc = P(깨끗한 토큰의 점수 > 망가진 토큰의 점수), 동점은 1/2. 한쪽이 없으면 NaN.
 

@@ -25,7 +25,6 @@ def last_good(folder: Path, before_step: int | None = None, set_aside: bool = Tr
     """Find the newest checkpoint that is whole and finite.
 
     Args:
-        folder: 체크포인트의 폴더.
         before_step: 이 스텝이나 그 뒤의 것은 유한해도 쓰지 않는다.
         set_aside: 새것이지만 쓸 수 없는 것의 이름을 `.bad`로 바꿀지.
 

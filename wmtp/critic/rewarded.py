@@ -34,7 +34,6 @@ class RewardedSamples:
 
     Attributes:
         samples: 토큰으로 바꾼 프로그램들. noise는 맞은 프로그램과 다른 토큰.
-        reward_S: 시퀀스보상.
         problems: 문제마다 그 프로그램들의 번호.
     """
 
@@ -85,8 +84,6 @@ class RewardedSamples:
         """Tell whether token scores find what is wrong (`wmtp.maths.credit.localisation`).
 
         Args:
-            batches: 배치마다 프로그램의 번호들.
-            scores: 배치마다 score_BT.
             binary: 보상이 0과 1뿐인지. 아니면 달라진 자리가 없는 프로그램을 맞은 것으로 본다.
         """
         batch = self.batch([row for rows in batches for row in rows])

@@ -63,12 +63,8 @@ def guard(source: Source, benchmarks: Iterable[Any], policy: str) -> tuple[Sourc
     """Make a source safe to train on while these benchmarks are in use.
 
     Args:
-        source: 학습할 출처.
         benchmarks: 이 실행이 쓰는 벤치마크들 (`wmtp.evaluation.benchmarks.Benchmark`). limit과 무관하게 전체를 본다.
         policy: drop은 겹치는 학습 문제를 빼고, error는 멈추고, ignore는 찾아서 알리기만 한다.
-
-    Returns:
-        (학습해도 되는 출처, 찾은 누출들).
 
     Raises:
         ConfigError: policy가 셋 중 하나가 아니거나, 평가 전용 출처이거나, 남는 학습 문제가 없을 때.

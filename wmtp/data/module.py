@@ -30,7 +30,6 @@ class MTPDataModule(LightningDataModule):
     """Hold the tokenized training and validation samples of one source.
 
     Attributes:
-        samples: 분할마다 그 표본들.
         reference_losses: 학습 표본마다 참조모델의 토큰별 손실. 알고리즘이 넣어 준다 (`wmtp.algos.reference`).
 
     Args:

@@ -133,11 +133,7 @@ class CodeContestsStatement(Prompt):
 
 
 class BySource(Prompt):
-    """Ask each problem in the prompt mode of its source, for sources that are mixed.
-
-    Args:
-        prompts: 출처의 이름 → 프롬프트 방식.
-    """
+    """Ask each problem in the prompt mode of its source, for sources that are mixed."""
 
     name = "by_source"
 

@@ -46,9 +46,6 @@ class FileSource(Source):
     def stream(self, split: str) -> Iterator[Problem]:
         """Yield the problems of one split, or of all, in the order of the files.
 
-        Args:
-            split: `splits` 중 하나 또는 "all".
-
         Raises:
             ConfigError: 이 출처에 없는 분할일 때.
             DataFormatError: 잘못된 줄이나 같은 task_id가 두 번 있을 때. 파일과 줄을 알려 준다.

@@ -25,7 +25,6 @@ class Ranks:
 
     Attributes:
         rank: 이 프로세스의 번호. 0이 모으고 채점한다.
-        world: 프로세스의 수.
         local: 이 컴퓨터 안에서의 번호 (장치의 번호).
     """
 
@@ -38,9 +37,6 @@ class Ranks:
 
         Args:
             keys: 0번의 목록만 쓰인다. 나머지 프로세스는 그것을 받는다.
-
-        Returns:
-            이 프로세스가 만들 표본.
         """
         keys = agree(lambda: list(keys))
         mine = set(list(dict.fromkeys(task_id for task_id, _ in keys))[self.rank :: self.world])

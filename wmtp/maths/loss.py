@@ -123,7 +123,6 @@ def target_nll(
     [연구 맥락] rho1의 점수 CE_base - CE_ref와 검증 NLL이 여기서 나온다. (MATHS.md 4절)
 
     Args:
-        k: 헤드 번호.
         targets: 헤드 0의 목표 수. 없으면 세느라 장치를 기다린다.
 
     Returns:

@@ -27,9 +27,6 @@ _FEW = 10
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Estimate the probability that at least one of k samples passes, from c of n that did.
 
-    Returns:
-        불편추정값, [0, 1].
-
     Raises:
         ConfigError: k > n일 때. 조용히 빼지 않는다.
 
@@ -57,9 +54,6 @@ def mean_interval(
 
     [동작] 문제를 다시 뽑는 백분위 구간. 맞은 것이나 틀린 것이 열 개가 안 되거나 모든 문제의 값이 같으면 Wilson의 구간:
     맞고 틀림뿐인 값에서는 그대로이고, 그 사이의 값(n > 1)에서는 분산이 m(1 - m)보다 작으므로 조금 넓다.
-
-    Args:
-        values: 문제별 값 (예: pass@1), [0, 1].
 
     Example:
         >>> mean_interval([0.0, 1.0] * 50)
@@ -102,10 +96,6 @@ def paired_difference(
     [연구 맥락] 문제의 난이도 차이는 두 실행에 똑같이 들어 있다. 짝을 지으면 그만큼 구간이 좁아진다.
     [동작] 값이 다른 문제가 열 개가 안 되거나 모두 같은 만큼 다르면, 한쪽만 맞은 문제를 하나씩 더해 놓고 정규 구간을
     구한다 (Bonett과 Price 2012). 다섯 문제가 모두 같다고 해서 차이가 0이라고 확신할 수는 없다.
-
-    Args:
-        values_a: 한 실행의 문제별 값.
-        values_b: 다른 실행의, 같은 문제 같은 순서의 값.
 
     Returns:
         (mean(a - b), low, high). 구간에 0이 없으면 차이가 있다고 말할 수 있다.

@@ -164,9 +164,6 @@ def blend(weight_SL: Tensor, mask_SL: Tensor, lam: float) -> Tensor:
         weight_SL: 평균 1인 가중치.
         lam: λ, [0, 1].
 
-    Returns:
-        1 + λ·(w - 1), mask 밖은 0.
-
     Example:
         >>> blend(torch.tensor([[0.5, 1.5]]), torch.ones(1, 2, dtype=torch.bool), lam=0.2)
         tensor([[0.9000, 1.1000]])

@@ -29,9 +29,6 @@ def write_evaluation_report(folder: Path, problems: Iterable["Problem"], t: Text
 
     Args:
         folder: 평가의 결과 폴더 (metrics.json, results.jsonl, samples.jsonl, timings.jsonl, speed.json).
-
-    Returns:
-        report.md의 경로. report.html은 그 옆에 있다.
     """
     missing: list[str] = []
     evaluation = read_evaluation(folder, missing, t)

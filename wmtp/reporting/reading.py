@@ -89,11 +89,7 @@ class RunResults:
 
 
 def read_run(run_dir: Path) -> RunResults:
-    """Read a run directory.
-
-    Returns:
-        있는 만큼 채운 RunResults. 없는 것은 `missing`에 적힌다.
-    """
+    """Read a run directory."""
     from wmtp.secrets import mask_secrets
 
     run = RunResults(run_dir.resolve().name)

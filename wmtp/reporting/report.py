@@ -29,9 +29,6 @@ def write_report(run_dir: Path) -> Path:
 
     Args:
         run_dir: `runs/<name>`. 들어 있는 파일만 읽는다. 없는 것은 보고서에 한 줄로 적힌다.
-
-    Returns:
-        report.md의 경로. report.html은 그 옆에 있다.
     """
     run_dir = Path(run_dir)
     run = read_run(run_dir)

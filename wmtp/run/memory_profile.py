@@ -245,7 +245,6 @@ def profile_memory(algo: LightningModule, data: Any, make_trainer: Callable[...,
 
     Args:
         algo: 학습할 알고리즘. 몇 스텝을 밟으므로 다시 쓰지 않는다.
-        data: 준비된(setup) `MTPDataModule`.
         make_trainer: `callbacks=…, logger=…`처럼 인자를 바꾸어 Trainer를 만드는 함수.
 
     Returns:

@@ -72,7 +72,6 @@ class Recovery:
         """Yield one attempt after another, each with what the failures so far changed, until one comes to its end.
 
         Args:
-            cfg: 처음 설정.
             checkpoint: 처음 시작할 체크포인트, 없으면 None.
             command: 덮어쓸 키를 받아 다시 시작할 명령을 적는 함수.
         """

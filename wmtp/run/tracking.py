@@ -147,11 +147,6 @@ class MLflowLogger(Logger):
         """Say by tags what one searches runs by, and name the data set and the code as MLflow shows them.
 
         [동작] 알고리즘마다 실험이 다르므로, `tags.data = 'mbpp'`처럼 꼬리표로 실험을 가로질러 찾는다.
-
-        Args:
-            config: 정리된 설정. `made_of`가 들어 있다.
-            differs: 명령줄에서 바꾼 것들.
-            point: 스윕의 지점 (`wmtp.cli.sweep_point`).
         """
         found = config["made_of"]
         tags = {"algo": algo, "data": data, "differs": " ".join(differs), "sweep": point.strip("-")}
@@ -172,11 +167,7 @@ class MLflowLogger(Logger):
         self._submit(self._find_peers)
 
     def flush(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until MLflow has everything, or until patience with a store that does nothing ends.
-
-        Returns:
-            모두 썼으면 True.
-        """
+        """Wait until MLflow has everything, or until patience with a store that does nothing ends; say which."""
         patience = self.patience_seconds if timeout_seconds is None else timeout_seconds
         start = time.monotonic()
         while self._jobs.unfinished_tasks:

@@ -121,10 +121,6 @@ class Storage:
 
         [동작] 한 저장소에 모델이 여럿이면 organization/name/폴더. 그 폴더와, 저장소 맨 위의 tokenizer.model만 가져온다.
 
-        Args:
-            path: 로컬 폴더, s3:// 주소, 또는 Hub의 이름.
-            key: 오류 문장에 쓸 설정의 이름.
-
         Raises:
             DataNotFoundError: config.json(Meta의 형식은 params.json)이 있는 폴더가 어디에도 없을 때.
             StorageError: 있지만 가져올 수 없거나, 라이선스를 먼저 받아들여야 할 때.

@@ -96,10 +96,6 @@ class Names(dict):
 def find_tool(name: str, imports: str):
     """Return the tool that a name means, None where it means none.
 
-    Args:
-        name: 시험 속의 이름.
-        imports: 참조 정답의 import 문들.
-
     Example:
         >>> find_tool("isclose", "from math import isclose") is math.isclose
         True
