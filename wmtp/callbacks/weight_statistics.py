@@ -59,13 +59,10 @@ def weight_statistics(
         below, above = (ascending_N.take(near.long()) for near in (place.floor(), place.ceil()))  # [near] would wait
         return torch.where(count > 0, torch.lerp(below, above, place.frac()), torch.nan)
 
+    places = {"min": 0.0, "p25": 0.25, "p75": 0.75, "p95": 0.95, "max": 1.0}
     statistics = {
         "mean": sum_ / count,
-        "min": quantile(0.0),
-        "p25": quantile(0.25),
-        "p75": quantile(0.75),
-        "p95": quantile(0.95),
-        "max": quantile(1.0),
+        **{name: quantile(q) for name, q in places.items()},
         "ess": sum_.square() / (count * square),
         "nan_weights": (target_N & ~mask_N).sum().double(),
         "extreme_weights": (mask_N & (weight_N > EXTREME)).sum() / count,

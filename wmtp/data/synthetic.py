@@ -143,16 +143,6 @@ def split_of(operations) -> str:
     return {0: "test", 1: "validation"}.get(bucket, "train")
 
 
-def composition(source: str) -> tuple[str, ...]:
-    """Read the operation names, in order, out of a clean solution.
-
-    Example:
-        >>> composition("def solve(xs):\\n    xs = [x + 3 for x in xs]\\n    return sum(xs)")
-        ('add', 'sum')
-    """
-    return tuple(STEP_OF_STATEMENT[line].operation for line in source.splitlines()[1:])
-
-
 def _draw_steps(rng: random.Random) -> tuple[Step, ...]:
     variable = rng.choice(("xs", "xs", "words"))
     steps = []

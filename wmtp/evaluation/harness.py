@@ -126,7 +126,7 @@ def evaluate(
                 fresh = chain(
                     (sample_row(key, "") for key in missing if key[0] in unanswerable),
                     generate_samples(benchmark, share, model, tokenizer, sampling),
-                    evaluation.generated_meanwhile(ranks),
+                    evaluation.written_by_others(ranks),
                 )
             else:
                 fresh = (sample_row(key, given[key]) for key in missing)
@@ -216,18 +216,14 @@ class _Evaluation:
         self.samples.append(sample)
         return key
 
-    def written_by_others(self) -> Iterator[dict[str, Any]]:
-        """Take over what the other ranks have generated; a file goes when its last row has been kept."""
+    def written_by_others(self, ranks: Ranks = ALONE) -> Iterator[dict[str, Any]]:
+        """Wait for the other ranks and take over their samples; a file goes when its last row has been kept."""
+        ranks.wait()
         for path in sorted(self.out.glob("samples.rank*.jsonl")):
             journal = Journal(path)
             journal.close()
             yield from journal.rows.values()
             path.unlink()
-
-    def generated_meanwhile(self, ranks: Ranks) -> Iterator[dict[str, Any]]:
-        """Wait for the other ranks and take over their samples."""
-        ranks.wait()
-        yield from self.written_by_others()
 
     def judge(self, work: Iterable[tuple[Key, Limits]]) -> None:
         """Judge, and write down every verdict as it comes."""

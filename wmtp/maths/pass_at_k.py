@@ -84,14 +84,8 @@ def wilson_interval(passes: float, problems: int, level: float = 0.95) -> tuple[
     return (0.0 if passes == 0 else middle - half), (1.0 if passes == problems else middle + half)
 
 
-def paired_difference(
-    values_a: Sequence[float],
-    values_b: Sequence[float],
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 42,
-) -> tuple[float, float, float]:
-    """Compare two runs on the same problems: the mean of a - b and its interval.
+def paired_difference(values_a: Sequence[float], values_b: Sequence[float]) -> tuple[float, float, float]:
+    """Compare two runs on the same problems: the mean of a - b and its 95 % interval.
 
     [연구 맥락] 문제의 난이도 차이는 두 실행에 똑같이 들어 있다. 짝을 지으면 그만큼 구간이 좁아진다.
     [동작] 값이 다른 문제가 열 개가 안 되거나 모두 같은 만큼 다르면, 한쪽만 맞은 문제를 하나씩 더해 놓고 정규 구간을
@@ -113,16 +107,16 @@ def paired_difference(
     _require_problems(len(differences))
     mean = sum(differences) / len(differences)
     if sum(map(bool, differences)) < _FEW or min(differences) == max(differences):
-        return mean, *_bonett_price_interval(differences, level)
-    return mean, *_bootstrap_interval(differences, level, resamples, seed)
+        return mean, *_bonett_price_interval(differences)
+    return mean, *_bootstrap_interval(differences)
 
 
-def _bonett_price_interval(differences: Sequence[float], level: float) -> tuple[float, float]:
+def _bonett_price_interval(differences: Sequence[float]) -> tuple[float, float]:
     """Bound a mean difference by the normal interval over the problems and two more, one won and one lost."""
     more = [*differences, 1.0, -1.0]
     mean = sum(more) / len(more)
     variance = sum((difference - mean) ** 2 for difference in more) / len(more)
-    half = NormalDist().inv_cdf((1 + level) / 2) * (variance / len(more)) ** 0.5
+    half = NormalDist().inv_cdf(0.975) * (variance / len(more)) ** 0.5
     return max(-1.0, mean - half), min(1.0, mean + half)
 
 
@@ -131,7 +125,9 @@ def _require_problems(problems: int) -> None:
         raise ValueError("there is no interval over no problems.")
 
 
-def _bootstrap_interval(values: Sequence[float], level: float, resamples: int, seed: int) -> tuple[float, float]:
+def _bootstrap_interval(
+    values: Sequence[float], level: float = 0.95, resamples: int = 10_000, seed: int = 42
+) -> tuple[float, float]:
     values_P, generator = torch.tensor(values, dtype=torch.float64), torch.Generator().manual_seed(seed)
     rows, P = max(_INDICES_AT_A_TIME // len(values), 1), len(values)
     blocks = [min(rows, resamples - start) for start in range(0, resamples, rows)]

@@ -219,28 +219,28 @@ def _weights_over_time(axes: "Axes", series: Mapping[str, Any], t: Texts) -> Non
     axes.set(xlabel=t("step"), ylabel=t("weight"))
 
 
-def _critic(axes: "Axes", curve: Sequence[Mapping[str, Any]], t: Texts) -> None:
-    wanted = (("auc", t("right or wrong: AUC"), BLUE), ("first_token_auc", t("first wrong token: AUC"), GREEN))
-    for key, label, colour in (*wanted, ("in_span", t("lowest change in the wrong span"), ORANGE)):
-        points = [(point["step"], point[key]) for point in curve if point.get(key) is not None]
-        if points:
+def _shares(axes: "Axes", points_of: Callable[[str], Any], curves: Sequence[tuple[str, str, str]], t: Texts) -> None:
+    """Draw curves of shares, those of (name, label, colour) that have points."""
+    for name, label, colour in curves:
+        if points := points_of(name):
             _line(axes, points, smooth=False, color=colour, linewidth=2, label=label)
-    axes.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
     _legend(axes)
-    axes.set(xlabel=t("step"), ylabel=t("held-out programs"), ylim=(0, 1.02))
+    axes.set(xlabel=t("step"), ylim=(0, 1.02))
+
+
+def _critic(axes: "Axes", curve: Sequence[Mapping[str, Any]], t: Texts) -> None:
+    points_of = lambda key: [(point["step"], point[key]) for point in curve if point.get(key) is not None]  # noqa: E731
+    wanted = (("auc", t("right or wrong: AUC"), BLUE), ("first_token_auc", t("first wrong token: AUC"), GREEN))
+    axes.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    _shares(axes, points_of, [*wanted, ("in_span", t("lowest change in the wrong span"), ORANGE)], t)
+    axes.set_ylabel(t("held-out programs"))
 
 
 def _localisation(axes: "Axes", series: Mapping[str, Any], t: Texts) -> None:
-    for key, label, colour in (
-        ("in_span", t("in the wrong span"), ORANGE),
-        ("on_first", t("on its first token"), BLUE),
-        ("chance", t("anywhere (chance)"), GREY),
-    ):
-        points = series.get(f"localisation/{key}")
-        if points:
-            _line(axes, points, smooth=False, color=colour, linewidth=2, label=label)
-    _legend(axes)
-    axes.set(xlabel=t("step"), ylabel=t("lowest score falls"), ylim=(0, 1.02))
+    wanted = [("in_span", t("in the wrong span"), ORANGE), ("on_first", t("on its first token"), BLUE)]
+    points_of = lambda key: series.get(f"localisation/{key}")  # noqa: E731
+    _shares(axes, points_of, [*wanted, ("chance", t("anywhere (chance)"), GREY)], t)
+    axes.set_ylabel(t("lowest score falls"))
 
 
 def _pass_at_1(axes: "Axes", rows: Sequence[tuple[str, str, float, float, float]], t: Texts) -> None:

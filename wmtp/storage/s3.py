@@ -83,13 +83,8 @@ class S3Place:
         from fsspec.asyn import sync
 
         try:
-            answer = self.filesystem.call_s3(
-                "get_object",
-                Bucket=self.bucket,
-                Key=file.key,
-                Range=f"bytes={start}-{end - 1}",
-                IfMatch=f'"{file.etag}"',
-            )
+            asked = dict(Key=file.key, Range=f"bytes={start}-{end - 1}", IfMatch=f'"{file.etag}"')
+            answer = self.filesystem.call_s3("get_object", Bucket=self.bucket, **asked)
         except FileNotFoundError as error:
             raise Changed from error
         except OSError as error:

@@ -305,26 +305,26 @@ class _Worker:
 
     def wait_until_ready(self) -> None:
         """Wait for the first message of the worker."""
-        self.channel.settimeout(_START_SECONDS)
-        try:
-            message = wire.receive(self.channel.recv)
-        except OSError:
-            message = None
+        message = self.hear()
         if message is None or message[0] != "ready":
             self.end()
             raise _NotHereError(message[1] if message else f"{self.rung}: the worker did not start")
         _, self.isolation, self.directory = message
-        self.channel.settimeout(None)
+
+    def hear(self, asked: bytes = b"") -> list | None:
+        """Ask the worker something and wait for its next message; None where it ends before."""
+        self.channel.settimeout(_START_SECONDS)
+        try:
+            self.channel.sendall(asked)
+            return wire.receive(self.channel.recv)
+        except OSError:
+            return None
+        finally:
+            self.channel.settimeout(None)
 
     def probe(self) -> str | None:
         """Try whether programs run and are confined; return what is wrong."""
-        self.channel.settimeout(_START_SECONDS)
-        try:
-            self.channel.sendall(wire.pack([-1, _plain(_PROBE)]))
-            answer = wire.receive(self.channel.recv)
-        except OSError:
-            answer = None
-        self.channel.settimeout(None)
+        answer = self.hear(wire.pack([-1, _plain(_PROBE)]))
         if answer is None:
             return "the worker ended at the first program"
         return None if answer[1] == "passed" else f"the probe {answer[3] or answer[1]}"

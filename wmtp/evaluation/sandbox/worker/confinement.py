@@ -17,6 +17,7 @@ judge도 어느 단에서나 갇힌다 (`confine_judge()`): 거기서 프로그�
 [디버깅] 단 하나를 강제하려면 `Sandbox(rung="landlock")`.
 """
 
+import contextlib
 import math
 import os
 import platform
@@ -79,10 +80,8 @@ class Unsafe:
     def kill(self, pid: int) -> None:
         """End a program, with its process group."""
         for end in (os.killpg, os.kill):
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 end(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
 
     def confine(self, limits: list) -> None:
         """Take from the calling process what a program may not have."""
@@ -118,10 +117,8 @@ class Unsafe:
         total = 0
         for folder, folders, names in os.walk(self.directory):
             for name in (*folders, *names):
-                try:
+                with contextlib.suppress(OSError):
                     total += (DIRECTORY_BYTES // _DIRECTORY_FILES) + os.lstat(os.path.join(folder, name)).st_size
-                except OSError:
-                    pass
             if total > DIRECTORY_BYTES:
                 break
         return total
@@ -206,10 +203,8 @@ class Namespaces(Unsafe):
 
     def kill(self, pid: int) -> None:
         """End a program; the kernel ends its whole pid namespace."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def confine(self, limits: list) -> None:
         """Take from the calling process what a program may not have."""
@@ -292,12 +287,10 @@ def _set_limits(limits: list[tuple[int, tuple[int, int]]]) -> None:
 
 def _make_removable(function, path, _) -> None:
     """Open a directory that a program has closed, then remove it."""
-    try:
+    with contextlib.suppress(OSError):
         os.chmod(os.path.dirname(path), 0o700)
         os.chmod(path, 0o700)
         shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)
-    except OSError:
-        pass
 
 
 def _enter_user_namespace(also: int, proc: int) -> None:

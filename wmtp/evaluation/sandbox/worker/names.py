@@ -78,10 +78,10 @@ class Names(dict):
     def __missing__(self, name):
         if name.startswith("__") and name.endswith("__"):
             raise KeyError(name)
-        if name in self.uses.tools and name != self.entry_point:
-            if (tool := find_tool(name, self.imports)) is not None:
-                self[name] = tool
-                return tool
+        wanted = name in self.uses.tools and name != self.entry_point
+        if wanted and (tool := find_tool(name, self.imports)) is not None:
+            self[name] = tool
+            return tool
         try:
             value = self.session.request("name", name)
         except NameError:
