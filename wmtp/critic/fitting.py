@@ -24,9 +24,7 @@ from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.nn import functional as F
 
-from wmtp.checks import check_choice
 from wmtp.critic.value import PolicyValue
-from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.credit import auc, gae_returns, value_deltas
 
@@ -228,20 +226,6 @@ def measure(states: TrunkStates) -> dict[str, float]:
     reward_B, last_B = heldout.reward_S[[row for rows in batches for row in rows]], torch.cat(last)
     good_B = reward_B == 1 if value.binary else reward_B > reward_B.median()
     return {"auc": float(auc(last_B[good_B], last_B[~good_B]))} | heldout.localise(batches, deltas, value.binary)
-
-
-def check_value_loss(kind: str, binary: bool) -> None:
-    """Refuse a loss that is none, or that the rewards do not allow.
-
-    Raises:
-        ConfigError: 모르는 이름이거나, 실수 보상에 bce일 때.
-    """
-    check_choice("algo.pretraining.value_loss", kind, VALUE_LOSSES)
-    if kind == "bce" and not binary:
-        raise ConfigError(
-            "algo.pretraining.value_loss = bce needs rewards of 0 and 1; set algo.pretraining.value_loss=mse "
-            "or algo/rewards=tests."
-        )
 
 
 def _pairs(rewards: list[float], problem_ids: list[str]) -> tuple[list[int], list[int]]:

@@ -23,10 +23,10 @@ from wmtp.cache.entries import entry_file, pack, unpack
 from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.cache.fits import fit_once, read_partial, write_partial
 from wmtp.cache.value_heads import read_head, write_head
-from wmtp.checks import check_number, check_whole_number
+from wmtp.checks import check_choice, check_number, check_whole_number
 from wmtp.critic import fitting, known, rewarded
 from wmtp.critic import value as value_models
-from wmtp.critic.fitting import TrunkStates, ValueFitting, check_value_loss, measure
+from wmtp.critic.fitting import VALUE_LOSSES, TrunkStates, ValueFitting, measure
 from wmtp.critic.known import Curve, auc_of, is_stale, tell
 from wmtp.critic.rewarded import RewardedSamples
 from wmtp.errors import ConfigError, DataNotFoundError
@@ -76,7 +76,12 @@ class CriticPretraining(Callback):
         check_number("algo.pretraining.sparsity", sparsity, ">= 0", "0 lets V move everywhere; try 1.0.")
         check_number("algo.pretraining.lr", lr, "> 0", "Try 0.002.")
         value_loss = value_loss or ("bce" if rewards.binary else "mse")
-        check_value_loss(value_loss, rewards.binary)
+        check_choice("algo.pretraining.value_loss", value_loss, VALUE_LOSSES)
+        if value_loss == "bce" and not rewards.binary:
+            raise ConfigError(
+                "algo.pretraining.value_loss = bce needs rewards of 0 and 1; set algo.pretraining.value_loss=mse "
+                "or algo/rewards=tests."
+            )
         self.rewards, self.problems, self.heldout_problems = rewards, problems, heldout_problems
         self.steps, self.token_budget, self.check_every, self.patience = steps, token_budget, check_every, patience
         self.loss = dict(kind=value_loss, lr=lr, gamma=gamma, gae_lambda=gae_lambda, sparsity=sparsity, seed=seed)

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from wmtp.evaluation.sandbox import STATUSES as VERDICTS
@@ -145,7 +146,9 @@ def tiles(run: RunResults) -> list[Tile]:
         found.append(Tile.of(t, "Validation CE, head 0", " → ".join(f"{value:.3f}" for value in ce), t(note)))
     corrupted, clean, auc = (run.series.get(f"weight/{key}") for key in ("corrupted_mean", "clean_mean", "auc"))
     if corrupted and clean and auc:
-        corrupted, clean, auc = (_tail_mean(points) for points in (corrupted, clean, auc))
+        # Of the last quarter: single steps are noisy.
+        tails = (points[-max(len(points) // 4, 1) :] for points in (corrupted, clean, auc))
+        corrupted, clean, auc = (fmean(value for _, value in tail) for tail in tails)
         note = "mean of corrupted against clean ones; AUC {auc:.2f} (0.5 is chance, 1 is perfect)"
         shown = t("{corrupted:.2f} vs {clean:.2f}", corrupted=corrupted, clean=clean)
         found.append(Tile.of(t, "Corrupted-token weight", shown, t(note, auc=auc)))
@@ -271,12 +274,6 @@ def cut(text: str | None, t: Texts) -> str:
     left = len(text.strip("\n")) - len(kept)
     more = "\n" + t("… {left:,} more characters in samples.jsonl", left=left) if left > 0 else ""
     return kept + more or t("(empty)")
-
-
-def _tail_mean(points: list[tuple[int, float]]) -> float:
-    """Average the last quarter: single steps are noisy."""
-    tail = [value for _, value in points[-max(len(points) // 4, 1) :]]
-    return sum(tail) / len(tail)
 
 
 def render(template: str, content: dict[str, Any], drawings: dict[str, str]) -> str:

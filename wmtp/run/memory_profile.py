@@ -302,11 +302,8 @@ def profile_memory(algo: LightningModule, data: Any, make_trainer: Callable[...,
     suggestion = min(largest_budget(lines, safe * available), positions)
     print(table(rows, lines, available, full))
     print(advice(suggestion, longest, positions, data.token_budget, predict(lines, suggestion), safe, rows[-1][0]))
-    return {
-        "token_budget": float(suggestion),
-        "predicted_gb": predict(lines, suggestion) / GB,
-        "available_gb": available / GB,
-    }
+    in_gb = {"predicted_gb": predict(lines, suggestion) / GB, "available_gb": available / GB}
+    return {"token_budget": float(suggestion), **in_gb}
 
 
 def table(rows: Sequence[tuple[int, dict[str, int]]], lines: dict[str, Any], available: int, full: str) -> str:

@@ -26,35 +26,18 @@ import types
 
 from . import inside, wire
 
-OPERATIONS = {
+# By the names that they have where they come from; those that are not simply passed on stand last.
+_PASSED_ON = {
+    builtins: "getattr setattr delattr iter next reversed bool len str repr isinstance issubclass",
+    operator: "getitem setitem delitem lt le gt ge add sub mul truediv floordiv mod pow matmul and_ or_ xor neg pos "
+    "abs invert",
+    copy: "copy deepcopy",
+}
+OPERATIONS = {name: getattr(module, name) for module, names in _PASSED_ON.items() for name in names.split()} | {
     "call": lambda target, arguments, keywords: target(*arguments, **keywords),
-    "getattr": getattr,
-    "setattr": setattr,
-    "delattr": delattr,
-    "getitem": operator.getitem,
-    "setitem": operator.setitem,
-    "delitem": operator.delitem,
-    "iter": iter,
-    "next": next,
-    "reversed": reversed,
-    "bool": bool,
-    "len": len,
-    "str": str,
-    "repr": repr,
-    "copy": copy.copy,
-    "deepcopy": copy.deepcopy,
     "content": lambda value, base: wire.content_of(value, wire.BASES[base]),
     "exit": lambda manager, kind, text: manager.__exit__(*_error(kind, text)),
     "eq": lambda left, right: bool(left == right),
-    "isinstance": isinstance,
-    "issubclass": issubclass,
-    **{
-        name: getattr(operator, name)
-        for name in (
-            *("lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"),
-            *("and_", "or_", "xor", "neg", "pos", "abs", "invert"),
-        )
-    },
 }
 _MUTABLE = (list, dict, set, bytearray)
 _DEEP = 5000  # a value may be nested deeper than a program may recurse
