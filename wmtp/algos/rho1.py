@@ -31,11 +31,7 @@ class Rho1(WeightedMTP):
     name = "rho1"
 
     def __init__(
-        self,
-        model: MTPMixin,
-        reference: OnlineReference,
-        score: Literal["excess", "absolute"] = "excess",
-        **step: Any,
+        self, model: MTPMixin, reference: OnlineReference, score: Literal["excess", "absolute"] = "excess", **step: Any
     ) -> None:
         super().__init__(model, **step)
         check_choice("algo.score", score, ("excess", "absolute"), "See docs/maths.md; try excess.")

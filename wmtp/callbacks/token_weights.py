@@ -83,10 +83,7 @@ class TokenWeights(Callback):
         for row in shown:
             sample, n = samples[row], len(samples[row].input_ids)
             target = mask_BT[row, :n]
-            weights = {
-                "weight": _rounded(weight_BT[row, :n], target),
-                "score": _rounded(score_BT[row, :n], target),
-            }
+            weights = {"weight": _rounded(weight_BT[row, :n], target), "score": _rounded(score_BT[row, :n], target)}
             fixed = {
                 "problem_id": sample.task_id,
                 "prompt_length": sample.prompt_length,

@@ -16,6 +16,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +160,7 @@ class ValueFitting:
         self.steps_taken = state["steps_taken"]
 
 
+@dataclass(eq=False)
 class TrunkStates:
     """Give the frozen trunk's states of a batch, remembered as far as memory allows: the trunk is what costs time.
 
@@ -169,20 +171,15 @@ class TrunkStates:
         rank, world_size: 배치마다 이 랭크의 몫(문제 단위)만 읽는다.
     """
 
-    def __init__(
-        self,
-        value: PolicyValue,
-        model: Any,
-        programs: "RewardedSamples",
-        batches: list[list[int]],
-        limit: int = 2**30,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.value, self.model, self.programs, self.batches, self.limit = value, model, programs, batches, limit
-        self.rank, self.world_size = rank, world_size
-        self._remembered: dict[int, Any] = {}
-        self._bytes = 0.0
+    value: PolicyValue
+    model: Any
+    programs: "RewardedSamples"
+    batches: list[list[int]]
+    limit: int = 2**30
+    rank: int = 0
+    world_size: int = 1
+    _remembered: dict[int, Any] = field(default_factory=dict)
+    _bytes: float = 0.0
 
     def __getitem__(self, i: int) -> tuple[dict[str, Any], Tensor, Tensor, Tensor]:
         """Return batch, hidden_BTD, nll_BT and mask_BT of the i-th batch."""

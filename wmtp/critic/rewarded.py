@@ -66,14 +66,14 @@ class RewardedSamples:
         order = list(self.problems)
         if shuffled_by is not None:
             random.Random(shuffled_by).shuffle(order)
-        lengths, batches, rows = self.samples.lengths, [], []
+        lengths, batches = self.samples.lengths, []
         for problem in order:
-            together = rows + problem
-            if rows and len(together) * max(lengths[i] for i in together) > token_budget:
-                batches.append(rows)
-                together = problem
-            rows = together
-        return [*batches, rows] if rows else batches
+            together = [*batches[-1], *problem] if batches else problem
+            if batches and len(together) * max(lengths[i] for i in together) <= token_budget:
+                batches[-1] = together
+            else:
+                batches.append(problem)
+        return batches
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """Collate some samples, as for training, with `reward_B`; no sample is a row without targets."""

@@ -99,32 +99,28 @@ def plan_epoch(
     tie_break = [rng.random() for _ in lengths]
     by_length = sorted(range(len(lengths)), key=lambda i: (lengths[i], tie_break[i]))
 
-    batches: list[tuple[int, ...]] = []
-    rows: list[int] = []
+    batches: list[list[int]] = []
     for i in by_length:  # ascending, so the newest row is the longest
-        if rows and (len(rows) + 1) * lengths[i] > token_budget:
-            batches.append(tuple(rows))
-            rows = []
-        rows.append(i)
-    if rows:
-        batches.append(tuple(rows))
+        if batches and (len(batches[-1]) + 1) * lengths[i] <= token_budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
     rng.shuffle(batches)
 
     per_step = accumulate // pieces * world_size
-    batches += [()] * (-len(batches) % per_step)  # every rank takes part in every step
+    batches += [[]] * (-len(batches) % per_step)  # every rank takes part in every step
     return [
         Step(_cut(group, pieces, world_size), sum(targets[i] for batch in group for i in batch))
         for group in (batches[start : start + per_step] for start in range(0, len(batches), per_step))
     ]
 
 
-def _cut(batches: Sequence[tuple[int, ...]], pieces: int, world_size: int) -> tuple[tuple[int, ...], ...]:
+def _cut(batches: Sequence[Sequence[int]], pieces: int, world_size: int) -> tuple[tuple[int, ...], ...]:
     """Cut each batch into `pieces` runs of rows, the pieces of one rank still `world_size` apart."""
-    places = range(pieces)
     return tuple(
-        batch[i * len(batch) // pieces : (i + 1) * len(batch) // pieces]
+        tuple(batch[i * len(batch) // pieces : (i + 1) * len(batch) // pieces])
         for start in range(0, len(batches), world_size)
-        for i in places
+        for i in range(pieces)
         for batch in batches[start : start + world_size]
     )
 
@@ -137,8 +133,7 @@ def collate(samples: Sequence[TokenizedSample], step_targets: int, pad_token_id:
         `lengths` (행마다 진짜 토큰의 수), `targets` (이 배치의 목표 토큰 수), `step_targets` (M),
         `problem_ids` (이름들). 표본이 없으면 목표 토큰이 없는 한 자리짜리 배치.
     """
-    width = max((len(sample.input_ids) for sample in samples), default=1)
-    shape = (max(len(samples), 1), width)
+    shape = (max(len(samples), 1), max((len(sample.input_ids) for sample in samples), default=1))
     batch = {
         "input_ids_BT": torch.full(shape, pad_token_id),
         "labels_BT": torch.full(shape, IGNORE),

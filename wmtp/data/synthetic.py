@@ -18,16 +18,7 @@ from itertools import islice
 from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.checks import check_number, check_whole_number
 from wmtp.data import grammar
-from wmtp.data.grammar import (
-    AGGREGATIONS,
-    ENDINGS,
-    LINKS,
-    OPENINGS,
-    OPERATIONS,
-    STEP_OF_STATEMENT,
-    VOCABULARY,
-    Step,
-)
+from wmtp.data.grammar import AGGREGATIONS, ENDINGS, LINKS, OPENINGS, OPERATIONS, STEP_OF_STATEMENT, VOCABULARY, Step
 from wmtp.data.mutation import difference
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError

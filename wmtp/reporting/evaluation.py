@@ -133,15 +133,8 @@ def by_problem(evaluation: Evaluation, metrics: dict[str, Any], t: Texts) -> lis
     verdicts: dict[str, Counter[str]] = {}
     for result in evaluation.results:
         verdicts.setdefault(str(result.get("task_id")), Counter())[str(result.get("status"))] += 1
-    rows = [
-        (
-            task_id,
-            counts.total(),
-            counts["passed"],
-            ", ".join(
-                f"{t(name)} {count}" if count > 1 else t(name) for name, count in counts.items() if name != "passed"
-            ),
-        )
-        for task_id, counts in verdicts.items()
-    ]
+    rows = []
+    for task_id, counts in verdicts.items():
+        others = [t(name) + (f" {count}" if count > 1 else "") for name, count in counts.items() if name != "passed"]
+        rows.append((task_id, counts.total(), counts["passed"], ", ".join(others)))
     return [*rows, *((task_id, 0, 0, t("missing")) for task_id in metrics.get("missing", ()))]

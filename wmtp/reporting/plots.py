@@ -32,25 +32,26 @@ def draw_all(run: RunResults) -> dict[str, str]:
     Returns:
         이름 → SVG (표식 색 그대로). `standalone`이나 `inline`으로 바꾸어 쓴다.
     """
-    t, plots, series = run.texts, {}, run.series
-    heads = {split: [k for k in range(64) if f"{split}/ce_head{k}" in series] for split in ("train", "val")}
+    plots, series = {}, run.series
+
+    def draw(name: str, paint: Callable[..., None], *data: Any, **size: float) -> None:
+        plots[name] = _draw(name, lambda axes: paint(axes, *data, run.texts), **size)
+
     if loss := series.get("train/loss"):
-        plots["loss"] = _draw("loss", lambda axes: _loss(axes, loss, t))
+        draw("loss", _loss, loss)
     for split, name in (("val", "ce_per_head"), ("train", "ce_per_head_training")):
-        if found := heads[split]:
-            plots[name] = _draw(
-                name, lambda axes, split=split, found=found: _ce_per_head(axes, series, split, found, t)
-            )
+        if heads := [k for k in range(64) if f"{split}/ce_head{k}" in series]:
+            draw(name, _ce_per_head, series, split, heads)
     if run.histogram:
-        plots["weight_histogram"] = _draw("weight_histogram", lambda axes: _histogram(axes, run.histogram, t))
+        draw("weight_histogram", _histogram, run.histogram)
     if "weight/mean" in series:
-        plots["weights_over_time"] = _draw("weights_over_time", lambda axes: _weights_over_time(axes, series, t))
+        draw("weights_over_time", _weights_over_time, series)
     if run.critic and run.critic["best"].get("auc") is not None:
-        plots["critic"] = _draw("critic", lambda axes: _critic(axes, run.critic["curve"], t))
+        draw("critic", _critic, run.critic["curve"])
     if "localisation/in_span" in series:
-        plots["localisation"] = _draw("localisation", lambda axes: _localisation(axes, series, t))
+        draw("localisation", _localisation, series)
     if bars := pass_at_1(run):
-        plots["pass_at_1"] = _draw("pass_at_1", lambda axes: _pass_at_1(axes, bars, t), height=0.9 + 0.45 * len(bars))
+        draw("pass_at_1", _pass_at_1, bars, height=0.9 + 0.45 * len(bars))
     return plots
 
 

@@ -199,16 +199,15 @@ def _read(path: Path, parse: Any, kind: type, what: str, missing: list[str], t: 
 
 def _read_lines(path: Path, missing: list[str], t: Texts) -> list[dict[str, Any]]:
     rows, bad = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if isinstance(row, dict):
-                rows.append(row)
-            else:
-                bad += 1
+    for line in filter(str.strip, path.read_text(encoding="utf-8", errors="replace").split("\n")):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            bad += 1
     if bad:
         name = f"{path.parent.name}/{path.name}"
         missing.append(t("{name}: {count} unreadable line(s), left out", name=name, count=bad))

@@ -75,14 +75,7 @@ class _Names(dict):
 
 
 def run(
-    answering,
-    imports: str,
-    tools: list,
-    texts: list,
-    nonce: str,
-    strict: bool,
-    entry_point: str | None,
-    tested: list,
+    answering, imports: str, tools: list, texts: list, nonce: str, strict: bool, entry_point: str | None, tested: list
 ) -> str:
     """Run tests; return the nonce where they all pass.
 
