@@ -97,17 +97,10 @@ def save_shards(checkpoint: dict[str, Any], path: Path) -> None:
         agree(begin)
         _save_tensors(model, temporary / "model")
         for name, optimizer in optimizers.items():
-            state = optimizer["state"]
-            tensors = {
-                f"{number}.{key}": value
-                for number, values in state.items()
-                for key, value in values.items()
-                if isinstance(value, Tensor)
-            }
-            rest = {
-                number: {key: value for key, value in values.items() if not isinstance(value, Tensor)}
-                for number, values in state.items()
-            }
+            tensors, rest = {}, {}
+            for number, values in optimizer["state"].items():
+                tensors |= {f"{number}.{key}": value for key, value in values.items() if isinstance(value, Tensor)}
+                rest[number] = {key: value for key, value in values.items() if not isinstance(value, Tensor)}
             _save_tensors(tensors, temporary / name)
             plain["optimizer_states"].append({**optimizer, "state": rest})
         sums = _sums_of(temporary)

@@ -91,11 +91,10 @@ class PolicyValue(nn.Module):
     def prepare(self, model: MTPMixin) -> None:
         """Make the head for the width of the trunk that it reads, always from the same random start."""
         if self.head is None:
+            width, settings = model.get_input_embeddings().embedding_dim, self.settings
             with torch.random.fork_rng():
-                torch.manual_seed(self.settings["seed"])
-                self.head = ValueHead(
-                    model.get_input_embeddings().embedding_dim, self.settings["cumulative"], self.settings["surprise"]
-                )
+                torch.manual_seed(settings["seed"])
+                self.head = ValueHead(width, settings["cumulative"], settings["surprise"])
 
     @torch.no_grad()
     def start_from(self, reward: float) -> None:

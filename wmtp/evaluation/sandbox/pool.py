@@ -358,25 +358,24 @@ class _Worker:
         judge는 프로그램이 지은 값을 만지므로 이쪽은 judge의 말도 믿지 않는다: 판정이 아닌 것이 오면 작업자를 버린다.
         """
         while len(self.received) >= 4 and not self.is_garbled:
-            length = int.from_bytes(self.received[:4], "little")
-            if length > _VERDICT_BYTES:
-                self.is_garbled = True
-            elif len(self.received) < 4 + length:
+            end = 4 + int.from_bytes(self.received[:4], "little")
+            if len(self.received) < end <= 4 + _VERDICT_BYTES:
                 return
-            else:
-                try:
-                    number, status, seconds, message, place = json.loads(self.received[4 : 4 + length])
-                    status, place = STATUSES[STATUSES.index(status)], PLACES[PLACES.index(place)]
-                    verdict = Verdict(status, float(seconds), " ".join(message.split()), place)
-                    if not 0 <= verdict.seconds < _LONGEST_SECONDS:
-                        raise ValueError(seconds)
-                    job = self.jobs.pop(number)
-                except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                    self.is_garbled = True
-                    return
-                del self.received[: 4 + length]
-                self.silence = 0.0
-                yield job, verdict
+            try:
+                if end > 4 + _VERDICT_BYTES:
+                    raise ValueError(end)
+                number, status, seconds, message, place = json.loads(self.received[4:end])
+                status, place = STATUSES[STATUSES.index(status)], PLACES[PLACES.index(place)]
+                verdict = Verdict(status, float(seconds), " ".join(message.split()), place)
+                if not 0 <= verdict.seconds < _LONGEST_SECONDS:
+                    raise ValueError(seconds)
+                job = self.jobs.pop(number)
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                self.is_garbled = True
+                return
+            del self.received[:end]
+            self.silence = 0.0
+            yield job, verdict
 
     def is_overdue(self) -> bool:
         """Tell whether the worker has been silent for longer than its program may take.
