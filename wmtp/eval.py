@@ -27,22 +27,13 @@ ELSEWHERE = "model:"  # then whatever `model.path` takes
 
 @dataclass
 class Subject:
-    """Hold what is evaluated, and where its results belong unless out=DIR says otherwise.
+    """Hold what is evaluated, and where its results belong unless out=DIR says otherwise."""
 
-    Attributes:
-        source: `harness.evaluate`의 인자: 모델과 뽑는 법, 또는 samples 파일.
-        suite: 벤치마크들.
-        folder: 결과 폴더를 만들 곳.
-        label: 결과 폴더의 이름.
-        checkpoint: 모델의 내용에서 나온 이름.
-        run: 실행 폴더. 모르면 None.
-    """
-
-    source: dict[str, Any]
+    source: dict[str, Any]  # a model and how to draw from it, or a samples file, as `harness.evaluate` takes them
     suite: list[Any]
-    folder: Path
+    folder: Path  # in it, under eval/label, the results
     label: str
-    checkpoint: str = ""
+    checkpoint: str = ""  # names the model by its content
     run: Path | None = None
 
 
@@ -178,9 +169,6 @@ def benchmark_of_run(recorded: Any) -> DictConfig:
 
     [연구 맥락] 체크포인트는 남이 준 파일이다. 거기 적힌 `_target_`은 하나도 부르지 않는다: 이름으로 우리 설정을 찾고,
         그 설정의 키에 평범한 값만 넣는다. 그렇게 조합한 것이 적힌 것과 다르면 조용히 다른 것을 재는 대신 거부한다.
-
-    Args:
-        recorded: 실행의 설정에 적힌 `benchmark`.
 
     Raises:
         CheckpointError: 모르는 이름, 평범하지 않은 값, 손으로 고친 벤치마크.

@@ -27,8 +27,6 @@ class Critic(WeightedMTP):
     """Fine-tune with weights from the changes of a value that was fitted to rewards.
 
     Args:
-        model: 학습할 모델.
-        value: 가치 (`wmtp.critic.value`).
         rewards: 프로그램에 보상을 주는 것 (`wmtp.critic.rewards`).
         pretraining: rewards를 받아 1단계 콜백을 돌려주는 함수 (`CriticPretraining`).
         localisation: rewards를 받아 자리를 재는 콜백을 돌려주는 함수 (`Localisation`).

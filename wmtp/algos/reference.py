@@ -147,14 +147,10 @@ class CachedReference(OnlineReference):
         [동작] 여러 프로세스가 함께 부르면 각자 남이 잡지 않은 조각을 잡는다. 모두 끝나야 돌아온다.
 
         Args:
-            samples: 학습 표본들.
             precision: Lightning의 정밀도 이름. 그때그때 채점할 때와 같은 계산이 되도록 키에 들어간다.
             token_budget: 배치 하나의 자리 수 상한.
-            pad_token_id: 패딩 토큰.
-            device: 참조모델을 둘 장치.
             autocast: precision을 켜는 컨텍스트를 만드는 함수.
             rank: 몇 번째 프로세스인지. 저마다 다른 곳에서 시작한다.
-            world_size: 프로세스의 수.
         """
         files, firsts = self.files(samples, precision), shard_firsts(samples.starts)
         work = list(zip(files, pairwise(firsts), strict=True))
@@ -175,12 +171,7 @@ class CachedReference(OnlineReference):
 
     def files(self, samples: TokenizedSamples, precision: str) -> list[Path]:
         """Return where the shards lie."""
-        key = {
-            "version": VERSION,
-            "samples": samples.fingerprint,
-            "reference": self.identity,
-            "precision": precision,
-        }
+        key = {"version": VERSION, "samples": samples.fingerprint, "reference": self.identity, "precision": precision}
         if self.frozen.weights != "float32":
             key["weights"] = self.frozen.weights
         folder = entry_file("reference", key).with_suffix("")

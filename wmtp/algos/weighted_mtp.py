@@ -196,10 +196,7 @@ class WeightedMTP(LightningModule):
             self.log(f"val/ce_head{k}", nll, batch_size=count, on_epoch=True, sync_dist=True)
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip all gradients together; where the trunk hears only a part of the other heads, theirs on their own.
 

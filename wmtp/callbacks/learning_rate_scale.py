@@ -12,11 +12,7 @@ from wmtp.private_names import scale_last_rates
 
 
 class LearningRateScale(Callback):
-    """Multiply every learning rate by `scale`.
-
-    Args:
-        scale: 설정한 학습률에 곱할 수.
-    """
+    """Multiply every learning rate by `scale`."""
 
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale

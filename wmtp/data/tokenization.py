@@ -145,9 +145,7 @@ def tokenize_problem(
 
     Args:
         problem: 정답이 하나 이상 있는 문제.
-        prompt: `wmtp.data.prompts`의 프롬프트 방식.
         tokenizer: 빠른(fast) 토크나이저. 글자 위치를 알려 주어야 한다.
-        shots: 프롬프트 앞에 보일 예시 문제들.
     """
     prompt_ids = tokenizer(prompt.render(problem, shots))["input_ids"]
     text = prompt.completion(problem)

@@ -101,9 +101,7 @@ def localisation(score_BT: Tensor, mask_BT: Tensor, changed_BT: Tensor, correct_
 
     Args:
         score_BT: 토큰 점수. critic은 δ, rho1은 손실의 차이. 낮을수록 의심스럽다.
-        mask_BT: 목표 토큰이면 True.
         changed_BT: 맞은 프로그램과 다른 토큰이면 True. 하나도 없는 틀린 프로그램은 세지 않는다.
-        correct_B: 맞은 프로그램이면 True.
 
     Returns:
         on_first: 가장 낮은 점수가 첫 달라진 토큰에 있는 비율.

@@ -22,10 +22,6 @@ from wmtp.storage.files import give_usual_mode
 def whole_model(trainer: Any, algo: Any) -> Iterator[MTPMixin | None]:
     """Give the first rank the whole model; let the others wait until it is done with it.
 
-    Args:
-        trainer: Lightning의 Trainer.
-        algo: `model`을 가진 LightningModule.
-
     Yields:
         0번 랭크에서는 모델, 나머지에서는 None.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.maths.loss import METHOD
-from wmtp.reporting.reading import scored
+from wmtp.reporting.reading import LEFT_OUT, scored
 from wmtp.reporting.texts import Texts
 
 
@@ -70,7 +70,7 @@ def evaluation_summary(name: str, metrics: Mapping[str, Any], report: Path, t: T
         for key in metrics
         if key.startswith(f"{name}/pass@") and key + "_low" in metrics
     ]
-    for what, said in _LEFT_OUT.items():
+    for what, said in LEFT_OUT.items():
         if metrics[f"{name}/{what}"]:
             lines.append(_line(f"{name}/{what}", t(said, count=len(metrics[f"{name}/{what}"]))))
     rates = [f"{value:.2f}" for key, value in metrics.items() if key.startswith(f"{name}/acceptance/")]
@@ -78,13 +78,6 @@ def evaluation_summary(name: str, metrics: Mapping[str, Any], report: Path, t: T
         lines.append(_line(t("drafts accepted"), f"{', '.join(rates)} {t('(heads 1, 2, …)')}"))
     lines += [_line(t("report"), report.with_suffix(".html")), _line(t("results"), report.parent)]
     return "\n".join(lines)
-
-
-_LEFT_OUT = {
-    "missing": "{count} problems without a sample, not counted",
-    "unjudgeable": "{count} problems whose own reference fails, not counted",
-    "too_long": "{count} prompts too long",
-}
 
 
 def _with_interval(metrics: Mapping[str, Any], key: str) -> str:

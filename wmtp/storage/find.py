@@ -49,14 +49,9 @@ class Storage:
         **unknown: Any,
     ) -> None:
         refuse_secrets({"storage": {"s3": s3, **unknown}})
-        for key in unknown:
-            raise ConfigError(nested_form(f"storage.{key}") or f"storage.{key} is not a key; see conf/storage/.")
-        for key in s3 or {}:
-            if key not in S3_KEYS:
-                raise ConfigError(
-                    nested_form(f"storage.s3.{key}")
-                    or f"storage.s3.{key} is not a key; there are {', '.join(S3_KEYS)}."
-                )
+        for key in (*unknown, *(f"s3.{key}" for key in s3 or {} if key not in S3_KEYS)):
+            there = f"there are {', '.join(S3_KEYS)}" if key.startswith("s3.") else "see conf/storage/"
+            raise ConfigError(nested_form(f"storage.{key}") or f"storage.{key} is not a key; {there}.")
         check_choice("storage.mode", mode, ("auto", "offline"))
         self.s3 = {key: (s3 or {}).get(key) for key in S3_KEYS}
         self.offline = mode == "offline" or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
@@ -108,7 +103,8 @@ class Storage:
             folders, tried = [Path(path).expanduser()], [f"in {key}={path}"]
             remedy = "Correct the path, or leave it out to look in $WMTP_DATA, the cache, S3 and the Hub."
         for folder in folders:
-            files = [folder] if folder.is_file() else _matches(folder, patterns, several)
+            here = [f.relative_to(folder).as_posix() for pattern in patterns for f in sorted(folder.glob(pattern))]
+            files = [folder] if folder.is_file() else [folder / name for name in choose(here, patterns, several)]
             if files:
                 self.used[name] = {"from": str(folder)}
                 return files
@@ -124,10 +120,6 @@ class Storage:
         """Find a model's folder: a local one, s3://bucket/key, or organization/name in the cache, S3 or on the Hub.
 
         [동작] 한 저장소에 모델이 여럿이면 organization/name/폴더. 그 폴더와, 저장소 맨 위의 tokenizer.model만 가져온다.
-
-        Args:
-            path: 로컬 폴더, s3:// 주소, 또는 Hub의 이름.
-            key: 오류 문장에 쓸 설정의 이름.
 
         Raises:
             DataNotFoundError: config.json(Meta의 형식은 params.json)이 있는 폴더가 어디에도 없을 때.
@@ -191,8 +183,8 @@ class Storage:
         """Return where the configured bucket would hold something, if there is a bucket."""
         if not self.s3["bucket"]:
             return []
-        key = "/".join(part for part in ((self.s3["prefix"] or "").strip("/"), name) if part)
-        return [S3Place(self.s3["bucket"], key, patterns, several, self.s3["endpoint_url"], self.s3["region"])]
+        where = [self.s3["bucket"], (self.s3["prefix"] or "").strip("/"), name]
+        return [self._s3_url("s3://" + "/".join(filter(None, where)), patterns, several)]
 
     def _s3_url(self, url: str | os.PathLike, patterns: tuple[str, ...], several: bool) -> S3Place:
         bucket, _, key = str(url).removeprefix("s3://").partition("/")
@@ -237,11 +229,6 @@ class Storage:
 
 def _is_model(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in MODEL_MARKS)
-
-
-def _matches(folder: Path, patterns: Sequence[str], several: bool) -> list[Path]:
-    names = [found.relative_to(folder).as_posix() for pattern in patterns for found in sorted(folder.glob(pattern))]
-    return [folder / name for name in choose(names, patterns, several)]
 
 
 def _listed(tried: Sequence[str]) -> str:
