@@ -13,6 +13,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ContextDecorator
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ def adaptive_rounding(terms: int, dtype: torch.dtype) -> float:
     return math.sqrt(2 * relative_rounding(terms, dtype))
 
 
-class in_float64(TorchFunctionMode):
+class in_float64(TorchFunctionMode, ContextDecorator):
     """Compute in float64 what is computed inside: transformers' norms and rotary angles ask for float32."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
