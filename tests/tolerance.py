@@ -3,10 +3,9 @@
 [연구 맥락] 행렬곱의 커널은 CPU마다, 스레드 수마다, 행렬의 모양마다 더하는 순서가 다르다. 그래서 한 기계에서 읽은
     허용오차는 다른 기계에서 깨지거나, 잘못을 놓친다. 여기서는 크기와 정밀도에서 구한다.
 [동작] 수 n개의 합은 순서가 어떻든 (n − 1)·u·Σ|xᵢ| 안에서 맞다, u = eps/2 (Higham, Accuracy and Stability of
-    Numerical Algorithms, 3.1절과 4.2절). 두 가지 방법의 차이는 n·eps·Σ|xᵢ| 안이다. n은 한 수에 이르는 길에서
-    더해지는 수를 모두 센 것이고, Σ|xᵢ| 대신 함께 구한 수 가운데 가장 큰 것을 쓴다. 상쇄와 층의 증폭은 그보다 크게
-    할 수 있지만, 반올림은 서로 지우므로 실제 오차는 n이 아니라 √n을 따라 자란다 (Higham과 Mary 2019): 그 차이 √n이
-    여유다.
+    Numerical Algorithms, 3.1절과 4.2절). 반올림은 서로 지우므로, 서로 무관하면 8·√n·u·Σ|xᵢ|를 넘을 확률이 2n·e⁻³²보다
+    작다 (Higham과 Mary 2019). 두 가지 방법의 차이는 그 두 배다. n은 한 수에 이르는 길에서 더해지는 수를 모두 센 것이고,
+    Σ|xᵢ| 대신 함께 구한 수 가운데 가장 큰 것을 쓴다.
 [디버깅] 약속이 대수적이면 (나누어 구해도 같다, 패딩은 상관없다) `in_float64`로 구한다. 한계가
     잘못보다 백만 배 작아진다.
 """
@@ -24,7 +23,7 @@ Tensors = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 def relative_rounding(terms: int, dtype: torch.dtype) -> float:
     """Bound the relative difference between two ways of adding up so many terms."""
-    return terms * torch.finfo(dtype).eps
+    return min(terms, 8 * math.sqrt(terms)) * torch.finfo(dtype).eps
 
 
 def terms_of(model: nn.Module, positions: int) -> int:
@@ -34,7 +33,7 @@ def terms_of(model: nn.Module, positions: int) -> int:
         더한다. 뒤로 가며 행렬마다 두 번, 입력과 가중치의 기울기를 구한다.
     """
     rows = sum(max(parameter.shape) for parameter in model.parameters())
-    layers = len(model.decoder_layers) + len(model.extra_heads)
+    layers = model.config.num_hidden_layers + len(getattr(model, "extra_heads", ()))
     return 3 * (rows + layers * positions)
 
 

@@ -111,15 +111,16 @@ def test_a_model_of_two_layers_is_the_same_up_to_rounding_in_any_precision_and_a
 def test_rounding_moves_a_run_of_adamw_no_further_than_said():
     """Gradients of every size, some near to zero, where rounding decides on the whole step."""
     generator = torch.Generator().manual_seed(42)
-    gradient = torch.randn(100_000, generator=generator, dtype=torch.float64)
-    terms = 1000
-    error = relative_rounding(terms, torch.float32) * torch.randn(gradient.shape, generator=generator).double()
-    ends = []
-    for each in (gradient, gradient + error):
-        weight = torch.nn.Parameter(torch.zeros_like(gradient))
-        optimizer = torch.optim.AdamW([weight], lr=1.0, weight_decay=0.0)
-        weight.grad = each
-        optimizer.step()
-        ends.append([weight.detach()])
-    apart = distance(ends[1], ends[0])
-    assert adaptive_rounding(terms, torch.float32) / 10 < apart < adaptive_rounding(terms, torch.float32)
+    gradient_N = torch.randn(100_000, generator=generator, dtype=torch.float64)
+    bound = relative_rounding(10, torch.float16)
+
+    def run(error: float) -> torch.Tensor:
+        weight_N = torch.nn.Parameter(torch.zeros_like(gradient_N))
+        optimizer = torch.optim.AdamW([weight_N], lr=1.0, betas=(0.9, 0.95), weight_decay=0.0)
+        for _ in range(4):
+            weight_N.grad = gradient_N + error * torch.randn(100_000, generator=generator, dtype=torch.float64)
+            optimizer.step()
+        return weight_N.detach()
+
+    apart = distance(run(bound / 8), run(0.0))  # a bound is eight standard deviations
+    assert adaptive_rounding(10, torch.float16) / 10 < apart < adaptive_rounding(10, torch.float16)
