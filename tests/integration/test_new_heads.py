@@ -124,10 +124,10 @@ def test_two_ranks_sharded_or_not_fit_the_heads_that_one_does_and_train_alike(tm
 
     bound = adaptive_rounding(terms_of(load_model(find_model("asset:tiny-base")), positions=512), torch.float32)
     copies = ModelSource("asset:tiny-base", heads_init="copy").load().extra_heads
-    start = {f"model.extra_heads.{name}": weight for name, weight in copies.state_dict().items()}
+    begin = {f"model.extra_heads.{name}": weight for name, weight in copies.state_dict().items()}
     alone = run("one", "trainer.accumulate_grad_batches=2")
     for other in (run("ddp", "trainer=ddp", *CPU), run("fsdp", "trainer=fsdp", *CPU)):
         for ours, theirs in zip(curve_of(other), curve_of(alone), strict=True):
             assert ours["ce"] == pytest.approx(theirs["ce"], rel=bound)
-        ends = ({name: run_weights[name] for name in start} for run_weights in (weights(other), weights(alone)))
-        assert distance(*ends, start) <= bound
+        ends = ({name: run_weights[name] for name in begin} for run_weights in (weights(other), weights(alone)))
+        assert distance(*ends, begin) <= bound
