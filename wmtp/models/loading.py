@@ -306,8 +306,8 @@ def check_logits(model: MTPMixin) -> None:
     ours_BTV, theirs_BTV = hidden_BTD @ unembedding_VD.T, model(ids_BT).logits
     model.set_attn_implementation(attention)
     model.train(was_training)
-    # A sum of D products in float32, in any order, is off by a few √D roundings of the vectors' lengths (Higham and Mary
-    # 2019), and what is multiplied is rounded to the model's precision.
+    # A sum of D products in float32, in any order, is off by a few √D roundings of the vectors' lengths (Higham and
+    # Mary 2019), and what is multiplied is rounded to the model's precision.
     length_BTV = hidden_BTD.norm(dim=-1, keepdim=True).float() * unembedding_VD.norm(dim=-1).float()
     low, full = torch.finfo(theirs_BTV.dtype).eps, torch.finfo(torch.float32).eps
     rounding_BTV = (2 * low + 8 * hidden_BTD.shape[-1] ** 0.5 * full) * length_BTV
