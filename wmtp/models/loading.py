@@ -302,11 +302,16 @@ def check_logits(model: MTPMixin) -> None:
     model.set_attn_implementation(attention if attention in ("sdpa", "eager") else "eager")
     ids_BT = torch.arange(3, device=model.device)[None]
     output = model.mtp(ids_BT)
-    ours_BTV, theirs_BTV = output.hidden[0] @ output.unembedding_VD.T, model(ids_BT).logits
+    hidden_BTD, unembedding_VD = output.hidden[0], output.unembedding_VD
+    ours_BTV, theirs_BTV = hidden_BTD @ unembedding_VD.T, model(ids_BT).logits
     model.set_attn_implementation(attention)
     model.train(was_training)
-    rounding = max(1e-4, 4 * torch.finfo(theirs_BTV.dtype).eps)
-    if not torch.allclose(ours_BTV, theirs_BTV, rtol=10 * rounding, atol=rounding * float(theirs_BTV.abs().max())):
+    # A sum of D products in float32, in any order, is off by a few √D roundings of the vectors' lengths (Higham and
+    # Mary 2019), and what is multiplied is rounded to the model's precision.
+    length_BTV = hidden_BTD.norm(dim=-1, keepdim=True).float() * unembedding_VD.norm(dim=-1).float()
+    low, full = torch.finfo(theirs_BTV.dtype).eps, torch.finfo(torch.float32).eps
+    rounding_BTV = (2 * low + 8 * hidden_BTD.shape[-1] ** 0.5 * full) * length_BTV
+    if not ((ours_BTV - theirs_BTV).abs() <= rounding_BTV).all():
         raise ConfigError(
             f"model.path: the logits of {model.config.model_type} are not its final hidden states times its output "
             "matrix (a bias, a scale or a cap follows), which the loss of the heads does not compute; choose another "

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.convert_slow_tokenizer import import_protobuf
 
+from tests.tolerance import assert_same_up_to_rounding, in_float64, terms_of
 from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, StorageError
 from wmtp.models import loading
 from wmtp.models.frozen import find_reference
@@ -141,10 +142,17 @@ def published_logits(weights: dict[str, Tensor], params: dict, ids_BT: Tensor) -
     return torch.stack([norm(block(trunk_BTD, h), "norm") @ weights["output.weight"].T for h in heads], dim=2)
 
 
+def turn_exactly(model: LlamaForCausalLM) -> None:
+    """Compute the speeds of rotation anew: transformers keeps them in float32."""
+    rotary = model.model.rotary_emb
+    rotary.inv_freq, _ = rotary.compute_default_rope_parameters(model.config)
+
+
 def logits_and_expected(released: Path, converted: Path, params: dict, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
     weights = {name: w.double() for name, w in torch.load(released / "consolidated.pth", weights_only=True).items()}
     model = load_model(converted).double().eval()
-    with torch.no_grad():
+    with torch.no_grad(), in_float64():
+        turn_exactly(model)
         ours_BTHV = torch.stack([hidden @ model.unembedding_VD.T for hidden in model.mtp(ids_BT).hidden], dim=2)
     return ours_BTHV, published_logits(weights, params, ids_BT)
 
@@ -170,7 +178,7 @@ def test_params_are_read_as_meta_means_them(tmp_path, written, meant):
         (folder / "params.json").write_text(json.dumps(said))
         converted = convert(folder, tmp_path / "cache")
         ours_BTHV, expected_BTHV = logits_and_expected(folder, converted, params, ids_BT)
-        torch.testing.assert_close(ours_BTHV, expected_BTHV, rtol=1e-4, atol=1e-4 * float(expected_BTHV.abs().max()))
+        assert_same_up_to_rounding(ours_BTHV, expected_BTHV, terms_of(load_model(converted), ids_BT.numel()))
         to_meta(converted, tmp_path / "back")
         assert json.loads((tmp_path / "back" / "params.json").read_text()) == said
 
@@ -178,15 +186,16 @@ def test_params_are_read_as_meta_means_them(tmp_path, written, meant):
 def test_logits_of_all_heads_are_those_of_the_published_architecture(released, converted):
     ids_BT = torch.randint(3, 250, (2, 17), generator=torch.Generator().manual_seed(42))
     ours_BTHV, expected_BTHV = logits_and_expected(released, converted, PARAMS, ids_BT)
-    model = load_model(converted).double().eval()
+    model = load_model(converted)
+    terms = terms_of(model, ids_BT.numel())
     assert model.heads == 3
     assert model.config.num_hidden_layers == 3
-    with torch.no_grad():
-        # transformers keeps rotary angles in float32
-        torch.testing.assert_close(ours_BTHV, expected_BTHV, rtol=1e-4, atol=1e-4 * float(expected_BTHV.abs().max()))
-        head_zero = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.float64).eval()
-        assert type(head_zero) is LlamaForCausalLM
-        torch.testing.assert_close(head_zero(ids_BT).logits, ours_BTHV[:, :, 0])
+    assert_same_up_to_rounding(ours_BTHV, expected_BTHV, terms)
+    head_zero = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.float64).eval()
+    assert type(head_zero) is LlamaForCausalLM
+    with torch.no_grad(), in_float64():
+        turn_exactly(head_zero)
+        assert_same_up_to_rounding(head_zero(ids_BT).logits, ours_BTHV[:, :, 0], terms)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
