@@ -27,15 +27,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from torch import Tensor
-from transformers import LlamaConfig, PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
+from transformers import LlamaConfig
 
 from wmtp.checks import is_whole_number
 from wmtp.errors import CheckpointError, DataNotFoundError, StorageError
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.models.same_tensors import check_same_tensors
+from wmtp.models.sentencepiece_model import read_pieces
 from wmtp.storage import say
 from wmtp.storage.files import give_usual_mode, written_atomically
 from wmtp.storage.lock import alone
@@ -196,55 +195,12 @@ def make_config(params: dict[str, Any], weights: dict[str, Tensor], key: str = "
     )
 
 
-def read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
-    """Turn a SentencePiece BPE model into a tokenizer of transformers that cuts text exactly as SentencePiece does.
-
-    [동작] sentencepiece 패키지는 필요 없다: 파일은 protobuf이고, transformers가 그 정의를 가지고 있다.
-        LlamaTokenizer는 쓰지 않는다: 공백으로 시작하는 글 앞에 SentencePiece가 언제나 붙이는 "▁"를 빠뜨린다.
-
-    Raises:
-        CheckpointError: SentencePiece의 BPE 모델이 아닐 때.
-    """
-    try:
-        proto = import_protobuf().ModelProto()
-    except ImportError as error:
-        raise CheckpointError(
-            f"{file} needs the package protobuf to be read; install it: pip install protobuf."
-        ) from error
-    try:
-        proto.ParseFromString(file.read_bytes())
-    except Exception as error:  # protobuf's DecodeError; its class differs between implementations
-        raise CheckpointError(f"{file} is not a SentencePiece model ({error}); copy it again.") from error
-    if proto.trainer_spec.model_type != 2:  # BPE, in sentencepiece_model.proto
-        raise CheckpointError(f"{file} is not a BPE model of SentencePiece, as Llama's tokenizers are.")
-    vocabulary = {piece.piece: i for i, piece in enumerate(proto.pieces)}
-    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == 1}  # no bytes, no controls
-    spec = proto.trainer_spec
-    unk, bos, eos = (proto.pieces[i].piece for i in (spec.unk_id, spec.bos_id, spec.eos_id))
-    merges = generate_merges({piece: vocabulary[piece] for piece in scores}, scores)
-    model = models.BPE(vocabulary, merges, unk_token=unk, fuse_unk=True, byte_fallback=True)
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    strip = decoders.Strip(content=" ", left=1)  # the "▁" of the normalizer
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
-    # Meta's own code puts the start token before every text.
-    tokenizer.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=[(bos, spec.bos_id)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token=unk,
-        bos_token=bos,
-        eos_token=eos,
-        model_max_length=CONTEXT,
-        split_special_tokens=True,  # "</s>" in a problem's text is text, and ends nothing
-    )
-
-
 def _convert(
     folder: Path, params: dict[str, Any], tokenizer_file: Path, weights_file: Path, target: Path, key: str
 ) -> None:
     """Check everything, then write it under another name and rename."""
     part = target.with_name(f".{target.name}.part")
-    tokenizer = read_tokenizer(tokenizer_file)
+    tokenizer = read_pieces(tokenizer_file, CONTEXT)
     weights = _open(weights_file, key)
     config = make_config(params, weights, key)
     _check(weights, config, weights_file, key)
