@@ -17,27 +17,27 @@
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig
 
 from wmtp.checks import is_whole_number
-from wmtp.errors import CheckpointError, DataNotFoundError, StorageError
+from wmtp.errors import CheckpointError, DataNotFoundError
+from wmtp.models.converted import converted, sync
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.models.same_tensors import check_same_tensors
 from wmtp.models.sentencepiece_model import read_pieces
 from wmtp.storage import say
 from wmtp.storage.files import give_usual_mode, written_atomically
-from wmtp.storage.lock import alone
 
 WEIGHTS, PARAMS, TOKENIZER = "consolidated.pth", "params.json", "tokenizer.model"
 ORIGINALS = "meta"  # where a converted folder keeps the files that `to_meta` gives back
@@ -80,20 +80,9 @@ def convert(folder: Path, cache: Path, key: str = "model.path") -> Path:
     params = read_params(folder, key)
     tokenizer_file = _find(folder, (TOKENIZER, f"../{TOKENIZER}"), key)
     weights_file = _find(folder, (WEIGHTS,), key)
-    target = cache / "converted" / f"{folder.resolve().name}-{_identity(folder / PARAMS, tokenizer_file, weights_file)}"
-    if target.is_dir():
-        return target
-    try:
-        with alone(target.with_name(f".{target.name}.lock")):  # one process converts, the others wait for it
-            if not target.is_dir():
-                _convert(folder, params, tokenizer_file, weights_file, target, key)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"storage.cache = {cache}: {folder} cannot be converted there ({error}). It takes "
-            f"{weights_file.stat().st_size / 2**30:.1f} GiB: free some, or set storage.cache (or WMTP_CACHE) to a "
-            "larger disk."
-        ) from error
-    return target
+    identity = _identity(folder / PARAMS, tokenizer_file, weights_file)
+    write = partial(_convert, folder, params, tokenizer_file, weights_file, key)
+    return converted(folder, identity, weights_file.stat().st_size, cache, write)
 
 
 def to_meta(folder: Path, out: Path) -> None:
@@ -196,10 +185,9 @@ def make_config(params: dict[str, Any], weights: dict[str, Tensor], key: str = "
 
 
 def _convert(
-    folder: Path, params: dict[str, Any], tokenizer_file: Path, weights_file: Path, target: Path, key: str
+    folder: Path, params: dict[str, Any], tokenizer_file: Path, weights_file: Path, key: str, part: Path
 ) -> None:
-    """Check everything, then write it under another name and rename."""
-    part = target.with_name(f".{target.name}.part")
+    """Check everything, then write it."""
     tokenizer = read_pieces(tokenizer_file, CONTEXT)
     weights = _open(weights_file, key)
     config = make_config(params, weights, key)
@@ -209,16 +197,13 @@ def _convert(
             f"{key}: {tokenizer_file} has {len(tokenizer)} pieces, but {weights_file} knows {config.vocab_size}; "
             f"put the model's own {TOKENIZER} into {folder}."
         )
-    say(f"converting {folder} once, into {target}")
+    say(f"converting {folder} once, into {part.parent}")
     (part / ORIGINALS).mkdir(parents=True, exist_ok=True)
     for original in (folder / PARAMS, tokenizer_file):
         shutil.copyfile(original, part / ORIGINALS / original.name)
     config.save_pretrained(part)
     tokenizer.save_pretrained(part)
     _write_shards(weights, config, part)
-    for file in part.rglob("*.*"):
-        _sync(file)
-    part.rename(target)
 
 
 def _write_shards(weights: dict[str, Tensor], config: LlamaConfig, part: Path) -> None:
@@ -237,15 +222,10 @@ def _write_shards(weights: dict[str, Tensor], config: LlamaConfig, part: Path) -
         temporary = file.with_suffix(".part")
         save_file(tensors, temporary, metadata={"format": "pt"})
         give_usual_mode(temporary)
-        _sync(temporary)
+        sync(temporary)
         temporary.rename(file)
     index = {"metadata": {"total_size": size}, "weight_map": where}
     (part / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
 
 
 def _names(config: LlamaConfig) -> dict[str, str]:
