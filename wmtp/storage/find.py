@@ -149,28 +149,8 @@ class Storage:
                 f"{key} = {path} is an adapter without its model. Load both with peft, call merge_and_unload(), and "
                 "give the folder that save_pretrained then writes; or give the base model."
             )
-        places: list[Place] = []
         tried = [] if is_s3(path) else [f"in {folder}"]
-        inside = ""
-        named = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:/([\w.-]+))?", path)
-        if is_s3(path) and path.endswith(GGUF):
-            above, _, inside = path.rpartition("/")
-            places = [self._s3_url(above, (inside,), several=False)]
-        elif is_s3(path):
-            places = [self._s3_url(path, MODEL_FILES, several=True)]
-        # A mistyped local path must not be looked up elsewhere: its first folder, at least, is there.
-        elif (
-            named
-            and (named[2] or not path.endswith(GGUF))
-            and not folder.exists()
-            and not (named[2] and Path(folder.parts[0]).exists())
-        ):
-            repo, inside, patterns = named[1], named[2] or "", MODEL_FILES
-            if inside.endswith(GGUF):
-                patterns = (inside,)
-            elif inside:
-                patterns = (*(f"{inside}/{pattern}" for pattern in MODEL_FILES), "tokenizer.model")
-            places = [*self._s3(repo, patterns, True), HubPlace(repo, "model", patterns, True, self.accepted)]
+        places, inside = self._model_places(path, folder)
         copy = self._anywhere(path, places, tried, revalidate=is_s3(path))
         if copy is not None and (file := _gguf_in(copy / inside, key)):
             return file
@@ -181,6 +161,24 @@ class Storage:
                 "s3://bucket/key, a name on the Hub, or asset:tiny-base."
             )
         return copy / inside
+
+    def _model_places(self, path: str, folder: Path) -> tuple[list[Place], str]:
+        """Return where a model that is not in a local folder would be, and where it lies in a copy of that place."""
+        if is_s3(path):
+            above, _, name = path.rpartition("/")
+            if name.endswith(GGUF):
+                return [self._s3_url(above, (name,), several=False)], name
+            return [self._s3_url(path, MODEL_FILES, several=True)], ""
+        named = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:/([\w.-]+))?", path)
+        # A mistyped local path must not be looked up elsewhere: its first folder, at least, is there.
+        if not named or folder.exists() or (named[2] and Path(folder.parts[0]).exists()) or named[1].endswith(GGUF):
+            return [], ""
+        repo, inside, patterns = named[1], named[2] or "", MODEL_FILES
+        if inside.endswith(GGUF):
+            patterns = (inside,)
+        elif inside:
+            patterns = (*(f"{inside}/{pattern}" for pattern in MODEL_FILES), "tokenizer.model")
+        return [*self._s3(repo, patterns, True), HubPlace(repo, "model", patterns, True, self.accepted)], inside
 
     def find_checkpoint(self, url: str) -> Path:
         """Mirror a .ckpt file of S3 with the tokenizer beside it, or a run directory, or a model folder.
