@@ -149,16 +149,17 @@ class Storage:
                 f"{key} = {path} is an adapter without its model. Load both with peft, call merge_and_unload(), and "
                 "give the folder that save_pretrained then writes; or give the base model."
             )
-        tried = [] if is_s3(path) else [f"in {folder}"]
+        is_file = path.endswith(GGUF)
+        tried = [] if is_s3(path) else [f"in {folder.parent if is_file else folder}"]
         places, inside = self._model_places(path, folder)
         copy = self._anywhere(path, places, tried, revalidate=is_s3(path))
         if copy is not None and (file := _gguf_in(copy / inside, key)):
             return file
         if copy is None or not _is_model(copy / inside):
-            wanted = "such file" if path.endswith(GGUF) else "config.json"
+            wanted = folder.name if is_file else "config.json"
             raise DataNotFoundError(
-                f"{key} = {path}: no {wanted} {_listed(tried)}. Give a folder that save_pretrained wrote, "
-                "s3://bucket/key, a name on the Hub, or asset:tiny-base."
+                f"{key} = {path}: no {wanted} {_listed(tried)}. Give a folder that save_pretrained wrote, a .gguf "
+                "file, s3://bucket/key, a name on the Hub, or asset:tiny-base."
             )
         return copy / inside
 

@@ -120,7 +120,7 @@ def test_a_folder_with_one_file_is_that_file_and_with_several_a_sentence_that_li
 
 def test_a_file_that_is_not_there_is_looked_for_nowhere_else(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataNotFoundError, match=r"model.path = models/x.gguf: no such file in models/x.gguf\. Give"):
+    with pytest.raises(DataNotFoundError, match=r"model.path = models/x.gguf: no x.gguf in models\. Give"):
         find_model("models/x.gguf")
 
 
