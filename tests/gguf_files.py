@@ -3,12 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 BLOCK = {
@@ -48,9 +49,21 @@ def tiny_llama(rows: int, tied: bool = True) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(vocab_size=rows, tie_word_embeddings=tied, **shape, **attention)).eval()
 
 
+def tiny_qwen2(rows: int) -> Qwen2ForCausalLM:
+    """Make a small model with biases, whose rotary rows llama.cpp leaves as they are."""
+    torch.manual_seed(42)
+    shape = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, max_position_embeddings=128)
+    attention = dict(num_attention_heads=4, num_key_value_heads=2)
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=rows, tie_word_embeddings=True, **shape, **attention)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return model
+
+
 def write_gguf(
     file: Path,
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     tokenizer: Tokenizer,
     kind: str = "F32",
     pre: str | None = "smollm",
@@ -63,7 +76,7 @@ def write_gguf(
 
     Args:
         file: 쓸 파일.
-        model: Llama.
+        model: Llama나 Qwen2.
         tokenizer: 바이트 단위 BPE.
         kind: 행렬을 담는 방법 ("F32", "Q8_0", "Q4_1").
         pre: 글을 자르는 법의 이름.
@@ -73,7 +86,7 @@ def write_gguf(
         settings: 메타데이터를 더하는 함수.
     """
     config, content = model.config, json.loads(tokenizer.to_str())
-    writer = gguf.GGUFWriter(str(file), "llama")
+    writer = gguf.GGUFWriter(str(file), config.model_type)
     writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -123,10 +136,10 @@ def their_name(ours: str) -> str:
     return f"blk.{layer}.{BLOCK[part]}.{end}"
 
 
-def in_their_order(name: str, weight: torch.Tensor, config: LlamaConfig) -> np.ndarray:
+def in_their_order(name: str, weight: torch.Tensor, config: Any) -> np.ndarray:
     """Give rotary rows in neighbouring pairs, as llama.cpp turns them."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
-    if heads:
+    if heads and config.model_type == "llama":
         weight = weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
     return weight.contiguous().numpy()
 

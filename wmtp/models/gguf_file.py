@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tokenizers import pre_tokenizers
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 
 from wmtp.cache.fingerprint import digest_of_file
@@ -36,6 +35,7 @@ ENDING = ".gguf"
 GROWTH = 8  # a number takes 4 bytes here, and at least half a byte there
 INSTEAD = "give the model as a folder with safetensors"
 FLOATS = ("F64", "F32", "F16", "BF16")
+CUT = ("tokenizer.ggml.model", "tokenizer.ggml.pre")
 # What `tokenizer.ggml.pre` may be called where text is cut as GPT-2 cuts it, and where digits stand alone besides.
 LIKE_GPT2 = (None, "default", "gpt-2", "phi-2", "mpt", "olmo", "jais", "mellum", "roberta-bpe", "exaone4")
 DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell")
@@ -43,7 +43,7 @@ DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 
 def is_gguf(path: Path) -> bool:
     """Say whether what was found is a GGUF file and not a folder."""
-    return path.suffix == ENDING
+    return path.suffix == ENDING and path.is_file()
 
 
 def convert(file: Path, cache: Path, key: str, check: Callable[[Any], Any]) -> Path:
@@ -73,6 +73,7 @@ def _say_origin(model: str, folder: Path) -> None:
 
 
 def _convert(file: Path, key: str, check: Callable[[Any], Any], part: Path) -> None:
+    """Check everything, then read the weights and write the folder."""
     if find_spec("gguf") is None:
         raise ConfigError(f"{key} = {file} needs the package gguf to be read; pip install 'wmtp[gguf]'.")
     import gguf
@@ -83,13 +84,16 @@ def _convert(file: Path, key: str, check: Callable[[Any], Any], part: Path) -> N
         options = dict(gguf_file=file.name, local_files_only=True, trust_remote_code=False)
         with _damage_is_said(file, key):
             reader = gguf.GGUFReader(file)
-            fields = {name: field.contents() for name, field in reader.fields.items() if "tokens" not in name}
+            rules = [field.contents() if (field := reader.fields.get(name)) else None for name in CUT]
             config = AutoConfig.from_pretrained(alone, **options)
         check(config)
+        with _damage_is_said(file, key):
+            tokenizer = AutoTokenizer.from_pretrained(alone, **options)
+        _cut_as_it_says(tokenizer, *rules, file, key)
+        _check_all_is_read({tensor.name: int(tensor.n_elements) for tensor in reader.tensors}, config, file, key)
         origin = origin_of(reader.tensors)
         say(f"converting {file}, {origin}, once, into {part.parent}")
         with _damage_is_said(file, key):
-            tokenizer = AutoTokenizer.from_pretrained(alone, **options)
             read, report = AutoModelForCausalLM.from_pretrained(
                 alone,
                 dtype=torch.float32,
@@ -97,20 +101,25 @@ def _convert(file: Path, key: str, check: Callable[[Any], Any], part: Path) -> N
                 output_loading_info=True,
                 **options,
             )
-    _cut_as_it_says(tokenizer, fields, file, key)
-    _check_whole(read, report, {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}, file, key)
+    weights = read.state_dict()
+    broken = [name for name, weight in weights.items() if not weight.isfinite().all()]
+    if broken or report["missing_keys"] or report["mismatched_keys"]:
+        name = min([*broken, *report["missing_keys"], *report["mismatched_keys"]], key=str)
+        raise CheckpointError(f"{key} = {file} is damaged: {name} is missing, or holds NaN or Inf; copy it again.")
     # It refuses to save what it read from a GGUF, so the tensors go into a model that came from nowhere.
-    weights, settings = read.state_dict(), read.config.to_dict()
-    for name in ("quantization_config", "_name_or_path"):
-        settings.pop(name, None)
     if torch.equal(*(matrix.weight for matrix in (read.get_input_embeddings(), read.get_output_embeddings()))):
-        settings["tie_word_embeddings"] = True  # some files hold the one matrix twice
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(type(read.config)(**settings, stored_as=origin))
+        config.tie_word_embeddings = True  # some files hold the one matrix twice
+    config.stored_as, config.dtype = origin, torch.float32
+    model = _empty(config)
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
     model.save_pretrained(part)
     tokenizer.save_pretrained(part)
+
+
+def _empty(config: Any) -> Any:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 def origin_of(tensors: list[Any]) -> str:
@@ -136,10 +145,12 @@ def _damage_is_said(file: Path, key: str) -> Iterator[None]:
         ) from error
 
 
-def _cut_as_it_says(tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any], file: Path, key: str) -> None:
+def _cut_as_it_says(
+    tokenizer: PreTrainedTokenizerBase, kind: str | None, rule: str | None, file: Path, key: str
+) -> None:
     """Cut text as the file says; transformers cuts as GPT-2 does where it does not know the rule."""
-    rule, backend = fields.get("tokenizer.ggml.pre"), tokenizer.backend_tokenizer
-    if fields.get("tokenizer.ggml.model") != "gpt2" or not isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
+    backend = tokenizer.backend_tokenizer
+    if kind != "gpt2" or not isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
         return
     if rule in DIGITS_APART:
         digits = pre_tokenizers.Digits(individual_digits=True)
@@ -151,22 +162,16 @@ def _cut_as_it_says(tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any], 
         )
 
 
-def _check_whole(model: Any, report: dict[str, Any], there: dict[str, int], file: Path, key: str) -> None:
-    """Hold that every number of the file went into the model, and no other number did."""
-    if missing := sorted(report["missing_keys"] | report["mismatched_keys"]):
-        raise CheckpointError(
-            f"{key} = {file} lacks {missing[0]} ({len(missing)} tensors in all); if it is a part of a split model, "
-            "join the parts first (llama-gguf-split --merge)."
-        )
-    if model.config.tie_word_embeddings:
+def _check_all_is_read(there: dict[str, int], config: Any, file: Path, key: str) -> None:
+    """Hold that the file has as many numbers as the model that transformers will make of it."""
+    if config.tie_word_embeddings:
         there.pop("output.weight", None)
-    here = {name: parameter for name, parameter in model.named_parameters()}
-    numbers, ours = sum(there.values()), sum(map(Tensor.numel, here.values()))
-    if numbers != ours:
-        rope = [name for name in there if name.startswith("rope_f")]
+    numbers, wanted = sum(there.values()), sum(parameter.numel() for parameter in _empty(config).parameters())
+    what = f"{key} = {file} holds {numbers} numbers, and the {config.model_type} that transformers makes of it {wanted}"
+    if numbers < wanted:
         raise CheckpointError(
-            f"{key} = {file} holds {numbers} numbers, and transformers makes a {model.config.model_type} of {ours} out "
-            f"of it, which is another model{f' (without {rope[0]})' if rope else ''}; {INSTEAD}."
+            f"{what}: a part of it is not here; join the parts of a split model first (llama-gguf-split --merge)."
         )
-    if broken := [name for name, parameter in here.items() if not parameter.isfinite().all()]:
-        raise CheckpointError(f"{key} = {file} is damaged: {broken[0]} holds NaN or Inf; copy it again.")
+    if numbers > wanted:
+        rope = [name for name in there if name.startswith("rope_f")]
+        raise CheckpointError(f"{what}: it would be another model{f', without {rope[0]}' if rope else ''}; {INSTEAD}.")
