@@ -129,11 +129,14 @@ def test_a_tokenizer_that_ends_every_text_asks_the_small_model_the_same(tmp_path
 # ---- padding with the end --------------------------------------------------------------------------------------------
 
 
-def test_padding_with_the_end_keeps_the_end_a_target_and_changes_no_loss_and_no_gradient():
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("named", [True, False])
+def test_padding_with_the_end_keeps_the_end_a_target_and_changes_no_loss_and_no_gradient(tied, named):
     end, pad = make_tokenizer(), make_tokenizer(pad_token="<|pad|>")
     end.pad_token = end.eos_token
     problems = [PROBLEM, Problem("b", "synthetic", "test", "Return it twice.", ("def g(x):\n    return [x, x]\n",))]
-    model, found = tiny_model(vocab_size=ROWS), []
+    number = dict(pad_token_id=end.eos_token_id) if named else {}  # transformers then knows the number, too
+    model, found = tiny_model(vocab_size=ROWS, tie_word_embeddings=tied, **number), []
     for tokenizer in (end, pad):
         samples = [tokenize_problem(problem, Synthetic0Shot(), tokenizer) for problem in problems]
         batch = collate(samples, sum(sample.targets for sample in samples), tokenizer.pad_token_id)
@@ -142,6 +145,7 @@ def test_padding_with_the_end_keeps_the_end_a_target_and_changes_no_loss_and_no_
         model.zero_grad()
         loss = algo._loss(batch, model.mtp(batch["input_ids_BT"])).loss
         loss.backward()
+        assert model.lm_head.weight.grad[end.eos_token_id].abs().sum() > 0
         found.append([loss.detach(), *(weight.grad.clone() for weight in model.parameters())])
     assert all(map(torch.equal, *found))  # padding lies behind every target, so its gradients are zeros
 

@@ -178,9 +178,7 @@ def test_numbers_that_are_none_are_said(tmp_path):
     model = tiny_llama(ROWS)
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[2, 3] = float("nan")
-    with pytest.raises(
-        CheckpointError, match=r"is damaged: model.layers.1.mlp.up_proj.weight is missing, or holds"
-    ):
+    with pytest.raises(CheckpointError, match=r"is damaged: model.layers.1.mlp.up_proj.weight is missing, or holds"):
         find_model(str(write_gguf(tmp_path / "tiny.gguf", model, APART)))
     assert left_behind(tmp_path) == []
 
