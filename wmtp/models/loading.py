@@ -1,6 +1,6 @@
 """Load models from a folder, safely and with all heads.
 
-[동작] 경로는 폴더, s3:// 주소, Hub의 이름, 또는 `asset:이름`(패키지에 든 자산). 가중치는 safetensors만 읽는다.
+[동작] 경로는 폴더, GGUF 파일, s3:// 주소, Hub의 이름, 또는 `asset:이름`(패키지에 든 자산). pickle은 읽지 않는다.
     heads_init: saved  저장된 헤드를 쓴다 (없으면 오류)
                 copy, random, identity  새로 시작한다 (`wmtp.models.head_start`)
                 auto   저장된 헤드가 있으면 쓰고, 없는 것은 마지막 층을 복사한다
@@ -28,7 +28,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from wmtp.checks import check_choice, check_whole_number
 from wmtp.errors import CheckpointError, ConfigError
+from wmtp.models import gguf_file
 from wmtp.models.adapter import Lora
+from wmtp.models.gguf_file import is_gguf
 from wmtp.models.head_start import STARTS, NewHeads
 from wmtp.models.meta_checkpoint import convert, is_meta, read_params
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
@@ -53,12 +55,16 @@ LOGIT_CHANGES = ("final_logit_softcapping", "logits_soft_cap", "logit_scale", "l
 def find_model(path: str, key: str = "model.path", heads: int | None = None) -> Path:
     """Find a model's folder: `asset:name` for one that ships with wmtp, else wherever `wmtp.storage` finds it.
 
-    [동작] Meta의 형식이면 한 번 바꾸어 캐시에 둔 폴더를 돌려준다 (`meta_checkpoint.convert`). 몇 분이 걸리므로
-        있어야 하는 헤드(heads)가 없으면 그 전에 오류를 낸다.
+    [동작] Meta의 형식이나 GGUF이면 한 번 바꾸어 캐시에 둔 폴더를 돌려준다 (`meta_checkpoint`, `gguf_file`). 몇 분이
+        걸리므로 있어야 하는 헤드(heads)가 없으면 그 전에 오류를 낸다.
     """
     scheme, _, name = str(path).partition("asset:")
     place = str(resources.files("wmtp") / "assets" / name) if not scheme and name else str(path)
     folder = in_use().find_model(place, key)
+    if is_gguf(folder):
+        if heads is not None:
+            _check_heads(heads, 1, folder)
+        return gguf_file.convert(folder, in_use().cache, key, check=mtp_class)
     if not is_meta(folder):
         return folder
     if heads is not None:
@@ -126,7 +132,7 @@ class ModelSource:
     @property
     def name(self) -> str:
         """Name the model in a word, for run directories."""
-        return Path(self.path.replace("asset:", "")).name
+        return Path(self.path.replace("asset:", "")).name.removesuffix(".gguf")
 
     def find(self) -> Path:
         """Find the model's folder."""

@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from transformers.convert_slow_tokenizer import import_protobuf
 
+from tests.pieces import pieces_of, sentencepiece_bpe, write_tokenizer
 from tests.tolerance import assert_same_up_to_rounding, in_float64, terms_of
 from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, StorageError
 from wmtp.models import loading
@@ -32,27 +31,6 @@ PARAMS = dict(
     vocab_size=-1, norm_eps=0.05, rope_theta=5000.0,
 )  # fmt: skip
 WIDTH = 88  # 2/3 of 4 · dim, rounded up to a multiple of 8
-BYTES = [f"<0x{i:02X}>" for i in range(256)]
-SCORED = ["▁f", "or", "▁for", "in", "▁in", "▁x", "re", "▁re", "▁ret", "urn", "▁return", "▁▁", "▁▁▁▁", "+1", "def"]
-LETTERS = ["▁", *"abcdefghijklmnopqrstuvwxyz+1():\n"]
-
-
-def write_tokenizer(file: Path, model_type: int = 2) -> None:
-    """Write a SentencePiece model like Llama's: controls, bytes, then merged pieces by score, then letters."""
-    proto = import_protobuf().ModelProto()
-    kinds = [("<unk>", 2), ("<s>", 3), ("</s>", 3), *((byte, 6) for byte in BYTES)]
-    extra = ["ur", "urn", "de", "def", "▁r", "et"]
-    for i, (piece, kind) in enumerate([*kinds, *((piece, 1) for piece in dict.fromkeys([*SCORED, *extra, *LETTERS]))]):
-        proto.pieces.add(piece=piece, score=float(-i) if kind == 1 else 0.0, type=kind)
-    spec = proto.trainer_spec
-    spec.model_type, spec.unk_id, spec.bos_id, spec.eos_id, spec.byte_fallback = model_type, 0, 1, 2, True
-    file.write_bytes(proto.SerializeToString())
-
-
-def pieces_of(file: Path) -> dict[str, tuple[int, float]]:
-    proto = import_protobuf().ModelProto()
-    proto.ParseFromString(file.read_bytes())
-    return {piece.piece: (i, piece.score) for i, piece in enumerate(proto.pieces)}
 
 
 def make_weights(params: dict, vocabulary: int, dtype=torch.float32) -> dict[str, Tensor]:
@@ -249,20 +227,6 @@ def test_the_7b_layout_has_the_291_tensors_that_were_published():
 
 
 # ---- the tokenizer ---------------------------------------------------------------------------------------------------
-
-
-def sentencepiece_bpe(text: str, pieces: dict[str, tuple[int, float]]) -> list[int]:
-    """Merge the best-scored neighbours until none is a piece; what no piece covers goes by bytes."""
-    symbols = list("▁" + text.replace(" ", "▁"))
-    while True:
-        scores = [pieces[a + b][1] if a + b in pieces else None for a, b in pairwise(symbols)]
-        pairs = [(score, -i) for i, score in enumerate(scores) if score is not None]
-        if not pairs:
-            break
-        i = -max(pairs)[1]
-        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
-    ids = [[pieces[s][0]] if s in pieces else [pieces[BYTES[byte]][0] for byte in s.encode()] for s in symbols]
-    return [i for group in ids for i in group]
 
 
 @pytest.mark.parametrize(
