@@ -103,14 +103,14 @@ def collect(run: RunResults) -> dict[str, Any]:
         "leakage": run.left_out.get("leakage"),
         "too_long": {split: names for split, names in run.left_out.get("too_long_or_unsolved", {}).items() if names},
         "made_of": made_of(run),
-        "settings": _flatten(run.config),
+        "settings": flatten(run.config),
         "troubles": [*run.attempts, *([run.failure] if run.failure else [])],
     }
 
 
 def facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name what was run, in a line's worth of pairs; keys that are not there are left out."""
-    flat = _flatten(config)
+    flat = flatten(config)
     last_word = lambda value: str(value).rsplit(".", 1)[-1]  # noqa: E731
     wanted = (
         ("algo", "algo._target_", last_word), ("score", "algo.score", str), ("λ", "algo.weighting.lam", str),
@@ -301,10 +301,10 @@ def _tail_mean(points: list[tuple[int, float]]) -> float:
     return sum(tail) / len(tail)
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 

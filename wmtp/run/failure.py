@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from wmtp.errors import LossExplosionError, NonFiniteError, NonFiniteScoreError, WmtpError, chain
 from wmtp.secrets import mask_secrets
@@ -127,7 +128,7 @@ def kind_of(error: BaseException) -> str:
             return "out_of_memory"
         if isinstance(one, OSError) and one.errno in _FULL:
             return "disk_full"
-        if isinstance(one, RuntimeError) and any(words in text for words in _NO_SPACE):
+        if isinstance(one, RuntimeError | SafetensorError) and any(words in text for words in _NO_SPACE):
             return "disk_full"
         if isinstance(one, WmtpError):
             return "mistake"
