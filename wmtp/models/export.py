@@ -166,29 +166,27 @@ class Export:
         held, state = _places(source), model.exported_tensors(model.state_dict())
         extra = {name for name in [*held, *state] if name.startswith(EXTRA_HEADS)}
         ours = {name: tensor for name, tensor in state.items() if self.heads == "keep" or name not in extra}
-        names = {name: _ours(name, ours, model.base_model_prefix) for name in held}
-        copied = tuple(name for name, own in names.items() if own is None and name not in extra)
-        new = _without_a_place(ours, {own for own in names.values() if own}, source)
+        # The model's name of each tensor that is written; None where it has none and the source's is copied.
+        written = {name: _own_name(name, ours, model.base_model_prefix) for name in held}
+        written = {name: own for name, own in written.items() if own or name not in extra}
+        new = _without_a_place(ours, {own for own in written.values() if own}, source)
 
         groups: dict[Path, list[str]] = {}
-        for name, place in held.items():
-            if names[name] or name in copied:
-                groups.setdefault(place.file, []).append(name)
-        files = list(groups.values())
-        if len(files) == 1:
-            files[0] += new
-        elif new:
+        for name in written:
+            groups.setdefault(held[name].file, []).append(name)
+        files = [*groups.values()]
+        if new and len(files) > 1:
             files.append(new)
+        else:
+            files[0] += new
+        written |= {name: name for name in new}
 
         usual, size = _usual_dtype(held.values()), 0
-        for file, tensors in zip(_file_names(len(files)), files, strict=True):
+        for file, names in zip(_file_names(len(files)), files, strict=True):
             content = {}
-            for name in tensors:
-                if name in copied:
-                    with safe_open(held[name].file, framework="pt") as opened:
-                        content[name] = opened.get_tensor(name)
-                else:
-                    content[name] = self._value(name, ours[names.get(name) or name], held.get(name), usual)
+            for name in names:
+                own, place = written[name], held.get(name)
+                content[name] = self._value(name, ours[own], place, usual) if own else _read(place.file, name)
             save_file(content, folder / file, metadata={"format": "pt"})
             size += sum(tensor.nbytes for tensor in content.values())
         if len(files) > 1:
@@ -196,7 +194,8 @@ class Export:
         heads = model.heads if self.heads == "keep" else 1
         config = self._config(model, json.loads((source / CONFIG).read_text(encoding="utf-8")), heads)
         (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        return Exported(heads, copied, _heads(extra) - _heads(name for group in files for name in group))
+        copied = tuple(name for name, own in written.items() if own is None)
+        return Exported(heads, copied, _heads(extra) - _heads(written))
 
     def _value(self, name: str, tensor: Tensor, place: _Place | None, usual: torch.dtype) -> Tensor:
         """Return a tensor as the file holds it: on the CPU, of its precision, with memory of its own."""
@@ -254,7 +253,7 @@ def _places(source: Path) -> dict[str, _Place]:
     return places
 
 
-def _ours(name: str, ours: Mapping[str, Tensor], prefix: str) -> str | None:
+def _own_name(name: str, ours: Mapping[str, Tensor], prefix: str) -> str | None:
     """Find the model's name of a tensor: files of the bare trunk (GPT-2's) leave out the first word of it."""
     return next((own for own in (name, f"{prefix}.{name}") if own in ours), None)
 
@@ -269,6 +268,12 @@ def _without_a_place(ours: Mapping[str, Tensor], placed: set[str], source: Path)
             "cannot be written; convert it with transformers' save_pretrained, and train from that folder."
         )
     return new
+
+
+def _read(file: Path, name: str) -> Tensor:
+    """Read one tensor, byte for byte."""
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name)
 
 
 def _heads(names: Iterable[str]) -> frozenset[str]:

@@ -52,7 +52,7 @@ WORDS = {
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "cublas_status_alloc_failed")
-_NO_SPACE = ("no space left on device", "file write failed", "disk quota exceeded")
+_NO_SPACE = ("no space left on device", "file write failed", "disk quota exceeded", "file too large")
 
 
 @dataclass(frozen=True)
