@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -129,7 +130,11 @@ class ModelSource:
         return Path(self.path.replace("asset:", "")).name
 
     def find(self) -> Path:
-        """Find the model's folder."""
+        """Find the model's folder, the same one from loading to exporting."""
+        return self._folder
+
+    @cached_property
+    def _folder(self) -> Path:
         return find_model(self.path, heads=self.heads if self.heads_init == "saved" else None)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:

@@ -113,9 +113,10 @@ def to_meta(folder: Path, out: Path) -> None:
     params = getattr(config, "meta_params", None)
     if params is None:
         raise CheckpointError(f"{folder} was not converted from Meta's format, so its params.json is unknown.")
-    heads, kept = params.get("n_future_tokens", 1), getattr(config, "mtp_heads", 1)
-    if kept != heads:  # loaded since with model.heads of its own, or exported without them
-        params |= {"n_future_tokens": kept, "n_layers": params["n_layers"] - heads + kept}
+    config.mtp_heads = getattr(config, "mtp_heads", 1)
+    heads = params.get("n_future_tokens", 1)
+    if config.mtp_heads != heads:  # loaded since with model.heads of its own, or exported without them
+        params |= {"n_future_tokens": config.mtp_heads, "n_layers": params["n_layers"] - heads + config.mtp_heads}
     out.mkdir(parents=True, exist_ok=True)
     (out / PARAMS).write_text(json.dumps(params), encoding="utf-8")
     if (folder / ORIGINALS / TOKENIZER).is_file():
