@@ -70,6 +70,18 @@ def metadata(run: RunResults, exported: Exported) -> ModelCardData:
     from_hub = str(base.get("from", "")).startswith("hf://")
     places = [str((facts or {}).get("from", "")) for facts in used.values()]
     data = [place.removeprefix("hf://datasets/") for place in places if place.startswith("hf://datasets/")]
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=name,
+            dataset_name=name,
+            metric_type="pass@1",
+            metric_name=f"pass@1 (95 % interval {low:.3f} to {high:.3f})",
+            metric_value=round(value, 4),
+        )
+        for name, stage, value, low, high in plots.pass_at_1(run)
+        if stage == "after"
+    ]
     return ModelCardData(
         base_model=base["from"].removeprefix("hf://") if from_hub else None,
         license=base.get("licence") if from_hub else None,
@@ -77,20 +89,8 @@ def metadata(run: RunResults, exported: Exported) -> ModelCardData:
         library_name="peft" if exported.adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["code", "multi-token-prediction", "wmtp"],
-        model_name=run.name,
-        eval_results=[
-            EvalResult(
-                task_type="text-generation",
-                dataset_type=name,
-                dataset_name=name,
-                metric_type="pass@1",
-                metric_name=f"pass@1 (95 % interval {low:.3f} to {high:.3f})",
-                metric_value=round(value, 4),
-            )
-            for name, stage, value, low, high in plots.pass_at_1(run)
-            if stage == "after"
-        ]
-        or None,
+        model_name=run.name if results else None,
+        eval_results=results or None,
     )
 
 
