@@ -112,7 +112,7 @@ def test_a_run_whose_source_was_lost_keeps_what_it_learned_and_exports_it_later(
     base = tmp_path / "base"
     shutil.copytree(find_model("asset:tiny-base"), base)
     lose = f"+callbacks.lose={{_target_: {Lose.__module__}.Lose, folder: {base}}}"
-    with pytest.raises(CheckpointError, match=r"base is gone, .*; put it back and go on with ckpt=last"):
+    with pytest.raises(CheckpointError, match=r"no longer what training began with .*; put it back and go on"):
         train(config(*QUICK, "name=lost", f"model.path={base}", lose))
     run = tmp_path / "runs" / "lost"
     assert last_checkpoint(run)["global_step"] == 2 and not (run / "model" / "config.json").exists()

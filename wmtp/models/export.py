@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -136,10 +136,7 @@ class Export:
             OSError: 디스크가 찼을 때. target은 있던 그대로다.
         """
         if not (source / CONFIG).is_file():
-            raise CheckpointError(
-                f"model.path = {source} is gone, and the trained model is written in its likeness; put it back and go "
-                "on with ckpt=last."
-            )
+            raise _gone(source, "no config.json")
         temporary = target.with_name(f"{target.name}.tmp")
         remove(temporary)
         temporary.mkdir()
@@ -200,10 +197,7 @@ class Export:
     def _value(self, name: str, tensor: Tensor, place: _Place | None, usual: torch.dtype) -> Tensor:
         """Return a tensor as the file holds it: on the CPU, of its precision, with memory of its own."""
         if place is not None and place.shape != tuple(tensor.shape):
-            raise CheckpointError(
-                f"model.path: {name} is {place.shape} in {place.file} and {tuple(tensor.shape)} in the model; the "
-                "folder has changed since training began: put it back as it was, and go on with ckpt=last."
-            )
+            raise _gone(place.file.parent, f"{name} is {place.shape} there and {tuple(tensor.shape)} in the model")
         dtype = tensor.dtype
         if tensor.is_floating_point():
             asked = None if self.dtype == "source" else getattr(torch, self.dtype)
@@ -238,18 +232,28 @@ class Export:
         return Exported(1, left_out=_heads(model.state_dict()), adapter=True)
 
 
+def _gone(source: Path, why: object) -> CheckpointError:
+    return CheckpointError(
+        f"model.path = {source} is no longer what training began with ({why}), and the trained model is written in its "
+        "likeness; put it back and go on with ckpt=last."
+    )
+
+
 def _places(source: Path) -> dict[str, _Place]:
     """Read the headers of a folder's weights, file by file as transformers chooses them."""
-    files = [source / WEIGHTS]
-    if not files[0].is_file():
-        index = json.loads((source / INDEX).read_text(encoding="utf-8"))
-        files = [source / name for name in sorted({*index["weight_map"].values()})]
-    places = {}
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():
-                header = opened.get_slice(name)
-                places[name] = _Place(file, tuple(header.get_shape()), FLOATS.get(header.get_dtype()))
+    try:
+        files = [source / WEIGHTS]
+        if not files[0].is_file():
+            index = json.loads((source / INDEX).read_text(encoding="utf-8"))
+            files = [source / name for name in sorted({*index["weight_map"].values()})]
+        places = {}
+        for file in files:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():
+                    header = opened.get_slice(name)
+                    places[name] = _Place(file, tuple(header.get_shape()), FLOATS.get(header.get_dtype()))
+    except (OSError, SafetensorError) as error:
+        raise _gone(source, error) from error
     return places
 
 
