@@ -140,7 +140,7 @@ def test_a_sharded_run_killed_in_the_middle_ends_where_ddp_does_on_two_ranks_and
     model, tokenizer = SavedModel(saved).load()  # as wmtp.eval reads it
     folder = tmp_path / "sharded" / "model"
     exported, plain = load_model(folder), AutoModelForCausalLM.from_pretrained(folder)
-    assert exported.heads == 4 and plain.config.architectures == ["MTPForCausalLM"]
+    assert exported.heads == 4 and plain.config.architectures == ["LlamaForCausalLM"]
     assert difference(dict(exported.state_dict()), dict(model.state_dict())) == 0
     ids = tokenizer("def f(x):", return_tensors="pt").input_ids
     assert torch.equal(plain(ids).logits, model(ids).logits)

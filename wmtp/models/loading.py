@@ -9,8 +9,10 @@
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -18,22 +20,18 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoConfig,
-    BitsAndBytesConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from wmtp.checks import check_choice, check_whole_number
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.models import gguf_file
 from wmtp.models.adapter import Lora
+from wmtp.models.export import Export, Exported
 from wmtp.models.gguf_file import is_gguf
 from wmtp.models.head_start import STARTS, NewHeads
 from wmtp.models.meta_checkpoint import convert, is_meta, read_params
-from wmtp.models.mtp import MTPForCausalLM, MTPMixin, put_heads_on
+from wmtp.models.mtp import MTPMixin, put_heads_on
 from wmtp.models.tokenizer import check_rows, load_tokenizer
 from wmtp.private_names import attention_of
 from wmtp.storage import in_use
@@ -95,7 +93,7 @@ def mtp_class(config: Any) -> type[MTPMixin]:
                 f"{getattr(config, key)}), which the loss of the heads does not compute; set {key} to "
                 "null or 1 in its config.json to go without, or add it to wmtp/maths/loss.py."
             )
-    return MTPForCausalLM if base is LlamaForCausalLM else put_heads_on(base)
+    return put_heads_on(base)
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,7 @@ class ModelSource:
         attn_implementation: 어텐션 구현 (`ATTENTIONS`). None이면 transformers가 고른다.
         adapter: 몸통을 통째로 배우지 않고 LoRA로 배울 때 그 모양.
         activation_checkpointing: 층 안의 중간값을 버리고 역전파 때 다시 계산할지. 헤드도 층이므로 함께 한다.
+        export: 학습한 모델을 어떤 폴더로 쓸지.
     """
 
     path: str
@@ -121,6 +120,7 @@ class ModelSource:
     attn_implementation: str | None = None
     adapter: Lora | None = None
     activation_checkpointing: bool = False
+    export: Export = field(default_factory=Export)
 
     def __post_init__(self) -> None:
         check_whole_number("model.heads", self.heads, advice="Try 4.")
@@ -128,6 +128,7 @@ class ModelSource:
         if self.attn_implementation is not None:
             advice = "null lets transformers choose."
             check_choice("model.attn_implementation", self.attn_implementation, ATTENTIONS, advice)
+        self.export.check(self.heads, self.adapter)
 
     @property
     def name(self) -> str:
@@ -135,7 +136,11 @@ class ModelSource:
         return Path(self.path.replace("asset:", "")).name.removesuffix(".gguf")
 
     def find(self) -> Path:
-        """Find the model's folder."""
+        """Find the model's folder, the same one from loading to exporting."""
+        return self._folder
+
+    @cached_property
+    def _folder(self) -> Path:
         return find_model(self.path, heads=self.heads if self.heads_init == "saved" else None)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -172,6 +177,11 @@ class ModelSource:
         if self.activation_checkpointing:  # not reentrant: the last layer's inputs reach the other heads with gradients
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
+
+    def write(self, model: MTPMixin, target: Path, card: Callable[[Exported], str] | None = None) -> Exported:
+        """Write a model that was loaded here, trained since, as a folder like its own (`Export.write`)."""
+        base = self.name if Path(self.path).expanduser().exists() else self.path
+        return self.export.write(model, self.find(), target, card, base)
 
 
 def load_model(

@@ -88,10 +88,10 @@ def convert(folder: Path, cache: Path, key: str = "model.path") -> Path:
 def to_meta(folder: Path, out: Path) -> None:
     """Write a converted model, trained since or not, in Meta's format again: bit for bit where nothing was trained.
 
-    [동작] 정밀도는 폴더의 것 그대로다. tokenizer.model은 변환한 폴더에만 있다: 내보낸(export) 폴더라면 원본을 복사한다.
+    [동작] 정밀도는 폴더의 것 그대로다.
 
     Args:
-        folder: `convert`가 만든 폴더, 또는 거기서 학습하여 save_pretrained로 저장한 폴더.
+        folder: `convert`가 만든 폴더, 또는 거기서 학습하여 내보낸 폴더 (`wmtp.models.export`).
         out: 새 폴더.
 
     Raises:
@@ -101,8 +101,9 @@ def to_meta(folder: Path, out: Path) -> None:
     params = getattr(config, "meta_params", None)
     if params is None:
         raise CheckpointError(f"{folder} was not converted from Meta's format, so its params.json is unknown.")
+    config.mtp_heads = getattr(config, "mtp_heads", 1)
     heads = params.get("n_future_tokens", 1)
-    if config.mtp_heads != heads:  # loaded since with model.heads of its own
+    if config.mtp_heads != heads:  # loaded since with model.heads of its own, or exported without them
         params |= {"n_future_tokens": config.mtp_heads, "n_layers": params["n_layers"] - heads + config.mtp_heads}
     out.mkdir(parents=True, exist_ok=True)
     (out / PARAMS).write_text(json.dumps(params), encoding="utf-8")

@@ -39,6 +39,7 @@ from wmtp.data.tokenization import TokenizedSample
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.maths.loss import weighted_mtp_loss
 from wmtp.models.adapter import Lora
+from wmtp.models.export import Export
 from wmtp.models.frozen import find_reference
 from wmtp.models.generation import generate
 from wmtp.models.loading import ModelSource, check_logits, load_model, mtp_class
@@ -392,9 +393,9 @@ def test_an_adapter_starts_as_the_model_learns_and_merges_into_a_plain_one(origi
     assert factors <= moved and all(any(name.startswith(f"{n}.") for name in moved) for n in of_heads)
     assert {name for name in moved - factors if not name.startswith(tuple(f"{n}." for n in of_heads))} == set()
 
-    model.save_pretrained(tmp_path)
-    head_zero = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    merged = load_model(tmp_path).eval()
+    Export().write(model, folder, tmp_path / "out")
+    head_zero = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    merged = load_model(tmp_path / "out").eval()
     terms = terms_of(merged, ids_BT.numel())
     with torch.no_grad():
         assert_same_up_to_rounding(head_zero(ids_BT).logits, model(ids_BT).logits, terms)

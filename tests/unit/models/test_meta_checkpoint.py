@@ -17,6 +17,7 @@ from tests.pieces import pieces_of, sentencepiece_bpe, write_tokenizer
 from tests.tolerance import assert_same_up_to_rounding, in_float64, terms_of
 from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, StorageError
 from wmtp.models import loading
+from wmtp.models.export import Export
 from wmtp.models.frozen import find_reference
 from wmtp.models.generation import generate
 from wmtp.models.loading import ModelSource, find_model, load_model
@@ -195,8 +196,10 @@ def test_a_model_trained_and_saved_since_goes_back_as_well(converted, tmp_path):
     model = load_model(converted)
     with torch.no_grad():
         model.extra_heads[1].mlp.up_proj.weight.mul_(2)
-    model.save_pretrained(tmp_path / "trained")
+    Export().write(model, converted, tmp_path / "trained")
     to_meta(tmp_path / "trained", tmp_path / "back")
+    original = (converted / "meta" / "tokenizer.model").read_bytes()
+    assert (tmp_path / "back" / "tokenizer.model").read_bytes() == original
     to_meta(converted, tmp_path / "untrained")
     trained, untrained = (
         torch.load(tmp_path / name / "consolidated.pth", weights_only=True) for name in ("back", "untrained")
@@ -207,9 +210,8 @@ def test_a_model_trained_and_saved_since_goes_back_as_well(converted, tmp_path):
 
 @pytest.mark.parametrize(("heads", "init"), [(1, "saved"), (2, "saved"), (4, "copy")])
 def test_a_model_with_other_heads_since_goes_back_as_what_it_is(converted, tmp_path, heads, init):
-    load_model(converted, heads, init).save_pretrained(tmp_path / "ours")
+    Export().write(load_model(converted, heads, init), converted, tmp_path / "ours")
     to_meta(tmp_path / "ours", tmp_path / "back")
-    shutil.copy(converted / "meta" / "tokenizer.model", tmp_path / "back")
     ids_BT = torch.arange(3, 20)[None]
     ours, again = load_model(tmp_path / "ours"), load_model(convert(tmp_path / "back", tmp_path / "cache"))
     assert ours.heads == again.heads == heads
