@@ -121,19 +121,10 @@ def program_of(problem: Problem, source: str, limits: Limits, place: str = "eith
         wall_seconds=limits.wall_seconds * stretch,
         memory_bytes=max(limits.memory_bytes, problem.memory_limit),
     )
-    return Program(
-        source=source,
-        tests=problem.tests,
-        setup=problem.setup,
-        stdio=problem.stdio,
-        input_file=problem.input_file,
-        output_file=problem.output_file,
-        imports=imports_of(problem.solutions[0]) if problem.solutions else "",
-        entry_point=problem.entry_point,
-        place=place,
-        task_id=problem.task_id,
-        limits=limits,
-    )
+    of_problem = ("tests", "setup", "stdio", "input_file", "output_file", "entry_point", "task_id")
+    shared = {name: getattr(problem, name) for name in of_problem}
+    imports = imports_of(problem.solutions[0]) if problem.solutions else ""
+    return Program(source, imports=imports, place=place, limits=limits, **shared)
 
 
 def choose(metrics: Sequence[str], benchmarks: Mapping[str, Benchmark]) -> list[Benchmark]:
