@@ -218,9 +218,7 @@ def _tests(problem: Problem) -> set[int]:
 
 def _remembered(source: Source, benchmarks: Sequence[Any]) -> dict[str, Any]:
     """Find the leaks of a source, or remember them from the last time that the same contents met."""
-    asked = [
-        [benchmark.name, benchmark.split, benchmark.source.fingerprint(benchmark.split)] for benchmark in benchmarks
-    ]
+    asked = [[one.name, one.split, one.source.fingerprint(one.split)] for one in benchmarks]
     key = digest_of([source.fingerprint(), asked, code_of(sys.modules[__name__])])
 
     def find() -> str:
