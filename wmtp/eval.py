@@ -2,7 +2,7 @@
 
     python -m wmtp.eval ckpt=runs/<name>
     python -m wmtp.eval ckpt=runs/<name> benchmark=humaneval benchmark.path=DIR
-    python -m wmtp.eval ckpt=model:Qwen/Qwen2.5-Coder-0.5B benchmark=mbpp out=DIR
+    python -m wmtp.eval ckpt=model:Qwen/Qwen2.5-Coder-0.5B benchmark=mbpp out=DIR      # or ckpt=FILE.gguf
     python -m wmtp.eval samples=FILE benchmark=mbpp benchmark.path=DIR
     torchrun --nproc-per-node 8 -m wmtp.eval ckpt=runs/<name>
 
@@ -90,7 +90,7 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
     from wmtp.checkpoints.saved_model import SavedModel
 
     quiet_libraries()
-    if (is_s3(cfg.ckpt) or str(cfg.ckpt).startswith(ELSEWHERE)) and not cfg.out:
+    if (is_s3(cfg.ckpt) or _is_model(cfg.ckpt)) and not cfg.out:
         raise ConfigError(f"out has no value, and results cannot go beside {cfg.ckpt}; set out=DIR.")
     saved = SavedModel(_find(cfg))
     suite = _suite(cfg, saved.config)
@@ -113,7 +113,7 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
 def _find(cfg: DictConfig) -> Path:
     """Turn what a user calls a model into a .ckpt file or an exported folder."""
     name = str(cfg.ckpt)
-    if name.startswith(ELSEWHERE):
+    if _is_model(name):
         from wmtp.models.loading import find_model
 
         return find_model(name.removeprefix(ELSEWHERE), "ckpt")
@@ -127,6 +127,11 @@ def _find(cfg: DictConfig) -> Path:
     if (folder / "adapter_config.json").is_file():
         in_use().find_model(str(folder), "ckpt")  # says what to give instead
     return folder if (folder / "config.json").is_file() else resolve_checkpoint(str(folder), Path())
+
+
+def _is_model(ckpt: Any) -> bool:
+    """Say whether `ckpt` is written as `model.path` is: its folder may be one of the cache, where no results belong."""
+    return str(ckpt).startswith(ELSEWHERE) or str(ckpt).endswith(".gguf")
 
 
 def _samples(cfg: DictConfig) -> Subject:

@@ -38,6 +38,7 @@ def precompute(cfg: DictConfig) -> None:
     data = build(cfg.data.module, tokenizer=tokenizer)
     data.source, _ = guard(data.source, build(cfg.benchmark.suite), cfg.data.leakage)
     data.setup()
+    reference.frozen.check_reads(data)
     where = {key: cfg.trainer[key] for key in ("accelerator", "devices", "precision")}
     fabric = Fabric(num_nodes=cfg.trainer.get("num_nodes", 1), **where)
     fabric.launch()

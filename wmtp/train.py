@@ -38,6 +38,7 @@ class Parts(NamedTuple):
     """Hold what a run is made of."""
 
     name: str
+    model_source: Any
     tokenizer: Any
     data: Any
     leaks: list[Any]
@@ -128,7 +129,8 @@ def build_parts(cfg: DictConfig) -> Parts:
     data.source, leaks = guard(data.source, benchmarks, cfg.data.get("leakage", "drop"))
     data.setup()
     name = (cfg.name or f"{algo.name}-{data.source.name}-{model_source.name}") + sweep_point()
-    return Parts(name, tokenizer, data, leaks, benchmarks, sampling, algo, data.samples["train"].fingerprint[:16])
+    samples = data.samples["train"].fingerprint[:16]
+    return Parts(name, model_source, tokenizer, data, leaks, benchmarks, sampling, algo, samples)
 
 
 def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dict[str, float]:
@@ -136,7 +138,6 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
     from wmtp.callbacks.graceful_stop import interruptible
     from wmtp.callbacks.progress import TrainingProgress
     from wmtp.checkpoints.description import Description
-    from wmtp.ranks.whole_model import export
     from wmtp.reporting.reading import read_run
     from wmtp.reporting.screen import overview, summary
     from wmtp.reporting.texts import Texts
@@ -178,7 +179,7 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
     metrics |= {f"after/{key}": float(value) for key, value in trainer.callback_metrics.items()}
     if cfg.eval.after:
         metrics |= run_programs(cfg, "after", parts, trainer)
-    export(trainer, algo, run / "model")
+    export(parts, trainer, run, texts)
     if trainer.is_global_zero:
         report, stores = write_up(run, loggers)
         print(summary(metrics, run, report, stores, texts))
@@ -231,6 +232,19 @@ def leave_if_stopped(cfg: DictConfig, callbacks: list[Any], trainer: Any, run: P
 
         exit_together(trainer, cfg.recovery.requeue_exit_code)
     raise Stopped
+
+
+def export(parts: Parts, trainer: Any, run: Path, texts: Any) -> None:
+    """Write the model's folder with its card, on the first rank with the whole model, while the others wait."""
+    from wmtp.ranks.whole_model import whole_model
+    from wmtp.reporting import model_card
+    from wmtp.reporting.screen import exported
+
+    with whole_model(trainer, parts.algo) as model:
+        if model is not None:
+            card = partial(model_card, run, command_again())
+            said = exported(parts.model_source.write(model, run / "model", card), texts)
+            print(said, end="\n" if said else "")
 
 
 def write_up(run: Path, loggers: list[Any]) -> tuple[Path, list[Any]]:

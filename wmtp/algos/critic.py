@@ -53,6 +53,12 @@ class Critic(WeightedMTP):
         object.__setattr__(self, "value", value)
         self._callbacks = [pretraining(rewards=rewards), localisation(rewards=rewards)]
 
+    def check(self, trainer: Any, data: Any) -> None:
+        """Refuse to start where a model of V's own cannot read the data."""
+        super().check(trainer, data)
+        if self.value.frozen is not None:
+            self.value.frozen.check_reads(data)
+
     def configure_callbacks(self) -> list[Callback]:
         """Bring stage 1 and the measure of it along."""
         return self._callbacks

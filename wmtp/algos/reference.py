@@ -55,6 +55,7 @@ class OnlineReference:
 
     def check(self, trainer: Any, data: Any) -> None:
         """Refuse a reference that cannot be loaded, before anything slow."""
+        self.frozen.check_reads(data)
         self.frozen.load()
 
     def prepare(self, trainer: Any) -> None:
@@ -82,8 +83,9 @@ class CachedReference(OnlineReference):
         """Refuse to start a run that may use only what is in the cache, where that is not all of it.
 
         Raises:
-            ConfigError: only인데 캐시에 없는 조각이 있을 때.
+            ConfigError: only인데 캐시에 없는 조각이 있거나, 표본에 참조모델이 모르는 토큰이 있을 때.
         """
+        self.frozen.check_reads(data)
         if self.only and not self.complete(data.samples["train"], str(trainer.precision)):
             raise ConfigError(
                 "algo.reference.only = true, but the cache lacks losses of this reference on this data; compute them "

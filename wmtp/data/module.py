@@ -22,6 +22,7 @@ from wmtp.data.batching import StepLoader
 from wmtp.data.problem import Problem
 from wmtp.data.tokenization import TokenizedSamples, tokenize_problems
 from wmtp.errors import ConfigError
+from wmtp.models import encoding
 from wmtp.models.tokenizer import tokenizer_content
 from wmtp.private_names import count_again
 
@@ -86,7 +87,7 @@ class MTPDataModule(LightningDataModule):
             "tokenizer": tokenizer_content(self.tokenizer),
             "end": self.tokenizer.eos_token_id,
             "length": self.length,
-            "code": code_of(tokenization),
+            "code": code_of(tokenization, encoding),
         }
 
     def tokenize(self, split: str) -> dict[str, Tensor]:

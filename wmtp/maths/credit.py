@@ -128,7 +128,7 @@ def localisation(score_BT: Tensor, mask_BT: Tensor, changed_BT: Tensor, correct_
     clean_BT = mask_BT & (correct_B[:, None] | (wrong_B[:, None] & (place_T < first_B[:, None])))
     kept_BT = torch.where(mask_BT, score_BT, 0.0).double()
     sum_B = kept_BT.sum(dim=1)
-    # Standardized scores add up to 0: what is left of that is rounding, and orders nothing.
+    # Standardized scores add up to 0: what is left is the rounding of each to float32, 6e-8 of it, and orders nothing.
     rounding = (sum_B.abs() <= 1e-5 * kept_BT.abs().sum(dim=1)).all()
     first_score_N = score_BT.gather(1, first_B[:, None]).squeeze(1)[wrong_B]
     found = {

@@ -14,8 +14,9 @@
 
 #   B sequences, T positions, H heads, D width, V vocabulary
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from wmtp.errors import ConfigError
 from wmtp.maths.gradient import scale_gradient
@@ -33,6 +35,7 @@ from wmtp.private_names import one_sequence_in_each_row
 
 LAYER_NAMES = ("layers", "h")
 NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+EXTRA_HEADS = "extra_heads."  # how the names of their tensors begin, in memory and in files
 
 
 class MTPOutput(NamedTuple):
@@ -110,11 +113,18 @@ class MTPMixin:
         """Return the output matrix that all heads share."""
         return self.get_output_embeddings().weight
 
-    def save_pretrained(self, *args: Any, state_dict: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
-        """Save as transformers does; with an adapter, the weights that it makes, so that any reader can load them."""
+    def exported_tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors that files hold, named and cut as the checkpoint has them.
+
+        [동작] 이것을 `wmtp.models.export`가 쓴다. LoRA는 합치고, transformers가 읽으며 바꾼 이름과 모양(MoE의 전문가를
+            하나로 묶은 것 등)은 되돌린다. 함께 쓰는 텐서는 이름마다 나온다. 파일에 다르게 적히는 층은 여기에 더한다.
+
+        Args:
+            state: 이 모델의 `state_dict()` 전체.
+        """
         if self.adapter is not None:
-            state_dict = merge(self, self.state_dict() if state_dict is None else state_dict)
-        return super().save_pretrained(*args, state_dict=state_dict, **kwargs)
+            state = merge(self, state)
+        return revert_weight_conversion(self, dict(state))
 
     def mtp(self, input_ids_BT: Tensor, trunk_gradient: float = 1.0, **kwargs: Any) -> MTPOutput:
         """Run the trunk once and all heads on its output.
@@ -181,23 +191,23 @@ def _first_attribute(module: nn.Module, names: tuple[str, ...]) -> Any:
     )
 
 
+@cache
 def put_heads_on(base: type[PreTrainedModel]) -> type[MTPMixin]:
     """Return a transformers class with heads on it.
 
     [동작] 이름과 모듈을 Base에게서 빌린다. transformers는 그 둘로 체크포인트의 옛 텐서 이름을 찾아 바꾸고
-        (GPT-NeoX의 embed_out, MoE의 experts), 못 찾으면 조용히 새 값으로 시작한다.
-    """
-    return type(base.__name__, (MTPMixin, base), {"__module__": base.__module__})
-
-
-class MTPForCausalLM(MTPMixin, LlamaForCausalLM):
-    """Hold model=tiny: Llama blocks from transformers with H heads.
+        (GPT-NeoX의 embed_out, MoE의 experts), 못 찾으면 조용히 새 값으로 시작한다. 서버는 config.json의 architectures에
+        적힌 이름으로 모델을 고른다.
 
     Example:
         >>> from transformers import LlamaConfig
         >>> config = LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=2,
         ...                      num_attention_heads=2, mtp_heads=4)
-        >>> output = MTPForCausalLM(config).mtp(torch.zeros(1, 3, dtype=torch.long))
+        >>> output = put_heads_on(LlamaForCausalLM)(config).mtp(torch.zeros(1, 3, dtype=torch.long))
         >>> len(output.hidden), tuple(output.hidden[0].shape)
         (4, (1, 3, 8))
     """
+    return type(base.__name__, (MTPMixin, base), {"__module__": base.__module__})
+
+
+MTPForCausalLM = put_heads_on(LlamaForCausalLM)  # model=tiny, and what Meta's checkpoints are converted into

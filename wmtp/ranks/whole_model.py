@@ -8,14 +8,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from wmtp.models.mtp import MTPMixin
 from wmtp.ranks.sharding import whole
-from wmtp.storage.files import give_usual_mode
 
 
 @contextmanager
@@ -28,18 +26,6 @@ def whole_model(trainer: Any, algo: Any) -> Iterator[MTPMixin | None]:
     model = whole(algo.model)
     with _others_wait():
         yield model if trainer.is_global_zero else None
-
-
-def export(trainer: Any, algo: Any, folder: Path) -> None:
-    """Write one save_pretrained folder with all heads, from any strategy; all ranks call it.
-
-    [연구 맥락] 이 폴더를 transformers는 보통 언어 모델(head 0)로, wmtp는 모든 헤드와 함께 읽는다.
-    """
-    with whole_model(trainer, algo) as model:
-        if model is not None:
-            model.save_pretrained(folder)
-            for file in folder.glob("*.safetensors"):
-                give_usual_mode(file)
 
 
 @contextmanager

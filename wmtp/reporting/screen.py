@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.maths.loss import METHOD
+from wmtp.models.export import Exported, in_short
 from wmtp.reporting.reading import LEFT_OUT, scored
 from wmtp.reporting.texts import Texts
 
@@ -39,6 +40,18 @@ def evaluating(stage: str, benchmark: Any, isolation: str, t: Texts) -> str:
         "pass@1 {stage} training: {name}, {problems} problems ({isolation})",
         stage=t(stage), name=benchmark.name, problems=len(benchmark.problems), isolation=isolation,
     )  # fmt: skip
+
+
+def exported(folder: Exported, t: Texts) -> str:
+    """Say what an exported folder holds untrained, and what it leaves out; nothing where there is neither."""
+    lines = []
+    if folder.copied:
+        said = "model: {count} tensors that were not trained are copied as they were: {names}"
+        lines.append(t(said, count=len(folder.copied), names=in_short(folder.copied)))
+    if folder.left_out:
+        said = "model: {count} heads are left out: {names}"
+        lines.append(t(said, count=len(folder.left_out), names=in_short(folder.left_out)))
+    return "\n".join(lines)
 
 
 def summary(metrics: Mapping[str, float], run: Path, report: Path, stores: Iterable[Any], t: Texts) -> str:

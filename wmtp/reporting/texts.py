@@ -306,6 +306,10 @@ KOREAN = {
     "pass@1 {stage} training: {name}, {problems} problems ({isolation})": (
         "{stage} pass@1: {name}, 문제 {problems}개 ({isolation})"
     ),
+    "model: {count} tensors that were not trained are copied as they were: {names}": (
+        "model: 학습하지 않은 텐서 {count}개는 원본 그대로 복사했다: {names}"
+    ),
+    "model: {count} heads are left out: {names}": "model: 헤드 {count}개는 넣지 않았다: {names}",
     "val CE of head 0": "검증 CE (헤드 0)",
     "report": "보고서",
     "results": "결과",

@@ -122,13 +122,18 @@ def newest_run(root: Path, name: str) -> Path:
 def unfinished_run(root: Path, name: str) -> Path | None:
     """Find the newest run of a name, if it has not come to its end."""
     runs = _runs(root, name)
-    return runs[0] if runs and not (runs[0] / "model" / "config.json").is_file() else None
+    return runs[0] if runs and not _is_finished(runs[0]) else None
 
 
 def finished_run(root: Path, name: str) -> Path | None:
     """Find the newest run of a name, if it has come to its end."""
     runs = _runs(root, name)
-    return runs[0] if runs and (runs[0] / "model" / "config.json").is_file() else None
+    return runs[0] if runs and _is_finished(runs[0]) else None
+
+
+def _is_finished(run: Path) -> bool:
+    """Say whether the model was exported, whole or as an adapter: before that its folder holds a tokenizer only."""
+    return any((run / "model" / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
 def _runs(root: Path, name: str) -> list[Path]:

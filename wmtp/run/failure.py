@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from wmtp.errors import LossExplosionError, NonFiniteError, NonFiniteScoreError, WmtpError, chain
 from wmtp.secrets import mask_secrets
@@ -51,7 +52,7 @@ WORDS = {
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "cublas_status_alloc_failed")
-_NO_SPACE = ("no space left on device", "file write failed", "disk quota exceeded")
+_NO_SPACE = ("no space left on device", "file write failed", "disk quota exceeded", "file too large")
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def kind_of(error: BaseException) -> str:
             return "non_finite"
         if isinstance(one, LossExplosionError):
             return "loss_explosion"
-        text = str(one).lower() if isinstance(one, RuntimeError) else ""
+        text = str(one).lower() if isinstance(one, RuntimeError | SafetensorError) else ""
         if isinstance(one, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _NO_MEMORY):
             return "out_of_memory"
         if (isinstance(one, OSError) and one.errno in _FULL) or any(words in text for words in _NO_SPACE):
