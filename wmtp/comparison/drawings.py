@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _CURVES = "val/ce_head0"
-_MOST_CURVES = len(HEADS)
+MOST_CURVES = len(HEADS)  # as many as there are colours
 _SWEPT = ("algo.weighting.lam", "algo.weighting.temperature", "algo.weighting.percentile")
 
 
@@ -26,7 +26,8 @@ def draw_all(found: Study, t: Texts) -> dict[str, str]:
             "differences", lambda axes: _forest(axes, rows, t), 6.4, height, over_steps=False
         )
     if curves := curves_of(found):
-        plots["learning_curves"] = drawing("learning_curves", lambda axes: _bands(axes, curves, t))
+        height = 2.9 + 0.12 * len(curves)
+        plots["learning_curves"] = drawing("learning_curves", lambda axes: _bands(axes, curves, t), height=height)
     for name, table in heat_maps(found).items():
         plots[name] = drawing(name, lambda axes, table=table: _heat(axes, *table, t), 4.6, 3.0, over_steps=False)
     return plots
@@ -35,7 +36,7 @@ def draw_all(found: Study, t: Texts) -> dict[str, str]:
 def curves_of(found: Study) -> dict[str, tuple[list[int], list[float], list[float], list[float]]]:
     """Give each arm's validation CE of head 0: steps, mean, lowest and highest over its seeds."""
     curves = {}
-    for arm in found.arms[:_MOST_CURVES]:
+    for arm in found.arms[:MOST_CURVES]:
         by_step: dict[int, list[float]] = {}
         runs = [run for same in arm.runs.values() for run in same]
         for run in runs:
@@ -81,7 +82,10 @@ def _forest(axes: "Axes", rows: Sequence[Comparison], t: Texts) -> None:
         axes.plot([100 * one.value], [i], "o", color=colour, markersize=6)
     axes.axvline(0, color=INK, linewidth=0.9)
     axes.axvline(100 * GAIN, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.set_yticks(range(len(rows)), [f"{one.arm} − {one.against}" for one in rows])
+    others = {one.against for one in rows}
+    axes.set_yticks(range(len(rows)), [one.arm if len(others) == 1 else f"{one.arm} − {one.against}" for one in rows])
+    if len(others) == 1:
+        axes.set_title(t("against {arm}", arm=rows[0].against), fontsize=9.5, color=INK)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -92,7 +96,7 @@ def _bands(axes: "Axes", curves: Mapping[str, Any], t: Texts) -> None:
     for (name, (steps, mean, low, high)), colour in zip(curves.items(), HEADS, strict=False):
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(steps, mean, color=colour, linewidth=2, marker="o", markersize=3, label=name)
-    legend(axes)
+    legend(axes, columns=1 if max(map(len, curves)) > 24 else 2)
     axes.set(xlabel=t("step"), ylabel=t("cross entropy [nat per token]"))
 
 

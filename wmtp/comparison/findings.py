@@ -21,8 +21,8 @@ from wmtp.comparison.measures import IMPORTANT_ERRORS, numbers_of, scores_of
 from wmtp.comparison.statistics import Array, Estimate, bootstrap_interval, cohens_h, estimate, holm, permutation_p
 from wmtp.errors import ConfigError
 
-GAIN, FALL = 0.05, 0.20  # of the first two goals
-VERDICTS = ("met", "not met", "cannot be told")
+GOALS = ("gain", "important", "sum")
+GAIN, FALL = 0.05, 0.20  # what the first two ask for
 NOT_MEASURED = "no run has measured it"
 
 
@@ -54,6 +54,7 @@ class Goal:
     """Hold one of the founders' goals for one arm, and whether it is met.
 
     Attributes:
+        verdict: "met", "not met", "cannot be told".
         value, low, high: 목표에서 얼마나 위인가 (0 이상이면 이룬 것). 모르면 None.
         why: cannot be told인 까닭, 또는 빈 글.
     """
@@ -217,17 +218,14 @@ def compare(found: Study, measure: str, arm: str, against: str) -> Comparison | 
 
 def goals(found: Study) -> list[Goal]:
     """Judge the founders' three goals for every arm that weighs tokens."""
-    baselines = {arm.name: arm for arm in found.arms if arm.is_baseline}
+    baselines = [arm for arm in found.arms if arm.is_baseline]
     weighted = [arm for arm in found.arms if not arm.is_baseline and not arm.is_control]
+    if weighted and not baselines:
+        return [Goal(goal, "–", "cannot be told", why="there is no baseline among the runs") for goal in GOALS]
     level = 1 - 0.05 / max(len(weighted), 1)
     judged = []
     for arm in weighted:
-        base = next((one for one in baselines.values() if _baseline_of(arm, found.arms) is one), None)
-        base = base or next(iter(baselines.values()), None)
-        if base is None:
-            why = "there is no baseline among the runs"
-            judged += [Goal(goal, arm.name, "cannot be told", why=why) for goal in ("gain", "important", "sum")]
-            continue
+        base = _baseline_of(arm, found.arms) or baselines[0]
         gain = {arm.name: 1.0, base.name: -1.0}
         judged.append(_judge(found, "gain", arm.name, found.main_measure, gain, -GAIN, level))
         fall = {arm.name: -1.0, base.name: 1 - FALL}

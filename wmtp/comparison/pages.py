@@ -19,7 +19,7 @@ from wmtp.reporting.report import render, write
 from wmtp.reporting.screen import columns
 from wmtp.reporting.texts import Texts
 
-GOALS = {
+_GOALS = {
     "gain": "pass@1 at least {points:.0f} points above the baseline",
     "important": "errors on important tokens down by {percent:.0f} % or more",
     "sum": "several heads and weights together gain more than each alone, summed",
@@ -95,6 +95,7 @@ def collect(found: Study, t: Texts) -> dict[str, Any]:
         "measures": _means_table(found, [*found.scores, *(name for name in found.numbers if name not in details)]),
         "details": _means_table(found, details),
         "curves": bool(drawings.curves_of(found)),
+        "left_out_curves": max(len(found.arms) - drawings.MOST_CURVES, 0),
         "heat": sorted(drawings.heat_maps(found)),
         "runs": [
             (run.folder.name, arm.name, seed)
@@ -156,7 +157,7 @@ def _means_table(found: Study, measures: list[str]) -> dict[str, Any]:
                 shown = f"{100 * mean.value:.1f} %"
                 ends = f" [{100 * max(0.0, low):.1f}, {100 * min(1.0, high):.1f}]"
             else:
-                shown, ends = _number(float(mean.value)), f" ± {_number((high - low) / 2)}"
+                shown, ends = _number(float(mean.value)), f" ± {(high - low) / 2:.2g}"
             cells.append(shown + (ends if math.isfinite(low) else ""))
         rows.append((arm.name, cells))
     return {"names": measures, "rows": rows}
@@ -195,7 +196,7 @@ def _goal_row(goal: Goal, t: Texts) -> dict[str, str]:
         scale, unit = (100, " " + t("points")) if goal.goal != "important" else (1, "")
         ends = "" if goal.low is None else f" [{scale * goal.low:+.3g}, {scale * goal.high:+.3g}]"
         shown = f"{scale * goal.value:+.3g}{ends}{unit}"
-    return {"goal": t(GOALS[goal.goal], **values), "arm": goal.arm, "verdict": goal.verdict, "shown": shown,
+    return {"goal": t(_GOALS[goal.goal], **values), "arm": goal.arm, "verdict": goal.verdict, "shown": shown,
             "level": f"{100 * goal.level:.1f} %", "why": t(goal.why)}  # fmt: skip
 
 

@@ -13,6 +13,7 @@
     문제가 없는 값(CE, 속도)에서는 씨앗별 값의 t 구간이 된다.
     씨앗 1개: 씨앗의 흔들림을 알 수 없다. 구간은 문제만의 것이고, 방법에 대해서는 말하지 않는다 (`over = "problems"`).
     씨앗 2개: 표준오차의 12.7배라 거의 아무것도 말할 수 없다. 그것이 사실이다. 3개는 4.3배, 5개는 2.8배다.
+    다섯보다 적은 씨앗은 우연히 서로 같기 쉽다. 그때 구간은 이 모델들만의 구간(문제의 분산)보다 좁지 않게 한다.
     두 단계 bootstrap(Owen 2007)은 씨앗의 분산을 (S - 1)/S배로 줄이고 t의 꼬리를 모르며, e는 두 번 센다.
     그래서 씨앗 5개의 95 % 구간이 씨앗이 크게 흔들리면 90 %만, 조용하면 99 %를 덮는다 (`scripts/bench/compare.py`).
     나란히 적기만 하고, 결정은 위의 구간으로 한다.
@@ -34,6 +35,8 @@ from scipy import stats
 
 # Fewer problems than this that differ: their own variance says too little (as in wmtp/maths/pass_at_k.py).
 _FEW = 10
+# The means of fewer seeds than this are often alike by chance, and the interval would be too narrow to believe.
+_ENOUGH_SEEDS = 5
 # All sign flips up to 2^14, all relabellings up to this many; more are drawn.
 _MOST_RELABELLINGS = 2**14
 
@@ -47,6 +50,7 @@ class Estimate:
     Attributes:
         value: 평균.
         standard_error, df: 표준오차와 t분포의 자유도. 모르면 NaN.
+        of_these_models: 학습한 이 모델들만의 표준오차. 구간은 그것의 정규 구간보다 좁지 않다.
         over: "seeds and problems", "seeds", 씨앗이 하나면 "problems", 아무것도 알 수 없으면 "nothing".
     """
 
@@ -54,18 +58,25 @@ class Estimate:
     standard_error: Any
     df: Any
     over: str
+    of_these_models: Any = 0.0
 
     def interval(self, level: float = 0.95) -> tuple[Any, Any]:
         """Bound the value; (NaN, NaN) where nothing is known of its spread."""
-        half = stats.t.ppf((1 + level) / 2, self.df) * self.standard_error
+        tail = (1 + level) / 2
+        half = np.maximum(stats.t.ppf(tail, self.df) * self.standard_error, stats.norm.ppf(tail) * self.of_these_models)
         return self.value - half, self.value + half
 
     def p(self, than: float = 0.0) -> Any:
         """Say how surprising a value this far from `than` would be, on either side."""
         away = np.abs(self.value - than)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(self.standard_error == 0, np.where(away > 0, np.inf, 0.0), away / self.standard_error)
-        return 2 * stats.t.sf(t, self.df)
+        by_seeds = stats.t.sf(_in_errors(away, self.standard_error), self.df)
+        return 2 * np.maximum(by_seeds, stats.norm.sf(_in_errors(away, self.of_these_models)))
+
+
+def _in_errors(away: Any, error: Any) -> Any:
+    """Divide by a standard error, which may be 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.equal(error, 0), np.where(away > 0, np.inf, 0.0), away / error)
 
 
 def estimate(parts: Sequence[Array]) -> Estimate:
@@ -94,7 +105,8 @@ def estimate(parts: Sequence[Array]) -> Estimate:
     doubt = sum(one**2 / (S - 1) for one, S in zip(of_seeds, seeds, strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
         df = np.where(doubt > 0, sum(of_seeds) ** 2 / doubt, sum(seeds) - len(seeds))
-    return Estimate(value, np.sqrt(variance), df, "seeds and problems" if problems > 1 else "seeds")
+    least = np.sqrt(of_problems) if min(seeds) < _ENOUGH_SEEDS else np.zeros_like(value)
+    return Estimate(value, np.sqrt(variance), df, "seeds and problems" if problems > 1 else "seeds", least)
 
 
 def _variance_over_problems(by_problem: Array) -> Array:

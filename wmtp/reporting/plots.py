@@ -127,12 +127,12 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
     return placed
 
 
-def legend(axes: "Axes") -> None:
+def legend(axes: "Axes", columns: int = 2) -> None:
     """Put the legend above the plot, where no curve can run through it; none where nothing is drawn."""
     if not axes.get_legend_handles_labels()[0]:
         return
     axes.legend(
-        frameon=False, fontsize=8.5, ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 1), columnspacing=1.2,
+        frameon=False, fontsize=8.5, ncols=columns, loc="lower left", bbox_to_anchor=(-0.02, 1), columnspacing=1.2,
         handlelength=1.6, borderpad=0.2,
     )  # fmt: skip
 

@@ -338,6 +338,7 @@ KOREAN = {
     "above the goal by": "목표보다 얼마나 위",
     "No arm weighs tokens, so there is nothing to judge.": "토큰에 무게를 주는 조건이 없어 판단할 것이 없다.",
     "Differences": "차이들",
+    "The same in numbers": "같은 것을 수로",
     "In points; for other seeds and problems where arms have two seeds or more. Holm corrects for many arms.": (
         "단위는 점(%p). 씨앗이 둘 이상이면 다른 씨앗과 문제에 대한 구간이다. Holm은 조건의 수만큼 고친 p."
     ),
@@ -362,6 +363,8 @@ KOREAN = {
     "{count} runs": "실행 {count}개",
     "difference of pass@1 [points], 95 % interval; dashed: the goal": "pass@1의 차이 [점]와 95 % 구간. 점선: 목표",
     "mean pass@1": "평균 pass@1",
+    "against {arm}": "{arm}와 견줌",
+    "{count} more arms are not drawn": "나머지 조건 {count}개는 그리지 않았다",
     "met": "이룸",
     "not met": "이루지 못함",
     "cannot be told": "알 수 없음",

@@ -68,6 +68,17 @@ def test_one_seed_speaks_of_problems_and_one_number_of_nothing():
     assert nothing.over == "nothing" and np.isnan(nothing.interval()).all()
 
 
+def test_two_seeds_that_agree_by_chance_do_not_make_certainty():
+    # Of 100 problems each seed wins eight and loses four, not the same ones: the means are equal.
+    wins, losses = np.arange(8), np.arange(8, 12)
+    table = np.zeros((2, 100))
+    for row, first in zip(table, (0, 20), strict=True):
+        row[first + wins], row[first + losses] = 1, -1
+    found = estimate([table])
+    low, high = found.interval()
+    assert found.value == pytest.approx(0.04) and low < 0 < high and found.p() > 0.05
+
+
 def test_five_equal_answers_do_not_make_certainty():
     low, high = estimate([np.zeros((3, 5))]).interval()
     assert low < -0.3 and high > 0.3
