@@ -89,7 +89,7 @@ def _forest(axes: "Axes", rows: Sequence[Comparison], t: Texts) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel(t("difference of pass@1 [points], 95 % interval; dashed: the goal"))
+    axes.set_xlabel(t("difference of pass@1 [points]; dashed: the goal"))
 
 
 def _bands(axes: "Axes", curves: Mapping[str, Any], t: Texts) -> None:

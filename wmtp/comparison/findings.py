@@ -107,9 +107,9 @@ class Study:
         """Estimate what an arm reaches; None where it did not measure this."""
         seeds = self.seeds(measure, arm)
         tasks = self.tasks(measure, {arm: seeds})
-        return (
-            estimate([self.table(measure, arm, seeds, tasks)]) if seeds and (tasks or measure in self.numbers) else None
-        )
+        if not seeds or not (tasks or measure in self.numbers):
+            return None
+        return estimate([self.table(measure, arm, seeds, tasks)])
 
     def mean_of_seed(self, measure: str, arm: str, seed: int) -> float:
         """Average what one seed of an arm reached."""
@@ -177,7 +177,7 @@ def _baseline_of(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
 
 
 def _contrast(found: Study, measure: str, signed: Mapping[str, float]) -> tuple[list[Array], bool] | None:
-    """Lay out Σ sign · arm: one table over the seeds that all share, or a table an arm where they share too few."""
+    """Lay out Σ sign · arm, a table an arm; say whether they are over the same seeds, so that they may be added up."""
     seeds = {arm: found.seeds(measure, arm) for arm in signed}
     if not all(seeds.values()):
         return None
@@ -187,8 +187,7 @@ def _contrast(found: Study, measure: str, signed: Mapping[str, float]) -> tuple[
     tasks = found.tasks(measure, wanted)
     if measure in found.scores and not tasks:
         return None
-    tables = [sign * found.table(measure, arm, wanted[arm], tasks) for arm, sign in signed.items()]
-    return ([sum(tables)] if paired else tables), paired
+    return [sign * found.table(measure, arm, wanted[arm], tasks) for arm, sign in signed.items()], paired
 
 
 def compare(found: Study, measure: str, arm: str, against: str) -> Comparison | None:
@@ -196,7 +195,8 @@ def compare(found: Study, measure: str, arm: str, against: str) -> Comparison | 
     laid = _contrast(found, measure, {arm: 1.0, against: -1.0})
     if laid is None:
         return None
-    parts, paired = laid
+    tables, paired = laid
+    parts = [sum(tables)] if paired else tables
     estimated = estimate(parts)
     low, high = map(float, estimated.interval())
     seeds, problems = min(part.shape[-2] for part in parts), parts[0].shape[-1] if measure in found.scores else 0
@@ -207,7 +207,7 @@ def compare(found: Study, measure: str, arm: str, against: str) -> Comparison | 
     if seeds > 1:
         one.p_permutation, one.p_permutation_least = permutation_p(parts)
         one.bootstrap = bootstrap_interval(parts)
-    a, b = (float(found.mean(measure, name).value) for name in (arm, against))
+    a, b = float(tables[0].mean()), -float(tables[1].mean())
     if problems:
         one.low, one.high = max(-1.0, low), min(1.0, high)
         one.cohens_h = cohens_h((one.value, low, high), a, b)
@@ -241,7 +241,8 @@ def _judge(
     laid = _contrast(found, measure, signed) if measure in found.scores or measure in found.numbers else None
     if laid is None:
         return Goal(goal, arm, "cannot be told", level=level, why=NOT_MEASURED)
-    estimated = estimate(laid[0])
+    tables, paired = laid
+    estimated = estimate([sum(tables)] if paired else tables)
     low, high = (float(end) + shift for end in estimated.interval(level))
     verdict = "met" if low >= 0 else "not met" if high < 0 else "cannot be told"
     why = "the interval holds both" if verdict == "cannot be told" else ""

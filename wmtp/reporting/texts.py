@@ -361,7 +361,7 @@ KOREAN = {
     "{count} differences": "차이 {count}개",
     "Runs": "실행들",
     "{count} runs": "실행 {count}개",
-    "difference of pass@1 [points], 95 % interval; dashed: the goal": "pass@1의 차이 [점]와 95 % 구간. 점선: 목표",
+    "difference of pass@1 [points]; dashed: the goal": "pass@1의 차이 [점]. 점선: 목표",
     "mean pass@1": "평균 pass@1",
     "against {arm}": "{arm}와 견줌",
     "{count} more arms are not drawn": "나머지 조건 {count}개는 그리지 않았다",

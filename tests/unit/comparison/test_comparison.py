@@ -152,6 +152,18 @@ def test_arms_without_a_common_seed_are_compared_without_pairs(tmp_path):
     assert not one.paired and one.low > 0 and one.p_permutation == 2 / 252
 
 
+def test_a_run_that_answered_other_problems_does_not_stop_the_others(tmp_path):
+    for seed in (42, 43):
+        make_run(tmp_path, "baseline", seed, 0.3)
+        make_run(tmp_path, "rho1", seed, 0.6)
+    other = make_run(tmp_path, "rho1", 44) / "eval/after/synthetic/results.jsonl"
+    other.write_text(other.read_text().replace("synthetic/test", "elsewhere"))
+    found = study(find_runs([str(tmp_path)]))
+    assert of(found, "rho1").seeds == 2 and found.mean("synthetic/pass@1", "rho1") is None
+    assert "0 of 80 problems are in every run" in "\n".join(said(found))
+    write_comparison(found, tmp_path / "out", Texts())
+
+
 def test_a_sweep_without_a_baseline_is_drawn_as_a_map(tmp_path):
     for lam in (0.1, 0.3):
         for temperature in (0.5, 1.0):
