@@ -41,8 +41,9 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Return the run's seed."""
-        return self.results.config.get("seed") or 0
+        """Return the run's seed; 0 where its config has none."""
+        seed = self.results.config.get("seed")
+        return seed if isinstance(seed, int) else 0
 
 
 @dataclass

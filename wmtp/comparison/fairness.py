@@ -84,11 +84,13 @@ def _problems(found: Study) -> Iterator[Said]:
 
 
 def _made(run: Run) -> Mapping[str, Any]:
-    return run.results.config.get("made_of") or {}
+    found = run.results.config.get("made_of")
+    return found if isinstance(found, dict) else {}
 
 
 def _code(run: Run) -> Mapping[str, Any]:
-    return _made(run).get("code") or {}
+    found = _made(run).get("code")
+    return found if isinstance(found, dict) else {}
 
 
 def _seeds(found: Study) -> list[int]:

@@ -232,6 +232,17 @@ def test_runs_without_an_evaluation_are_compared_by_what_they_have(tmp_path):
     assert "No two arms share an evaluation" in write_comparison(found, tmp_path / "out", Texts()).read_text()
 
 
+def test_a_damaged_record_costs_no_more_than_itself(tmp_path):
+    make_run(tmp_path, "baseline", 42)
+    make_run(tmp_path, "rho1", 42, made_of=3)
+    make_run(tmp_path, "rho1", 43, made_of={"code": [1]})
+    for name in ("metrics.csv", "failure.json", "eval/after/synthetic/speed.json"):
+        (tmp_path / "rho1-42" / name).write_text("{torn")
+    found = study(find_runs([str(tmp_path)]))
+    assert of(found, "rho1").problems == 40
+    write_comparison(found, tmp_path / "out", Texts())
+
+
 def test_what_a_run_is_called_cannot_become_markup(tmp_path):
     make_run(tmp_path, "baseline", 42)
     make_run(tmp_path, "rho1", 42, name="<script>alert(1)<", algo__score="<img src=x onerror=alert(1)>")
@@ -245,6 +256,27 @@ def test_the_front_door_takes_folders_and_patterns(runs, tmp_path, capsys):
     assert "rho1 − baseline" in capsys.readouterr().out and (tmp_path / "compare.html").is_file()
     with pytest.raises(ConfigError, match="RUN has no value"):
         compare(cfg, [])
+
+
+def test_experiments_of_mlflow_name_their_runs(tmp_path, monkeypatch, capsys):
+    from wmtp.run.mlflow_store import default_uri, open_store
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    cfg = OmegaConf.create({"against": None, "out": None, "lang": "en", "runs": str(tmp_path)})
+    with pytest.raises(ConfigError, match="RUN = mlflow:mtp/rho1: no MLflow store at sqlite"):
+        compare(cfg, ["mlflow:mtp/rho1"])
+    store = open_store(default_uri(tmp_path))
+    for algo in ("baseline", "rho1"):
+        experiment = store.create_experiment(f"mtp/{algo}")
+        for seed in (42, 43):
+            run_dir = make_run(tmp_path, algo, seed)
+            store.create_run(experiment, tags={"run_dir": str(run_dir)})
+        store.create_run(experiment, tags={"run_dir": str(tmp_path / "on-another-machine")})
+    found = compare(cfg, ["mlflow:mtp/baseline", "mlflow:mtp/rho1"])
+    assert {run.folder.name for run in found.runs} == {"baseline-42", "baseline-43", "rho1-42", "rho1-43"}
+    assert "mlflow:mtp/rho1: 1 of 3 run directories is not on this machine" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"RUN = mlflow:mtp/rho2: .* has no such experiment"):
+        compare(cfg, ["mlflow:mtp/rho2"])
 
 
 def test_the_command_works_as_typed(tmp_path):
