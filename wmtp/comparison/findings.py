@@ -23,6 +23,7 @@ from wmtp.errors import ConfigError
 
 GOALS = ("gain", "important", "sum")
 GAIN, FALL = 0.05, 0.20  # what the first two ask for
+NO_SUCH_BASELINE = "no baseline is set as this arm is, the algorithm aside"
 NOT_MEASURED = "no run has measured it"
 
 
@@ -225,7 +226,10 @@ def goals(found: Study) -> list[Goal]:
     level = 1 - 0.05 / max(len(weighted), 1)
     judged = []
     for arm in weighted:
-        base = _baseline_of(arm, found.arms) or baselines[0]
+        base = _baseline_of(arm, found.arms)
+        if base is None:  # what another setting does would be taken for the weights' doing
+            judged += [Goal(goal, arm.name, "cannot be told", level=level, why=NO_SUCH_BASELINE) for goal in GOALS]
+            continue
         gain = {arm.name: 1.0, base.name: -1.0}
         judged.append(_judge(found, "gain", arm.name, found.main_measure, gain, -GAIN, level))
         fall = {arm.name: -1.0, base.name: 1 - FALL}

@@ -85,6 +85,16 @@ def test_one_seed_is_never_enough_for_a_goal(tmp_path):
     assert goal(found, "rho1", "gain").verdict == "cannot be told" and "seed" in goal(found, "rho1", "gain").why
 
 
+def test_what_another_setting_does_is_not_taken_for_the_weights_doing(tmp_path):
+    for seed in SEEDS:
+        make_run(tmp_path, "baseline", seed, 0.2, model__heads=1)
+        make_run(tmp_path, "rho1", seed, 0.9, model__heads=4)
+        make_run(tmp_path, "rho1", seed, 0.8, name=f"one-{seed}", model__heads=1)
+    found = study(find_runs([str(tmp_path)]))
+    assert goal(found, "rho1 heads=1", "gain").verdict == "met"
+    assert goal(found, "rho1 heads=4", "gain").verdict == "cannot be told" and of(found, "rho1 heads=4").low > 0.05
+
+
 @pytest.mark.parametrize(("together", "verdict"), [(0.9, "met"), (0.35, "not met")])
 def test_the_sum_needs_four_arms_and_then_tells(tmp_path, together, verdict):
     shares = {("baseline", 1): 0.2, ("baseline", 4): 0.3, ("rho1", 1): 0.4, ("rho1", 4): together}
