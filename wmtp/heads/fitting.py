@@ -74,7 +74,7 @@ class TrunkCalls:
             rows = [replace(row, prompt_length=0) for row in rows]
         mine = collate(rows[self.rank :: self.world_size], sum(row.targets for row in rows), self.pad_token_id)
         batch = move_data_to_device(mine, self.model.device)
-        with torch.no_grad(), self.model.last_layer_call() as call:
+        with torch.no_grad(), self.model.trunk_call() as call:
             output = self.model.mtp(batch["input_ids_BT"])
         # By the whole batch, so that all ranks remember the same ones: those of a sharded model wait for each other.
         positions = len(rows) * max(len(row.input_ids) for row in rows) / self.world_size

@@ -19,13 +19,14 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wmtp.errors import ConfigError
 from wmtp.maths.speculative import accept_matching, accept_sampled
+from wmtp.models.drafting import Drafts, join
 from wmtp.models.draw import draw_tokens, noise_seed, nucleus_probabilities, uniform
 from wmtp.models.pace import Pace
 from wmtp.models.sampling import Completion, Request, Sampling
@@ -113,29 +114,20 @@ class _Row:
     near_ties: int = 0
     blocks: int = 0
     accepted: list[int] = field(default_factory=list)
-    prompt_hidden_KD: Tensor | None = None
 
     @property
     def last(self) -> int:
         return self.tokens[-1] if self.tokens else self.prompt[-1]
 
     @property
+    def length(self) -> int:
+        """Number of tokens so far."""
+        return len(self.prompt) + len(self.tokens)
+
+    @property
     def position(self) -> int:
         """Position of the last token, the first one not in the cache."""
-        return len(self.prompt) + len(self.tokens) - 1
-
-
-class _Drafts(NamedTuple):
-    """Hold the extra heads' next tokens, and their distributions where p/q is needed."""
-
-    token_NK: Tensor
-    prob_NKV: Tensor | None = None
-
-    def select(self, order: list[int]) -> "_Drafts":
-        return _Drafts(*(x if x is None else x[order] for x in self))
-
-    def join(self, other: "_Drafts") -> "_Drafts":
-        return _Drafts(*(x if x is None else torch.cat([x, y]) for x, y in zip(self, other, strict=True)))
+        return self.length - 1
 
 
 class _Decoder:
@@ -156,9 +148,10 @@ class _Decoder:
         self.device = model.device
         self.pace = Pace(sampling.decoding if self.heads > 1 else "ordinary", self.device)
         self.resampling = sampling.decoding == "speculative" and sampling.temperature > 0
-        self.drafts: _Drafts | None = None
+        self.drafts: Drafts | None = None
         slots = max((min(len(p) + sampling.max_new_tokens, self.limit) for p in prompts), default=0) + self.heads
         self.cache = SlotCache(min(sampling.batch_size, len(requests)), slots)
+        self.drafter = model.drafter(self) if self.pace.drafting else None
 
     def run(self) -> Iterator[tuple[int, Completion]]:
         was_training, attention = self.model.training, attention_of(self.model)
@@ -187,6 +180,7 @@ class _Decoder:
         """Fill free rows with waiting requests; run all of each prompt but its last token, equal prompts once."""
         first, donors = len(self.rows), {tuple(row.prompt): row for row in self.rows}
         fresh, copies = [], []
+        drafts = [self.drafts] if first and self.pace.drafting else []
         while self.queue and first + len(fresh) + len(copies) < self.cache.rows:
             row = self.new_row(self.queue.pop())
             donor = donors.setdefault(tuple(row.prompt), row)
@@ -199,17 +193,17 @@ class _Decoder:
             with self.caught() as call:
                 self.forward(self.model.base_model, first, block_NT, [0] * len(fresh))
             if self.pace.drafting:
-                hidden_NKD = self.run_heads(call, [max(0, len(row.prompt) - 2) for row in fresh])
-                for row, hidden_KD in zip(fresh, hidden_NKD, strict=True):
-                    row.prompt_hidden_KD = hidden_KD
+                self.drafter.read(call, fresh, [max(0, len(row.prompt) - 2) for row in fresh])
+                drafts.append(self.drafter.draft(first, fresh))
         for row in copies:
             donor = donors[tuple(row.prompt)]
             self.cache.copy_row(self.rows.index(donor), self.rows.index(row), len(row.prompt) - 1)
-            row.prompt_hidden_KD = donor.prompt_hidden_KD
-        new = fresh + copies
-        if new and self.pace.drafting:
-            drafts = self.draft(torch.stack([row.prompt_hidden_KD for row in new]), new)
-            self.drafts = drafts if first == 0 else self.drafts.join(drafts)
+            if self.pace.drafting:
+                self.drafter.copy(donor, row)
+        if copies and self.pace.drafting:
+            drafts.append(self.drafter.draft(first + len(fresh), copies))
+        if drafts:
+            self.drafts = join(drafts)
 
     def new_row(self, i: int) -> _Row:
         request, prompt = self.requests[i], self.prompts[i]
@@ -236,7 +230,8 @@ class _Decoder:
         accepted, written = self.verify(logits_NTV, block_NT[:, 1:])
         self.pace.block_verified(len(rows), written)
         if self.pace.drafting and not all(row.finished for row in rows):
-            self.drafts = self.draft(self.run_heads(call, accepted), rows)
+            self.drafter.read(call, rows, accepted)
+            self.drafts = self.drafter.draft(0, rows)
         self.pace.step_ended()
         return self.release()
 
@@ -289,20 +284,6 @@ class _Decoder:
         logits_1TV = self.model(ids_1T, use_cache=False, logits_to_keep=1).logits[:, -1:]
         return self.draw(logits_1TV, [row], offset=len(drafts))[0].item()
 
-    def run_heads(self, call: dict[str, Any], last_accepted: list[int]) -> Tensor:
-        """Let the extra heads read the block's trunk states, and return what they say after the last accepted token."""
-        # Rejected positions write keys and values too; the next block overwrites them before they are seen.
-        row_N, position_N = self.tensor(range(len(last_accepted))), self.tensor(last_accepted)
-        return torch.stack([hidden_NTD[row_N, position_N] for hidden_NTD in self.model.run_heads(call)], dim=1)
-
-    def draft(self, hidden_NKD: Tensor, rows: list[_Row]) -> "_Drafts":
-        """Draft the tokens after the next one, with the noise that head 0 will draw with."""
-        logits_NKV = self.model.get_output_embeddings()(self.model.final_norm(hidden_NKD))
-        token_NK, _ = self.draw(logits_NKV, rows)
-        if not self.resampling:
-            return _Drafts(token_NK)
-        return _Drafts(token_NK, nucleus_probabilities(logits_NKV, self.sampling.temperature, self.sampling.top_p))
-
     def draw(self, logits_NTV: Tensor, rows: list[_Row], offset: int = 0) -> tuple[Tensor, Tensor]:
         """Draw the tokens that follow the rows' tokens."""
         seed_NT = self.seeds(rows, logits_NTV.shape[1], offset)
@@ -327,6 +308,12 @@ class _Decoder:
         )
 
     def masks(self, position_NT: Tensor, length: int) -> Tensor | dict[str, Tensor]:
+        """Return the mask of every kind of layers where there are several, else that of the only kind."""
+        masks = self.masks_of_kinds(position_NT, length)
+        several = len(masks) > 1 and getattr(self.model.config, "layer_types", None)
+        return masks if several else masks["sliding_attention" if len(masks) > 1 else "full_attention"]
+
+    def masks_of_kinds(self, position_NT: Tensor, length: int) -> dict[str, Tensor]:
         """Let a position see the slots up to its own; in layers with a window (Mistral, Gemma) only the last ones."""
         config, dtype = self.model.config, self.model.dtype
         slot_S, position_N1T1 = torch.arange(length, device=self.device), position_NT[:, None, :, None]
@@ -334,14 +321,11 @@ class _Decoder:
         unseen = {"full_attention": slot_S > position_N1T1}
         if window:
             unseen["sliding_attention"] = unseen["full_attention"] | (slot_S <= position_N1T1 - window)
-        masks = {kind: unseen_N1TS.to(dtype) * torch.finfo(dtype).min for kind, unseen_N1TS in unseen.items()}
-        # A model of several kinds of layers takes a mask for each kind, another one the mask of its only kind.
-        several = window and getattr(config, "layer_types", None)
-        return masks if several else masks["sliding_attention" if window else "full_attention"]
+        return {kind: unseen_N1TS.to(dtype) * torch.finfo(dtype).min for kind, unseen_N1TS in unseen.items()}
 
     def caught(self) -> AbstractContextManager[dict[str, Any]]:
         """Catch what the extra heads will need to draft, where they are to."""
-        return self.model.last_layer_call() if self.pace.drafting else nullcontext({})
+        return self.model.trunk_call() if self.pace.drafting else nullcontext({})
 
     def append(self, row: _Row, token: int) -> None:
         """Add a token and see whether it ends the row."""

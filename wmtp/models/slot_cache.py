@@ -9,6 +9,8 @@
 
 #   N rows in this forward, T new positions, S slots, R rows of the whole batch
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 from transformers import Cache
@@ -25,11 +27,19 @@ class SlotCache(Cache):
     def __init__(self, rows: int, slots: int) -> None:
         super().__init__(layers=[])
         self.rows, self.slots = rows, slots
-        self.store: dict[int, tuple[Tensor, Tensor]] = {}
+        self.store: dict[Hashable, tuple[Tensor, ...]] = {}
 
-    def aim(self, first_row: int, position_NT: Tensor, length: int) -> None:
-        """Say where the next forward writes, and how many slots it may look at."""
+    def aim(self, first_row: int, position_NT: Tensor, length: int, depth: int = 0) -> None:
+        """Say where the next forward writes, and how many slots it may look at.
+
+        Args:
+            first_row: 첫 행.
+            position_NT: 행마다 쓸 위치.
+            length: 볼 수 있는 칸의 수.
+            depth: 차례 헤드의 번호. 층의 번호가 0부터 다시 시작하고, 층 하나가 여러 헤드일 수도 있어서 따로 센다.
+        """
         count = len(position_NT)
+        self.depth = depth
         self.window = slice(first_row, first_row + count)
         self.length = length
         row_N1 = torch.arange(first_row, first_row + count, device=position_NT.device)[:, None]
@@ -37,21 +47,32 @@ class SlotCache(Cache):
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple:
         """Write the new keys and values of one layer and return what its queries attend to."""
-        if layer_idx not in self.store:
+        stored = self._slots((layer_idx, self.depth), keys.transpose(1, 2), values.transpose(1, 2))
+        return tuple(x[self.window, : self.length].transpose(1, 2) for x in stored)
+
+    def keep_states(self, states_NTD: Tensor) -> None:
+        """Write the trunk's states of the positions that the last forward wrote."""
+        self._slots("states", states_NTD)
+
+    def kept_states(self, first_row: int, position_NT: Tensor) -> Tensor:
+        """Read the trunk's states of some positions of the rows from `first_row` on."""
+        (stored,) = self.store["states"]
+        row_N1 = torch.arange(first_row, first_row + len(position_NT), device=position_NT.device)[:, None]
+        return stored[row_N1, position_NT]
+
+    def _slots(self, name: Hashable, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Write tensors [N, T, …] to where the cache is aimed, and return all slots of that name."""
+        if name not in self.store:
             # Zeros, not empty: a masked slot still meets its value with weight 0, and 0 · NaN is NaN.
-            self.store[layer_idx] = tuple(
-                x.new_zeros(self.rows, self.slots, x.shape[1], x.shape[3]) for x in (keys, values)
-            )
-        seen = []
-        for stored, new in zip(self.store[layer_idx], (keys, values), strict=True):
-            stored.view(-1, *stored.shape[2:]).index_copy_(0, self.flat_index, new.transpose(1, 2).flatten(0, 1))
-            seen.append(stored[self.window, : self.length].transpose(1, 2))
-        return tuple(seen)
+            self.store[name] = tuple(x.new_zeros(self.rows, self.slots, *x.shape[2:]) for x in tensors)
+        for stored, new in zip(self.store[name], tensors, strict=True):
+            stored.view(-1, *stored.shape[2:]).index_copy_(0, self.flat_index, new.flatten(0, 1))
+        return self.store[name]
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a row, over all layers and heads."""
-        for pair in self.store.values():
-            for stored in pair:
+        for tensors in self.store.values():
+            for stored in tensors:
                 stored[target, :length] = stored[source, :length]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
