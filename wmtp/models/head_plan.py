@@ -119,12 +119,12 @@ def _layers_of_folder(
             f"{key} = {folder}: config.json speaks of {layer_count(config)} multi-token layers and the weights hold "
             f"{count}; copy the model again, or set num_mtp_layers there."
         )
+    _fill_kinds(config.get_text_config(), count)
     if any(".mtp_layers." in name for name in shipped.names):
         config.mtp_hidden_states_first = True
     config.mtp_heads, config.mtp_arrangement, config.mtp_names = heads, "sequential", list(shipped.names)
-    said = (
-        f"{key} = {folder}: its {count} multi-token {layers} are used as heads (model.heads_init=copy starts new ones)."
-    )
+    which = "layer is used as head 1" if heads == 2 else f"{layers} are used as heads 1 to {heads - 1}"
+    said = f"{key} = {folder}: its {count} multi-token {which} (model.heads_init=copy starts new ones)."
     return HeadPlan(config, heads, key_mapping(config, shipped.names), None, said)
 
 
@@ -197,8 +197,14 @@ def _add_layers(config: Any, count: int) -> None:
             "multi-token layers; set model.heads_arrangement=parallel."
         )
     text.num_mtp_layers = count
+    text.mtp_layer_types = text.mtp_mlp_layer_types = None
+    _fill_kinds(text, count)
+
+
+def _fill_kinds(text: Any, count: int) -> None:
+    """Say of which kinds the layers are, where the trunk has several and the config does not say it."""
     for kinds, of_layers in (("layer_types", "mtp_layer_types"), ("mlp_layer_types", "mtp_mlp_layer_types")):
         there = getattr(text, kinds, None)
-        if there is not None:
+        if there is not None and getattr(text, of_layers, None) is None:
             last = next((kind for kind in reversed(there) if "linear" not in kind), there[-1])
             setattr(text, of_layers, [last] * count)
