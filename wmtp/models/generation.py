@@ -19,6 +19,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from wmtp.models.drafting import Drafts, join
 from wmtp.models.draw import draw_tokens, noise_seed, nucleus_probabilities, uniform
 from wmtp.models.pace import Pace
 from wmtp.models.sampling import Completion, Request, Sampling
-from wmtp.models.slot_cache import SlotCache
+from wmtp.models.slot_cache import SlotCache, keeps_state
 from wmtp.private_names import attention_of
 
 
@@ -146,7 +147,8 @@ class _Decoder:
         self.rows: list[_Row] = []
         self.heads = getattr(model, "heads", 1)
         self.device = model.device
-        self.pace = Pace(sampling.decoding if self.heads > 1 else "ordinary", self.device)
+        self.stateful = keeps_state(model.config)
+        self.pace = Pace("ordinary" if self.heads == 1 or self.stateful else sampling.decoding, self.device)
         self.resampling = sampling.decoding == "speculative" and sampling.temperature > 0
         self.drafts: Drafts | None = None
         slots = max((min(len(p) + sampling.max_new_tokens, self.limit) for p in prompts), default=0) + self.heads
@@ -178,7 +180,8 @@ class _Decoder:
     @torch.inference_mode()
     def admit(self) -> None:
         """Fill free rows with waiting requests; run all of each prompt but its last token, equal prompts once."""
-        first, donors = len(self.rows), {tuple(row.prompt): row for row in self.rows}
+        # A state is that of the newest token, so a row in progress has none to give.
+        first, donors = len(self.rows), {} if self.stateful else {tuple(row.prompt): row for row in self.rows}
         fresh, copies = [], []
         drafts = [self.drafts] if first and self.pace.drafting else []
         while self.queue and first + len(fresh) + len(copies) < self.cache.rows:
@@ -186,24 +189,35 @@ class _Decoder:
             donor = donors.setdefault(tuple(row.prompt), row)
             (fresh if donor is row else copies).append(row)
         self.rows += fresh + copies
-        if fresh:
-            # Right padding writes into slots that the row's own tokens overwrite before anyone sees them.
-            width = max(1, max(len(row.prompt) for row in fresh) - 1)
-            block_NT = self.tensor([row.prompt[:-1] + [0] * (width + 1 - len(row.prompt)) for row in fresh])
-            with self.caught() as call:
-                self.forward(self.model.base_model, first, block_NT, [0] * len(fresh))
-            if self.pace.drafting:
-                self.drafter.read(call, fresh, [max(0, len(row.prompt) - 2) for row in fresh])
-                drafts.append(self.drafter.draft(first, fresh))
+        if self.stateful:
+            self.cache.forget_states(first)
+        # Right padding writes into slots that the row's own tokens overwrite before anyone sees them; into a state it
+        # would go for good, so that only prompts of one length are read together there.
+        for _, group in groupby(fresh, key=lambda row: len(row.prompt) if self.stateful else 0):
+            rows = list(group)
+            width = max(len(row.prompt) for row in rows) - 1
+            if width or not self.stateful:
+                self.read_prompts(first, rows, max(1, width))
+            first += len(rows)
+        if fresh and self.pace.drafting:
+            drafts.append(self.drafter.draft(first - len(fresh), fresh))
         for row in copies:
             donor = donors[tuple(row.prompt)]
             self.cache.copy_row(self.rows.index(donor), self.rows.index(row), len(row.prompt) - 1)
             if self.pace.drafting:
                 self.drafter.copy(donor, row)
         if copies and self.pace.drafting:
-            drafts.append(self.drafter.draft(first + len(fresh), copies))
+            drafts.append(self.drafter.draft(first, copies))
         if drafts:
             self.drafts = join(drafts)
+
+    def read_prompts(self, first: int, rows: list[_Row], width: int) -> None:
+        """Run the prompts of the rows from `first` on, each without its last token."""
+        block_NT = self.tensor([row.prompt[:-1] + [0] * (width + 1 - len(row.prompt)) for row in rows])
+        with self.caught() as call:
+            self.forward(self.model.base_model, first, block_NT, [0] * len(rows))
+        if self.pace.drafting:
+            self.drafter.read(call, rows, [max(0, len(row.prompt) - 2) for row in rows])
 
     def new_row(self, i: int) -> _Row:
         request, prompt = self.requests[i], self.prompts[i]
@@ -297,7 +311,7 @@ class _Decoder:
         """Run a block of tokens of the rows from `first` on, each from its own position."""
         length = max(start) + block_NT.shape[1]
         position_NT = self.tensor(start)[:, None] + self.tensor(range(block_NT.shape[1]))
-        self.cache.aim(first, position_NT, length)
+        self.cache.aim(first, position_NT, length, begins=max(start) == 0)
         return module(
             input_ids=block_NT,
             attention_mask=self.masks(position_NT, length),
@@ -307,11 +321,13 @@ class _Decoder:
             use_cache=True,
         )
 
-    def masks(self, position_NT: Tensor, length: int) -> Tensor | dict[str, Tensor]:
+    def masks(self, position_NT: Tensor, length: int) -> Tensor | dict[str, Tensor | None]:
         """Return the mask of every kind of layers where there are several, else that of the only kind."""
         masks = self.masks_of_kinds(position_NT, length)
-        several = len(masks) > 1 and getattr(self.model.config, "layer_types", None)
-        return masks if several else masks["sliding_attention" if len(masks) > 1 else "full_attention"]
+        kinds = getattr(self.model.config, "layer_types", None) or ()
+        if self.stateful or (kinds and len(masks) > 1):
+            return {kind: None for kind in kinds} | masks
+        return masks["sliding_attention" if len(masks) > 1 else "full_attention"]
 
     def masks_of_kinds(self, position_NT: Tensor, length: int) -> dict[str, Tensor]:
         """Let a position see the slots up to its own; in layers with a window (Mistral, Gemma) only the last ones."""

@@ -142,6 +142,29 @@ def test_greedy_with_drafts_is_ordinary_greedy(folders, name, tokenizer):
     assert all(c.blocks for c in drafted.values())
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("name", sorted(LINEAR_ATTENTION))
+def test_models_with_states_decode_in_batches_as_transformers_does(folders, name, batch_size, tokenizer):
+    """Prompts of many lengths, one of a single token, equal ones, and more of them than rows."""
+    model, plain = load(folders[name]), AutoModelForCausalLM.from_pretrained(folders[name]).eval()
+    prompts = [
+        "def f(x):\n    return",
+        "x",
+        "x + y",
+        "def f(x):\n    return",
+        "for i in range(10):\n    print(i)",
+        "x +",
+    ]
+    asked = [Request(f"r{i}", prompt) for i, prompt in enumerate(prompts)]
+    for decoding in ("ordinary", "auto"):
+        sampling = Sampling(0.0, max_new_tokens=9, batch_size=batch_size, decoding=decoding)
+        done = dict(generate(model, tokenizer, asked, sampling))
+        for i, prompt in enumerate(prompts):
+            ids_1T = tokenizer(prompt, return_tensors="pt").input_ids
+            theirs = plain.generate(ids_1T, max_new_tokens=9, do_sample=False, eos_token_id=0, pad_token_id=0)
+            assert list(done[i].tokens) == theirs[0, ids_1T.shape[1] :].tolist()
+
+
 @pytest.mark.parametrize("name", ["glm4_moe", "deepseek_v3", "deepseek_v3_of_two", "mellum"])
 def test_generate_with_use_mtp_on_the_export_is_plain_greedy(folders, name, tmp_path):
     load(folders[name]).save_pretrained(tmp_path)
