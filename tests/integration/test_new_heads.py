@@ -45,7 +45,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize(
     ("adapter", "arrangement"),
-    [("none", "parallel"), ("lora", "parallel"), ("none", "recurrent"), ("lora", "sequential")],
+    [("none", "parallel"), ("lora", "parallel"), ("lora", "sequential")],
 )
 def test_new_heads_are_fitted_once_and_neither_a_later_run_nor_a_resumed_one_does_it_again(
     config, tmp_path, cache, capsys, monkeypatch, adapter, arrangement
