@@ -95,7 +95,8 @@ def publish(name: str, folder: Path) -> Path:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     content = json.loads((folder / "config.json").read_text())
     if name == "mimo":
-        content |= {"architectures": ["MiMoForCausalLM"], "num_nextn_predict_layers": 1}
+        content |= {"model_type": "mimo", "architectures": ["MiMoForCausalLM"], "num_nextn_predict_layers": 1}
+        content["auto_map"] = {"AutoConfig": "configuration_mimo.MiMoConfig"}
     if name.startswith("qwen3_5"):
         content["mtp_num_hidden_layers"] = 1
     (folder / "config.json").write_text(json.dumps(content))

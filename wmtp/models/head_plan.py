@@ -157,6 +157,8 @@ def _heads_of_wmtp(
         names = shipped.names if shipped is not None and shipped.count == count else None
         if names is None or layer_count(config) != count:
             _add_layers(config, count)
+        if names is None:
+            config.num_nextn_predict_layers = count  # where a server looks for it in this layout
         config.mtp_hidden_states_first = names is None or any(".mtp_layers." in name for name in names)
         config.mtp_arrangement = "sequential"
         if names is not None:

@@ -35,6 +35,7 @@ from wmtp.models.head_plan import ARRANGEMENTS, HEADS_INIT, HeadPlan, plan_heads
 from wmtp.models.head_start import STARTS, NewHeads
 from wmtp.models.meta_checkpoint import convert, is_meta, read_params
 from wmtp.models.mtp import MTPForCausalLM, MTPMixin, ParallelHeads, put_heads_on
+from wmtp.models.native_layout import SAME_AS
 from wmtp.models.sequential import SequentialHeads
 from wmtp.models.tokenizer import check_rows, load_tokenizer
 from wmtp.private_names import attention_of
@@ -325,19 +326,27 @@ def check_logits(model: MTPMixin) -> None:
 
 
 def read_config(folder: Path, key: str) -> Any:
-    """Read config.json, and run no code that lies beside it.
+    """Read what config.json says of the language model, and run no code that lies beside it.
 
     Raises:
         ConfigError: transformers가 모르는 구조일 때.
     """
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        content = json.loads((folder / "config.json").read_text())
+        if alike := SAME_AS.get(content.get("model_type")):
+            others = {name: value for name, value in content.items() if name not in ("model_type", "auto_map")}
+            return AutoConfig.for_model(alike, **others)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"{key} = {folder} is of no architecture that this version of transformers has ({reason}); choose one that "
             "AutoModelForCausalLM loads without code of its own."
         ) from error
+    # The language model of one that also sees, as AutoModelForCausalLM takes it (Qwen3.5).
+    text = config.get_text_config()
+    base = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return text if base is not None and base.config_class is type(text) else config
 
 
 def check_weights(folder: Path, key: str = "ckpt") -> None:

@@ -29,7 +29,9 @@ from wmtp.errors import ConfigError
 
 # Their layers read as `MtpModel` does, but their config classes do not speak of them (tried against vLLM's names).
 LIKE_QWEN = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
-LIKE_MIMO = ("qwen2", "llama")
+LIKE_MIMO = ("qwen2",)
+# Published with code of their own, and computed by an architecture that transformers has but for their layers.
+SAME_AS = {"mimo": "qwen2"}
 MIMO = {
     "token_layernorm": "enorm",
     "hidden_layernorm": "hnorm",

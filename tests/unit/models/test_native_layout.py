@@ -9,7 +9,7 @@ from pytorch_lightning import Trainer
 from safetensors.torch import load_file, save_file
 from torch.optim import SGD
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3_5Config, Qwen3_5ForConditionalGeneration
 from transformers.modeling_layers import MtpModel
 
 from tests.published import CONFIGS, LINEAR_ATTENTION, publish
@@ -247,3 +247,23 @@ def test_a_config_that_speaks_of_other_layers_is_refused(altered):
     folder = altered("deepseek_v3", num_nextn_predict_layers=3, num_mtp_layers=3)
     with pytest.raises(CheckpointError, match=r"config.json speaks of 3 multi-token layers and the weights hold 1"):
         load(folder)
+
+
+def test_of_a_model_that_also_sees_the_language_model_is_trained_with_its_layers(folders, tmp_path):
+    """Qwen3.5 as it is published: the text under model.language_model, pictures beside it, layers under mtp."""
+    seeing, text = CONFIGS["qwen3_5"], load_file(folders["qwen3_5"] / "model.safetensors")
+    eye = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=32)
+    config = Qwen3_5Config(text_config=seeing.to_dict(), vision_config=eye | dict(num_position_embeddings=16))
+    Qwen3_5ForConditionalGeneration(config).save_pretrained(tmp_path / "seeing")
+    tensors = load_file(tmp_path / "seeing" / "model.safetensors")
+    renamed = {
+        n.replace("model.", "model.language_model.", 1) if n.startswith("model.") else n: t for n, t in text.items()
+    }
+    save_file(tensors | renamed, tmp_path / "seeing" / "model.safetensors", {"format": "pt"})
+    model = load(tmp_path / "seeing")
+    for a, b in zip(model.mtp(ids_of()).hidden, load(folders["qwen3_5"]).mtp(ids_of()).hidden, strict=True):
+        assert torch.equal(a, b)
+    model.save_pretrained(tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert written.keys() == renamed.keys() and all(torch.equal(written[n], t) for n, t in renamed.items())
+    assert load_model(tmp_path / "out").heads == 2
