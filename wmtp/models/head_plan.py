@@ -64,7 +64,9 @@ def plan_heads(
     """
     config, shipped = deepcopy(config), shipped_layers(folder, config)
     saved = getattr(config, "mtp_heads", 1)
-    ours = saved > 1 and getattr(config, "mtp_arrangement", "parallel")
+    ours = saved > 1 and getattr(
+        config, "mtp_arrangement", "parallel" if shipped is None or shipped.beside else "sequential"
+    )
     native = shipped is not None and ours != "parallel"
     there = 1 + shipped.count if native and not ours else saved
     asks_for_there = heads_init in ("saved", "native", "auto")
@@ -172,10 +174,11 @@ def _heads_of_wmtp(
 def _saying(model: str, saved: int, config: Any, kept: int, heads_init: str, left_alone: ShippedLayers | None) -> str:
     heads = config.mtp_heads
     if left_alone is not None:
-        layers = "multi-token layer is" if left_alone.count == 1 else "multi-token layers are"
+        layers = "layer is" if left_alone.count == 1 else "layers are"
+        way_out = "; model.heads_init=native with model.heads=null trains them" if left_alone.known else ""
         return (
-            f"{model}: its {left_alone.count} {layers} not trained and left as shipped in the export, so it goes "
-            "stale (model.heads_init=native with model.heads=null trains it)."
+            f"{model}: its {left_alone.count or 'own'} multi-token {layers} not trained and left as shipped in the "
+            f"export, so drafts by them go stale{way_out}."
         )
     if min(heads, saved) == 1 or heads_init == "saved":  # nothing that the weights alone do not show
         return ""

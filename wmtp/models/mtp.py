@@ -25,6 +25,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from wmtp.errors import ConfigError
 from wmtp.maths.gradient import scale_gradient
@@ -36,7 +37,6 @@ from wmtp.models.native_layout import ShippedLayers
 from wmtp.private_names import one_sequence_in_each_row
 
 LAYER_NAMES = ("layers", "h")
-HEAD_NAMES = ("extra_heads.", "shared_post_norm.")
 NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 
 
@@ -134,18 +134,28 @@ class MTPMixin:
         """Return the output matrix that all heads share."""
         return self.get_output_embeddings().weight
 
-    def exported_heads(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of heads 1, 2, … under the names that an exported folder gives them."""
-        return {name: tensor for name, tensor in state.items() if name.startswith("extra_heads.")}
+    def exported_tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors that files hold, named and cut as the checkpoint has them.
+
+        [동작] LoRA는 합치고, transformers가 읽으며 바꾼 이름과 모양(MoE의 전문가를 하나로 묶은 것 등)은 되돌린다.
+            파일에 다르게 적히는 층은 배치가 더한다.
+
+        Args:
+            state: 이 모델의 `state_dict()` 전체.
+        """
+        if self.adapter is not None:
+            state = merge(self, state)
+        return revert_weight_conversion(self, dict(state))
+
+    def exported_config(self) -> dict[str, Any]:
+        """Return what config.json says of the heads."""
+        return {"mtp_heads": self.heads} if self.heads > 1 else {}
 
     def save_pretrained(self, *args: Any, state_dict: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
-        """Save as transformers does, heads included; with an adapter, the weights that it makes."""
-        state = self.state_dict() if state_dict is None else state_dict
-        state = state if self.adapter is None else merge(self, state)
-        trunk = {name: tensor for name, tensor in state.items() if not name.startswith(HEAD_NAMES)}
-        untouched = {} if self.left_alone is None else self.left_alone.read()
-        state = trunk | self.exported_heads(state) | untouched
-        return super().save_pretrained(*args, state_dict=state, **kwargs)
+        """Save as transformers does, heads included, and carry along what nobody trained."""
+        tensors = self.exported_tensors(self.state_dict() if state_dict is None else state_dict)
+        tensors |= {} if self.left_alone is None else self.left_alone.read()
+        return super().save_pretrained(*args, state_dict=tensors, save_original_format=False, **kwargs)
 
     def mtp(self, input_ids_BT: Tensor, trunk_gradient: float = 1.0, **kwargs: Any) -> MTPOutput:
         """Run the trunk once and all heads on its output.

@@ -17,15 +17,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, revert_weight_conversion
+from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 from wmtp.errors import ConfigError
+from wmtp.private_names import take_apart
 
 # Their layers read as `MtpModel` does, but their config classes do not speak of them (tried against vLLM's names).
 LIKE_QWEN = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
@@ -51,12 +51,14 @@ class ShippedLayers:
         names: 그 텐서들의 이름. 전문가의 번호는 `*`로 적는다.
         count: 층의 수.
         known: 읽을 줄 아는 배치인지.
+        beside: wmtp가 저장한 나란한 헤드도 그 폴더에 있는지.
     """
 
     folder: Path
     names: tuple[str, ...]
     count: int
     known: bool
+    beside: bool = False
 
     def read(self) -> dict[str, Tensor]:
         """Read the tensors as they are."""
@@ -75,6 +77,7 @@ def layer_count(config: Any) -> int:
 def shipped_layers(folder: Path, config: Any) -> ShippedLayers | None:
     """Look for multi-token layers by the names of a folder's tensors; no weight is read."""
     names = dict.fromkeys(_any_expert(name) for name in _tensor_names(folder))
+    beside = any(name.startswith("extra_heads.") for name in names)
     text = config.get_text_config()
     layers = text.num_hidden_layers
     found = tuple(name for name in names if _is_ahead(name, layers))
@@ -88,7 +91,7 @@ def shipped_layers(folder: Path, config: Any) -> ShippedLayers | None:
         known = kind in LIKE_MIMO
     else:
         known = kind in LIKE_QWEN or (layer_count(config) > 0 and kind not in LIKE_MIMO)
-    return ShippedLayers(folder, found, len(numbers), known and len(numbers) > 0)
+    return ShippedLayers(folder, found, len(numbers), known and len(numbers) > 0, beside)
 
 
 def check_known(shipped: ShippedLayers, config: Any, key: str) -> None:
@@ -132,13 +135,12 @@ def published(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Args:
         model: `SequentialHeads`인 모델.
-        state: 그 상태 전체. 샤딩된 학습에서는 모은 것을 준다.
+        state: 그 층들의 상태. 샤딩된 학습에서는 모은 것을 준다.
     """
     config = model.config
     renamings, converters = _conversions(config)
-    inner = {_theirs(name): tensor for name, tensor in state.items() if _theirs(name)}
-    together = SimpleNamespace(_weight_conversions=converters, config=model.builder.config)
-    apart = revert_weight_conversion(together, inner) if converters else inner
+    inner = {_theirs(name): tensor for name, tensor in state.items()}
+    apart = take_apart(converters, model.builder.config, inner)
     names = getattr(config, "mtp_names", None)
     if names is None:
         return {_mimo_name(name): tensor for name, tensor in apart.items()}
@@ -208,10 +210,8 @@ def _ours(name: str) -> str:
     return f"extra_heads.{name.removeprefix('layers.')}" if name.startswith("layers.") else name
 
 
-def _theirs(name: str) -> str | None:
-    if name.startswith("extra_heads."):
-        return f"layers.{name.removeprefix('extra_heads.')}"
-    return name if name.startswith("shared_post_norm.") else None
+def _theirs(name: str) -> str:
+    return f"layers.{name.removeprefix('extra_heads.')}" if name.startswith("extra_heads.") else name
 
 
 def _mimo_name(name: str) -> str:

@@ -32,6 +32,8 @@ from wmtp.models.drafting import SequentialDrafter
 from wmtp.models.mtp import MTPMixin
 from wmtp.models.native_layout import layer_count, published
 
+OWN = ("extra_heads.", "shared_post_norm.")  # how the names of the layers' tensors begin
+
 
 class SequentialHeads(MTPMixin):
     """Let head k be a layer on the states of head k − 1 and the embedding of the token that head k − 1 predicts.
@@ -89,9 +91,18 @@ class SequentialHeads(MTPMixin):
         """Return the layer of each of heads 1, 2, …; the last one again where there are fewer layers than heads."""
         return [self.extra_heads[min(k, len(self.extra_heads)) - 1] for k in range(1, self.heads)]
 
-    def exported_heads(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the layers' tensors under the names that they were published with, which servers know."""
-        return published(self, state)
+    def exported_tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors that files hold; the layers under the names that servers know (`native_layout`)."""
+        layers = {name: tensor for name, tensor in state.items() if name.startswith(OWN)}
+        trunk = {name: tensor for name, tensor in state.items() if name not in layers}
+        return super().exported_tensors(trunk) | published(self, layers)
+
+    def exported_config(self) -> dict[str, Any]:
+        """Return what config.json says of the heads: how many, and of which layers."""
+        keys = ("num_mtp_layers", "num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types")
+        keys += ("mtp_arrangement", "mtp_hidden_states_first")
+        said = {key: getattr(self.config, key, None) for key in keys}
+        return super().exported_config() | {key: value for key, value in said.items() if value is not None}
 
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
         """Set the attention of the layers too, whose config is a copy."""
