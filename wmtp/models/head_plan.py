@@ -26,7 +26,7 @@ class HeadPlan:
     """Say how a model's heads begin.
 
     Attributes:
-        config: 모델의 config. 헤드의 수와 배치가 적혀 있다.
+        config: 모델의 config. 헤드의 수와 짜임이 적혀 있다.
         kept: 폴더에서 오는 헤드의 수, head 0까지. 나머지는 새로 시작한다.
         mapping: 폴더의 텐서 이름을 우리 이름으로 바꾸는 정규식들 (`from_pretrained`의 key_mapping).
         left_alone: 폴더에 있지만 쓰지 않는 층. 내보낼 때 그대로 옮긴다.
@@ -55,11 +55,11 @@ def plan_heads(
         config: 그 config.json.
         heads: H. None이면 폴더에 있는 만큼, 없으면 `DEFAULT_HEADS` (heads_init=saved라면 1).
         heads_init: `HEADS_INIT`의 하나.
-        arrangement: `ARRANGEMENTS`의 하나. None이면 폴더에 있는 것의 배치, 없으면 나란히.
+        arrangement: `ARRANGEMENTS`의 하나. None이면 폴더에 있는 것의 짜임, 없으면 나란히.
         key: 오류 문장에 쓸 설정의 이름.
 
     Raises:
-        ConfigError: 폴더에 있는 것과 달라고 한 것이 맞지 않을 때, 또는 모르는 배치의 층이 있을 때.
+        ConfigError: 폴더에 있는 것과 달라고 한 것이 맞지 않을 때, 또는 모르는 이름의 층이 있을 때.
         CheckpointError: config.json이 말하는 층의 수와 텐서가 다를 때.
     """
     config, shipped = deepcopy(config), shipped_layers(folder, config)

@@ -105,8 +105,8 @@ class ModelSource:
         path: 모델 폴더 또는 `asset:이름`.
         heads: H, 한 번에 예측할 토큰 수. 1이면 평범한 다음 토큰 예측. None이면 모델이 가진 만큼 (`head_plan`).
         heads_init: 헤드의 시작값 (`HEADS_INIT`).
-        heads_arrangement: 헤드의 배치. parallel은 저마다 몸통을 읽고, sequential은 앞 헤드를 읽고, recurrent는 층
-            하나를 되풀이해 쓴다. None이면 모델이 가진 것의 배치, 없으면 parallel.
+        heads_arrangement: 헤드의 짜임. parallel은 저마다 몸통을 읽고, sequential은 앞 헤드를 읽고, recurrent는 층
+            하나를 되풀이해 쓴다. None이면 모델이 가진 것의 짜임, 없으면 parallel.
         reference: rho1의 참조모델 폴더 (algo 설정이 읽는다).
         seed: 새 헤드를 초기화하는 씨앗.
         attn_implementation: 어텐션 구현 (`ATTENTIONS`). None이면 transformers가 고른다.

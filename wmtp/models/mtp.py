@@ -6,8 +6,8 @@
     head 0       = layers[-1]           (평범한 다음 토큰 예측)
     head k       = extra_heads[k - 1]   (k + 1번째 뒤의 토큰)
     마지막 norm과 unembedding은 모든 헤드가 함께 쓴다.
-    이것이 나란한(parallel) 배치다. 앞 헤드의 출력을 다음 헤드가 읽는 차례(sequential) 배치는 `sequential.py`에 있다.
-    어느 쪽이든 `mtp`는 H × [B, T, D]를 내고, 손실과 알고리즘은 배치를 모른다.
+    이것이 나란한 헤드(parallel)다. 앞 헤드의 출력을 다음 헤드가 읽는 차례 헤드(sequential)는 `sequential.py`에 있다.
+    어느 쪽이든 `mtp`는 H × [B, T, D]를 내고, 손실과 알고리즘은 둘을 가리지 않는다.
 [동작] 어떤 transformers 모델이든 `put_heads_on(Base)`로 감싼다.
     Base의 `forward`와 `generate`는 그대로이므로 head 0은 정의상 원래 모델과 같다. 마지막 층에 들어가는 입력
     (몸통의 은닉상태, 마스크, 회전 위치)을 붙잡아 다른 헤드에 똑같이 넣는다.
@@ -70,8 +70,8 @@ class MTPMixin:
     """Add the heads of tokens further ahead to a transformers causal LM; a subclass says how they are arranged.
 
     [연구 맥락] 로짓 [B, T, H, V]는 절대 만들지 않는다. 은닉상태까지만 만들고, 손실이 조각내어 unembedding을 곱한다.
-    [동작] 배치가 정하는 것은 여섯이다: `make_heads`, `start_as_copy`, `trunk_layers`, `trunk_call`, `_through_heads`,
-        그리고 초안을 쓰는 법 `drafter` (`wmtp.models.drafting`).
+    [동작] 짜임(arrangement)마다 다른 것은 여섯이다: `make_heads`, `start_as_copy`, `trunk_layers`, `trunk_call`,
+        `_through_heads`, 그리고 초안을 쓰는 법 `drafter` (`wmtp.models.drafting`).
     """
 
     adapter: Lora | None = None
@@ -138,7 +138,7 @@ class MTPMixin:
         """Return the tensors that files hold, named and cut as the checkpoint has them.
 
         [동작] LoRA는 합치고, transformers가 읽으며 바꾼 이름과 모양(MoE의 전문가를 하나로 묶은 것 등)은 되돌린다.
-            파일에 다르게 적히는 층은 배치가 더한다.
+            파일에 다르게 적히는 층은 그 짜임의 클래스가 더한다.
 
         Args:
             state: 이 모델의 `state_dict()` 전체.

@@ -7,7 +7,7 @@
     Mellum, Qwen             mtp.{fc,pre_fc_norm_embedding,pre_fc_norm_hidden,norm,layers.0.…}
     MiMo                     model.mtp_layers.{k}.{token_layernorm,hidden_layernorm,input_proj,final_layernorm,…}
     MiMo의 이름만 그 표에 없어서 여기 적는다 (vLLM의 mimo_mtp.py와 견주었다). 아무 층도 없이 온 모델에 새로 다는 층도
-    MiMo의 이름으로 쓴다: 평범한 Qwen2에 층을 더한 모델을 서버가 아는 배치는 그것뿐이다 (docs/native_mtp.md).
+    MiMo의 이름으로 쓴다: 평범한 Qwen2에 층을 더한 모델을 서버가 아는 이름은 그것뿐이다 (docs/native_mtp.md).
     아는 구조에서만 읽는다. 이름이 같아도 계산이 다를 수 있으므로, 모르는 구조는 텐서의 이름을 말하고 거절한다.
 [디버깅] 읽은 층의 초안이 전혀 맞지 않으면 `mtp_hidden_states_first`(투영의 입력에서 은닉상태가 앞인지)를 본다.
 """
@@ -50,7 +50,7 @@ class ShippedLayers:
         folder: 모델의 폴더.
         names: 그 텐서들의 이름. 전문가의 번호는 `*`로 적는다.
         count: 층의 수.
-        known: 읽을 줄 아는 배치인지.
+        known: 읽을 줄 아는 이름 규칙인지.
         beside: wmtp가 저장한 나란한 헤드도 그 폴더에 있는지.
     """
 
@@ -98,7 +98,7 @@ def check_known(shipped: ShippedLayers, config: Any, key: str) -> None:
     """Refuse layers of which nobody here knows how they compute.
 
     Raises:
-        ConfigError: 모르는 배치일 때. 잃을 뻔한 텐서의 이름을 말한다.
+        ConfigError: 모르는 이름 규칙일 때. 잃을 뻔한 텐서의 이름을 말한다.
     """
     if not shipped.known:
         shown = ", ".join(shipped.names[:3]) + (", …" if len(shipped.names) > 3 else "")

@@ -9,7 +9,13 @@ from pytorch_lightning import Trainer
 from safetensors.torch import load_file, save_file
 from torch.optim import SGD
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, Qwen3_5Config, Qwen3_5ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    InklingConfig,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Step3p7Config,
+)
 from transformers.modeling_layers import MtpModel
 
 from tests.published import CONFIGS, LINEAR_ATTENTION, publish
@@ -18,7 +24,7 @@ from wmtp.data.batching import collate
 from wmtp.data.tokenization import TokenizedSample
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.models.generation import generate
-from wmtp.models.loading import ModelSource, load_model
+from wmtp.models.loading import ModelSource, load_model, mtp_class
 from wmtp.models.native_layout import shipped_layers
 from wmtp.models.sampling import Request, Sampling
 
@@ -267,3 +273,21 @@ def test_of_a_model_that_also_sees_the_language_model_is_trained_with_its_layers
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert written.keys() == renamed.keys() and all(torch.equal(written[n], t) for n, t in renamed.items())
     assert load_model(tmp_path / "out").heads == 2
+
+
+@pytest.mark.parametrize("config", [Step3p7Config(), InklingConfig()], ids=lambda config: config.model_type)
+def test_families_without_a_language_model_of_their_own_are_refused(config):
+    with pytest.raises(ConfigError, match=f"{config.model_type} is not a decoder-only language model of transformers"):
+        mtp_class(config)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "qwen3_5", "mimo"])
+def test_an_export_that_says_only_how_many_heads_it_has_is_read_as_well(folders, name, tmp_path):
+    """By the tensors that are there: a config.json in the source's likeness may say no more."""
+    model = load(folders[name])
+    model.save_pretrained(tmp_path)
+    content = json.loads((folders[name] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | {"mtp_heads": 2}))
+    again = load_model(tmp_path).eval()
+    for a, b in zip(model.mtp(ids_of()).hidden, again.mtp(ids_of()).hidden, strict=True):
+        assert torch.equal(a, b)
