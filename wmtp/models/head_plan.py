@@ -7,7 +7,6 @@
 [디버깅] 실행의 첫머리에 나오는 "its … are used"/"left as they are" 한 줄을 본다.
 """
 
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +89,11 @@ def plan_heads(
         kept = min(heads, saved)
     else:
         kept = 1
+    if heads > kept and heads_init in ("saved", "native"):
+        raise ConfigError(
+            f"model.heads_arrangement = {arrangement}, but the heads of {folder} are {ours or 'sequential'}; set "
+            "model.heads_init=copy to start new ones, or model.heads_arrangement=null."
+        )
     return _heads_of_wmtp(folder, config, shipped, heads, kept, heads_init, arrangement or "parallel", key)
 
 
@@ -122,11 +126,12 @@ def _layers_of_folder(
             f"{count}; copy the model again, or set num_mtp_layers there."
         )
     _fill_kinds(config.get_text_config(), count)
-    if any(".mtp_layers." in name for name in shipped.names):
+    if shipped.like_mimo:
         config.mtp_hidden_states_first = True
     config.mtp_heads, config.mtp_arrangement, config.mtp_names = heads, "sequential", list(shipped.names)
-    which = "layer is used as head 1" if heads == 2 else f"{layers} are used as heads 1 to {heads - 1}"
-    said = f"{key} = {folder}: its {count} multi-token {which} (model.heads_init=copy starts new ones)."
+    used = f"{layers} {'is' if count == 1 else 'are'} used as"
+    which = "head 1" if heads == 2 else f"heads 1 to {heads - 1}"
+    said = f"{key} = {folder}: its {count} multi-token {used} {which} (model.heads_init=copy starts new ones)."
     return HeadPlan(config, heads, key_mapping(config, shipped.names), None, said)
 
 
@@ -142,7 +147,6 @@ def _heads_of_wmtp(
 ) -> HeadPlan:
     """Use parallel heads that wmtp saved, as far as they go, and start the others."""
     saved, new = getattr(config, "mtp_heads", 1), heads > kept
-    names: Sequence[str] | None = None
     config.mtp_heads = heads
     for name in ("mtp_arrangement", "mtp_names"):
         if hasattr(config, name):
@@ -153,25 +157,34 @@ def _heads_of_wmtp(
                 "model.heads_init = identity: a sequential layer reads two things and cannot hand one on; "
                 "set model.heads_init=copy."
             )
-        if shipped is not None:
-            check_known(shipped, config, key)
-        count = 1 if arrangement == "recurrent" else heads - 1
-        names = shipped.names if shipped is not None and shipped.count == count else None
-        if names is None or layer_count(config) != count:
+        _replace_layers(folder, config, shipped, 1 if arrangement == "recurrent" else heads - 1, key)
+        shipped = None
+    reason = f"heads_init={heads_init}" if heads_init != "auto" else f"heads_arrangement={arrangement}"
+    return HeadPlan(config, kept, {}, shipped, _saying(f"{key} = {folder}", saved, config, kept, reason, shipped))
+
+
+def _replace_layers(folder: Path, config: Any, shipped: ShippedLayers | None, count: int, key: str) -> None:
+    """Let a config speak of new layers, under the names of those whose place they take, else under MiMo's."""
+    if shipped is not None:
+        check_known(shipped, config, key)
+    if shipped is None or shipped.like_mimo:
+        _add_layers(config, count)
+        config.num_nextn_predict_layers = count  # where a server looks for it in this layout
+        config.mtp_hidden_states_first = True
+    elif shipped.count != count:
+        raise ConfigError(
+            f"model.heads_arrangement: {count} new layers cannot take the place of the {shipped.count} that {folder} "
+            f"ships; set model.heads={1 + shipped.count}, or model.heads_arrangement=parallel."
+        )
+    else:
+        if layer_count(config) == 0:
             _add_layers(config, count)
-        if names is None:
-            config.num_nextn_predict_layers = count  # where a server looks for it in this layout
-        config.mtp_hidden_states_first = names is None or any(".mtp_layers." in name for name in names)
-        config.mtp_arrangement = "sequential"
-        if names is not None:
-            config.mtp_names = list(names)
-    left_alone = shipped if names is None else None
-    return HeadPlan(
-        config, kept, {}, left_alone, _saying(f"{key} = {folder}", saved, config, kept, heads_init, left_alone)
-    )
+        _fill_kinds(config.get_text_config(), count)
+        config.mtp_names = list(shipped.names)
+    config.mtp_arrangement = "sequential"
 
 
-def _saying(model: str, saved: int, config: Any, kept: int, heads_init: str, left_alone: ShippedLayers | None) -> str:
+def _saying(model: str, saved: int, config: Any, kept: int, reason: str, left_alone: ShippedLayers | None) -> str:
     heads = config.mtp_heads
     if left_alone is not None:
         layers = "layer is" if left_alone.count == 1 else "layers are"
@@ -180,10 +193,10 @@ def _saying(model: str, saved: int, config: Any, kept: int, heads_init: str, lef
             f"{model}: its {left_alone.count or 'own'} multi-token {layers} not trained and left as shipped in the "
             f"export, so drafts by them go stale{way_out}."
         )
-    if min(heads, saved) == 1 or heads_init == "saved":  # nothing that the weights alone do not show
+    if min(heads, saved) == 1 or reason == "heads_init=saved":  # nothing that the weights alone do not show
         return ""
     if kept == 1:
-        return f"{model}: its {saved} saved heads are left out, as model.heads_init={heads_init} says."
+        return f"{model}: its {saved} saved heads are left out, as model.{reason} says."
     rest = f"; the other {heads - kept} start as copies of the last layer" if kept < heads else ""
     which = f"its {saved}" if kept == saved else f"{kept} of its {saved}"
     return f"{model}: {which} saved heads are used{rest} (model.heads_init=copy starts them anew)."

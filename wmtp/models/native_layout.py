@@ -60,6 +60,11 @@ class ShippedLayers:
     known: bool
     beside: bool = False
 
+    @property
+    def like_mimo(self) -> bool:
+        """Say whether the names are MiMo's, which wmtp gives to layers that are new."""
+        return all(".mtp_layers." in name for name in self.names)
+
     def read(self) -> dict[str, Tensor]:
         """Read the tensors as they are."""
         wanted, tensors = set(self.names), {}

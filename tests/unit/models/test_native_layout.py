@@ -211,6 +211,21 @@ def test_the_last_layer_serves_every_token_further_on(folders, tmp_path):
     assert load_model(tmp_path).heads == 4
 
 
+def test_heads_of_the_other_arrangement_are_not_taken_for_those_that_are_there(folders, tmp_path, capsys):
+    for name, init, arrangement in (("glm4_moe", "native", "parallel"), ("asset:tiny-base", "saved", "recurrent")):
+        path = str(folders.get(name, name))
+        with pytest.raises(ConfigError, match=rf"heads_arrangement = {arrangement}, but the heads .*; set .*=copy to"):
+            ModelSource(path, heads=2, heads_init=init, heads_arrangement=arrangement).load()
+    with pytest.raises(ConfigError, match=r"2 new layers cannot take the place of the 1 .*; set model.heads=2, or"):
+        ModelSource(str(folders["glm4_moe"]), 3, "copy", heads_arrangement="sequential").load()
+    model = ModelSource("asset:tiny-base", 3, "auto", heads_arrangement="sequential").load()
+    assert len(model.extra_heads) == 2 and model.new_heads.first == 1
+    assert "its 4 saved heads are left out, as model.heads_arrangement=sequential says." in capsys.readouterr().out
+    model.save_pretrained(tmp_path)
+    more = ModelSource(str(tmp_path), 4, "copy", heads_arrangement="sequential").load()
+    assert len(more.extra_heads) == 3 and more.left_alone is None
+
+
 @pytest.fixture
 def altered(folders, tmp_path):
     """Copy a published model and change its tensors' names or its config."""

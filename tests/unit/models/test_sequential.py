@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from transformers.modeling_layers import MtpModel
 
+from tests.published import publish
 from wmtp.data.batching import collate
 from wmtp.data.tokenization import TokenizedSample
 from wmtp.errors import ConfigError
@@ -36,6 +37,8 @@ def folders(tmp_path_factory):
         torch.manual_seed(42)
         found[name] = tmp_path_factory.mktemp(name)
         AutoModelForCausalLM.from_config(config).save_pretrained(found[name])
+    for name in ("glm4_moe", "qwen3_5", "deepseek_v3_of_two"):
+        found[name] = publish(name, tmp_path_factory.mktemp(name))
     return found
 
 
@@ -81,10 +84,22 @@ def test_every_head_is_what_transformers_computes_wherever_it_has_a_target(folde
         assert not torch.allclose(hidden[k], hidden[k - 1])
 
 
-@pytest.mark.parametrize("arrangement", ["sequential", "recurrent"])
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_loss_and_gradient_are_those_of_explicit_logits_in_float64(folders, family, arrangement):
-    model = make(folders[family], 3, arrangement).double()
+@pytest.mark.parametrize(
+    ("family", "arrangement", "heads_init"),
+    [
+        *(
+            (family, arrangement, "random")
+            for family in ("llama", "qwen2")
+            for arrangement in ("sequential", "recurrent")
+        ),
+        ("deepseek_v3_of_two", None, "native"),
+        *((family, "recurrent", "native") for family in ("glm4_moe", "qwen3_5")),
+    ],
+)
+def test_loss_and_gradient_are_those_of_explicit_logits_in_float64(folders, family, arrangement, heads_init):
+    model = make(folders[family], 3, arrangement, heads_init).double()
+    for part in (model, model.builder):  # the faster experts know no float64
+        part.set_experts_implementation("eager")
     batch = batch_of(12, 7, 9)
     labels_BT, ids_BT = batch["labels_BT"], batch["input_ids_BT"]
     weight_BT = torch.rand(labels_BT.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2
