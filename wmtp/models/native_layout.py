@@ -182,10 +182,15 @@ def _tensor_names(folder: Path) -> list[str]:
 
 
 def _is_ahead(name: str, layers: int) -> bool:
-    """Say whether a tensor is of a layer beyond the model's own."""
+    """Say whether a tensor is of a layer beyond the language model's own.
+
+    Example:
+        >>> _is_ahead("model.layers.3.eh_proj.weight", 3), _is_ahead("model.visual.layers.3.attn.weight", 3)
+        (True, False)
+    """
     if name.startswith("extra_heads."):  # heads that wmtp saved
         return False
-    beyond = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
+    beyond = re.match(r"(?:model\.|language_model\.)*layers\.(\d+)\.", name)
     return re.search(r"(^|[._])(mtp|nextn)", name) is not None or (beyond is not None and int(beyond[1]) >= layers)
 
 
