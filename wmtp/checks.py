@@ -29,10 +29,6 @@ def check_whole_number(
     """Refuse what is no whole number in a range.
 
     Args:
-        key: 설정의 전체 이름.
-        value: 그 값.
-        least: 가장 작은 값. None이면 제한이 없다.
-        most: 가장 큰 값. None이면 제한이 없다.
         advice: 덧붙일 문장. 무엇을 해 볼지.
         null: null도 된다면 그 뜻 ("all").
 

@@ -28,19 +28,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, MissingMandatoryValue
 
 from wmtp.errors import ConfigError, WmtpError, chain
-from wmtp.overrides import (
-    check_config,
-    did_you_mean_key,
-    for_hydra,
-    is_override,
-    leaves,
-    read_override,
-)
+from wmtp.overrides import check_config, did_you_mean_key, for_hydra, is_override, leaves, read_override
 from wmtp.secrets import mask_secrets, refuse_secrets
 from wmtp.storage import nested_form, using
 
 # What is wrong with a path, not with the program.
 _NO_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_ROOM = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "your quota of the disk is used up",
+    errno.EFBIG: "a file may not grow that large here",
+}
 LONGEST_POINT = 80  # bytes of a run's name that say which point of a sweep it is
 
 
@@ -127,7 +125,6 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
     """Say a user's mistake in one sentence; None if the error is a bug of ours.
 
     Args:
-        error: 앞문까지 올라온 예외.
         config_name: 앞문의 설정. 뜻했을 키를 그 안에서 찾는다.
 
     Example:
@@ -138,14 +135,9 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
     for cause in causes:
         if isinstance(cause, WmtpError):
             return f"{type(cause).__name__}: {cause}"
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
             place = f" for {cause.filename}" if cause.filename else ""
-            what = {
-                errno.EDQUOT: "your quota of the disk is used up",
-                errno.EFBIG: "a file may not grow that large here",
-            }
-            sentence = what.get(cause.errno, "no space left on the disk")
-            return f"DiskFullError: {sentence}{place}; free some and go on with ckpt=last."
+            return f"DiskFullError: {_NO_ROOM[cause.errno]}{place}; free some and go on with ckpt=last."
         if isinstance(cause, OSError) and cause.errno in _NO_PLACE and _path_given(cause.filename):
             key, path = _path_given(cause.filename)
             return f"ConfigError: {key} = {path} cannot be used ({cause.strerror}); give another path."
@@ -162,21 +154,18 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
             return f"ConfigError: {_wrong_call(cause)}"
         if isinstance(cause, (HydraException, InterpolationKeyError)):
             return f"ConfigError: {_first_line(cause)}"
-    return _explain_memory(error) if "torch" in sys.modules else None
+    if "torch" in sys.modules:
+        from wmtp.run.failure import WORDS, kind_of
+
+        if kind_of(error) == "out_of_memory":
+            return f"OutOfMemoryError: {_first_line(error).rstrip('.')}. {WORDS['out_of_memory'][1]}"
+    return None
 
 
 def _path_given(file: Any) -> tuple[str, str] | None:
     """Find the argument that gave the path of a file, so that a sentence can name its key."""
     given = [argument.split("=", 1) for argument in sys.argv[1:] if is_override(argument) and "=" in argument]
     return next(((key, path) for key, path in given if path and str(file).startswith(path)), None)
-
-
-def _explain_memory(error: BaseException) -> str | None:
-    from wmtp.run.failure import WORDS, kind_of
-
-    if kind_of(error) != "out_of_memory":
-        return None
-    return f"OutOfMemoryError: {_first_line(error).rstrip('.')}. {WORDS['out_of_memory'][1]}"
 
 
 def build(config: Any, **kwargs: Any) -> Any:
@@ -330,7 +319,9 @@ def _unknown_option(error: MissingConfigException) -> str:
             f"data = {option} is for evaluation only: training on a test split would make its numbers worthless. "
             f"Train on one of {', '.join(options)}, and evaluate with benchmark={option}."
         )
-    return f"{group} = {option} is not one of {', '.join(options)} (conf/{group}/).{_did_you_mean(option, options)}"
+    close = difflib.get_close_matches(option, options, n=1)
+    meant = f" Did you mean {close[0]}?" if close else ""
+    return f"{group} = {option} is not one of {', '.join(options)} (conf/{group}/).{meant}"
 
 
 def _unknown_key(message: str, config_name: str) -> str:
@@ -364,8 +355,3 @@ def _composed(config_name: str) -> DictConfig:
             return hydra.compose(config_name, choices)
         except HydraException:
             return hydra.compose(config_name)
-
-
-def _did_you_mean(word: str, options: list[str]) -> str:
-    close = difflib.get_close_matches(word, options, n=1)
-    return f" Did you mean {close[0]}?" if close else ""

@@ -2,7 +2,7 @@
 
     python -m wmtp.eval ckpt=runs/<name>
     python -m wmtp.eval ckpt=runs/<name> benchmark=humaneval benchmark.path=DIR
-    python -m wmtp.eval ckpt=model:Qwen/Qwen2.5-Coder-0.5B benchmark=mbpp out=DIR
+    python -m wmtp.eval ckpt=model:Qwen/Qwen2.5-Coder-0.5B benchmark=mbpp out=DIR      # or ckpt=FILE.gguf
     python -m wmtp.eval samples=FILE benchmark=mbpp benchmark.path=DIR
     torchrun --nproc-per-node 8 -m wmtp.eval ckpt=runs/<name>
 
@@ -27,22 +27,13 @@ ELSEWHERE = "model:"  # then whatever `model.path` takes
 
 @dataclass
 class Subject:
-    """Hold what is evaluated, and where its results belong unless out=DIR says otherwise.
+    """Hold what is evaluated, and where its results belong unless out=DIR says otherwise."""
 
-    Attributes:
-        source: `harness.evaluate`의 인자: 모델과 뽑는 법, 또는 samples 파일.
-        suite: 벤치마크들.
-        folder: 결과 폴더를 만들 곳.
-        label: 결과 폴더의 이름.
-        checkpoint: 모델의 내용에서 나온 이름.
-        run: 실행 폴더. 모르면 None.
-    """
-
-    source: dict[str, Any]
+    source: dict[str, Any]  # a model and how to draw from it, or a samples file, as `harness.evaluate` takes them
     suite: list[Any]
-    folder: Path
+    folder: Path  # in it, under eval/label, the results
     label: str
-    checkpoint: str = ""
+    checkpoint: str = ""  # names the model by its content
     run: Path | None = None
 
 
@@ -108,7 +99,7 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
     from wmtp.checkpoints.saved_model import SavedModel
 
     quiet_libraries()
-    if (is_s3(cfg.ckpt) or str(cfg.ckpt).startswith(ELSEWHERE)) and not cfg.out:
+    if (is_s3(cfg.ckpt) or _is_model(cfg.ckpt)) and not cfg.out:
         raise ConfigError(f"out has no value, and results cannot go beside {cfg.ckpt}; set out=DIR.")
     saved = SavedModel(_find(cfg))
     suite = _suite(cfg, saved.config)
@@ -131,7 +122,7 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
 def _find(cfg: DictConfig) -> Path:
     """Turn what a user calls a model into a .ckpt file or an exported folder."""
     name = str(cfg.ckpt)
-    if name.startswith(ELSEWHERE):
+    if _is_model(name):
         from wmtp.models.loading import find_model
 
         return find_model(name.removeprefix(ELSEWHERE), "ckpt")
@@ -145,6 +136,11 @@ def _find(cfg: DictConfig) -> Path:
     if (folder / "adapter_config.json").is_file():
         in_use().find_model(str(folder), "ckpt")  # says what to give instead
     return folder if (folder / "config.json").is_file() else resolve_checkpoint(str(folder), Path())
+
+
+def _is_model(ckpt: Any) -> bool:
+    """Say whether `ckpt` is written as `model.path` is: its folder may be one of the cache, where no results belong."""
+    return str(ckpt).startswith(ELSEWHERE) or str(ckpt).endswith(".gguf")
 
 
 def _samples(cfg: DictConfig) -> Subject:
@@ -178,9 +174,6 @@ def benchmark_of_run(recorded: Any) -> DictConfig:
 
     [연구 맥락] 체크포인트는 남이 준 파일이다. 거기 적힌 `_target_`은 하나도 부르지 않는다: 이름으로 우리 설정을 찾고,
         그 설정의 키에 평범한 값만 넣는다. 그렇게 조합한 것이 적힌 것과 다르면 조용히 다른 것을 재는 대신 거부한다.
-
-    Args:
-        recorded: 실행의 설정에 적힌 `benchmark`.
 
     Raises:
         CheckpointError: 모르는 이름, 평범하지 않은 값, 손으로 고친 벤치마크.

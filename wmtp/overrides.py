@@ -108,8 +108,6 @@ def check_config(cfg: DictConfig, conf: Path, root: str, choices: Mapping[str, s
     """Refuse what composes and cannot work: a circle of `${…}`, a key that nothing reads, a list for a text.
 
     Args:
-        cfg: 조합된 설정.
-        conf: conf/ 폴더.
         root: 앞문의 설정 파일 이름, "train" 또는 "eval".
         choices: 그룹마다 고른 선택지.
 

@@ -38,6 +38,7 @@ def precompute(cfg: DictConfig) -> None:
     data = build(cfg.data.module, tokenizer=tokenizer)
     data.source, _ = guard(data.source, build(cfg.benchmark.suite), cfg.data.leakage)
     data.setup()
+    reference.frozen.check_reads(data)
     fabric = Fabric(
         accelerator=cfg.trainer.accelerator,
         devices=cfg.trainer.devices,

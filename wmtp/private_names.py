@@ -29,9 +29,9 @@ def logs_this_step(trainer: Any) -> bool:
     return trainer._logger_connector.should_update_logs
 
 
-def scale_last_rates(scheduler: Any, ratio: float) -> None:
-    """Scale the rates that a scheduler says it set last; `get_last_lr` gives them, nothing sets them."""
-    scheduler._last_lr = [rate * ratio for rate in scheduler._last_lr]
+def set_last_rates(scheduler: Any, rates: list[float]) -> None:
+    """Say which rates a scheduler set last; `get_last_lr` gives them, nothing sets them."""
+    scheduler._last_lr = rates
 
 
 def number_of(storage: Any) -> int:

@@ -18,15 +18,7 @@ class _Lines(tqdm):
 
 
 def progress_bar(name: str, total: int | None, done: int, shown: bool, unit: str = "sample") -> tqdm:
-    """Open a bar that counts, with the speed and the time left.
-
-    Args:
-        name: 무엇을 하는지.
-        total: 모두 몇 개인지. 모르면 None.
-        done: 이미 한 수.
-        shown: False면 아무것도 보이지 않는다.
-        unit: 세는 것의 이름.
-    """
+    """Open a bar that counts, with the speed and the time left."""
     settings = dict(desc=name, total=total, initial=done, unit=unit, disable=not shown)
     if sys.stderr.isatty():
         return tqdm(**settings, dynamic_ncols=True)

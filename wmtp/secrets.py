@@ -97,12 +97,6 @@ def mask_secrets(config: Any) -> Any:
     [동작] 이름이 비밀을 뜻하는 키의 값, 생김새가 비밀인 것, 비밀 환경 변수의 값과 같은 글자열을 가린다.
         화면, 기록(MLflow, config.yaml, train.log)에 남기기 전에 부른다.
 
-    Args:
-        config: dict, list, 기본형으로 된 설정, 또는 글.
-
-    Returns:
-        같은 모양의 사본.
-
     Example:
         >>> mask_secrets({"storage": {"hf_token": "hf_abc", "url": "s3://u:pw@host/x"}, "token_budget": 4096})
         {'storage': {'hf_token': '***', 'url': 's3://***@host/x'}, 'token_budget': 4096}

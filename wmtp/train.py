@@ -38,6 +38,7 @@ class Parts(NamedTuple):
     """Hold what a run is made of."""
 
     name: str
+    model_source: Any
     tokenizer: Any
     data: Any
     leaks: list[Any]
@@ -128,14 +129,16 @@ def build_parts(cfg: DictConfig) -> Parts:
     data.source, leaks = guard(data.source, benchmarks, cfg.data.get("leakage", "drop"))
     data.setup()
     name = (cfg.name or f"{algo.name}-{data.source.name}-{model_source.name}") + sweep_point()
-    return Parts(name, tokenizer, data, leaks, benchmarks, sampling, algo, data.samples["train"].fingerprint[:16])
+    samples = data.samples["train"].fingerprint[:16]
+    return Parts(name, model_source, tokenizer, data, leaks, benchmarks, sampling, algo, samples)
 
 
 def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dict[str, float]:
     """Train once, from a checkpoint or from the beginning, with the evaluations around it."""
     from wmtp.callbacks.graceful_stop import interruptible
+    from wmtp.callbacks.progress import TrainingProgress
     from wmtp.checkpoints.description import Description
-    from wmtp.ranks.whole_model import export
+    from wmtp.reporting.reading import read_run
     from wmtp.reporting.screen import overview, summary
     from wmtp.reporting.texts import Texts
     from wmtp.run.remedies import supported_precision
@@ -159,13 +162,15 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
     metrics = {}
     if cfg.eval.before:
         metrics |= run_programs(cfg, "before", parts, trainer, log=begins)
-        show_before(trainer, metrics)
+        if isinstance(bar := trainer.progress_bar_callback, TrainingProgress):
+            bar.pass_at_1_before = next((value for key, value in metrics.items() if key.endswith("/pass@1")), None)
     with interruptible():
         if begins:  # the curves start before the first step
             trainer.validate(algo, data, verbose=False)
             metrics |= {f"before/{key}": float(value) for key, value in trainer.callback_metrics.items()}
         else:
-            metrics |= values_at_start(run)
+            series = read_run(run).series  # as they were before the first step
+            metrics |= {f"before/{key}": points[0][1] for key, points in series.items() if key.startswith("val/")}
         algo.train()  # Lightning keeps the mode it finds
         trainer.fit(algo, data, ckpt_path=attempt.checkpoint, weights_only=True)
         leave_if_stopped(cfg, callbacks, trainer, run)
@@ -174,7 +179,7 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
     metrics |= {f"after/{key}": float(value) for key, value in trainer.callback_metrics.items()}
     if cfg.eval.after:
         metrics |= run_programs(cfg, "after", parts, trainer)
-    export(trainer, algo, run / "model")
+    export(parts, trainer, run, texts)
     if trainer.is_global_zero:
         report, stores = write_up(run, loggers)
         print(summary(metrics, run, report, stores, texts))
@@ -227,6 +232,19 @@ def leave_if_stopped(cfg: DictConfig, callbacks: list[Any], trainer: Any, run: P
 
         exit_together(trainer, cfg.recovery.requeue_exit_code)
     raise Stopped
+
+
+def export(parts: Parts, trainer: Any, run: Path, texts: Any) -> None:
+    """Write the model's folder with its card, on the first rank with the whole model, while the others wait."""
+    from wmtp.ranks.whole_model import whole_model
+    from wmtp.reporting import model_card
+    from wmtp.reporting.screen import exported
+
+    with whole_model(trainer, parts.algo) as model:
+        if model is not None:
+            card = partial(model_card, run, command_again())
+            said = exported(parts.model_source.write(model, run / "model", card), texts)
+            print(said, end="\n" if said else "")
 
 
 def write_up(run: Path, loggers: list[Any]) -> tuple[Path, list[Any]]:
@@ -282,23 +300,6 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any) -> dict[
             )
             write_evaluation_report(out, benchmark.problems, texts)
     return {f"{when}/{key}": value for key, value in metrics.items() if isinstance(value, (int, float))}
-
-
-def values_at_start(run: Path) -> dict[str, float]:
-    """Read what validation gave before the first step of a run that goes on."""
-    from wmtp.reporting.reading import read_run
-
-    series = read_run(run).series
-    return {f"before/{key}": points[0][1] for key, points in series.items() if key.startswith("val/")}
-
-
-def show_before(trainer: Any, metrics: dict[str, float]) -> None:
-    """Let the bar show what pass@1 was before training."""
-    from wmtp.callbacks.progress import TrainingProgress
-
-    bar = trainer.progress_bar_callback
-    if isinstance(bar, TrainingProgress):
-        bar.pass_at_1_before = next((value for key, value in metrics.items() if key.endswith("/pass@1")), None)
 
 
 def main() -> None:

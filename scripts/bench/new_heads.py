@@ -42,9 +42,11 @@ from wmtp.evaluation.harness import evaluate
 from wmtp.evaluation.sandbox import Sandbox
 from wmtp.heads.fitting import HeadFitting, TrunkCalls, measure, put
 from wmtp.maths.curve import Curve
-from wmtp.models.generation import Request, Sampling, acceptance, generate
+from wmtp.models.encoding import encode_prompt
+from wmtp.models.generation import generate
 from wmtp.models.loading import ModelSource
 from wmtp.models.mtp import MTPMixin
+from wmtp.models.sampling import Request, Sampling, acceptance
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ class Bench:
             ]
             sampling = Sampling(0.8, 0.95, max_new_tokens=self.asked.tokens, batch_size=512, decoding="ordinary")
             done = [one for _, one in generate(model, self.tokenizer, requests, sampling)]
-            prompts = {request.key: self.tokenizer(request.prompt).input_ids for request in requests}
+            prompts = {request.key: encode_prompt(self.tokenizer, request.prompt) for request in requests}
             answers = [
                 TokenizedSample(
                     one.key,

@@ -16,8 +16,10 @@ from test_train import logged
 from training import last_checkpoint, start
 
 from tests.real_data import DATA, real_data
+from tests.tolerance import adaptive_rounding, distance, terms_of
 from wmtp.cache.value_heads import read_head
 from wmtp.checkpoints.io import AtomicCheckpointIO
+from wmtp.models.loading import find_model, load_model
 from wmtp.train import train
 
 FEW = [
@@ -102,7 +104,6 @@ def test_rewards_that_are_no_probability_work_without_another_word(config, tmp_p
     if rewards == "reward_model":
         from transformers import LlamaConfig, LlamaForSequenceClassification
 
-        from wmtp.models.loading import find_model
         from wmtp.models.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(find_model("asset:tiny-base"))
@@ -199,11 +200,11 @@ def test_two_ranks_fit_the_head_that_one_does_and_all_have_it(tmp_path):
     for found in (together, sharded, whole):
         assert sorted(found) == ["end-0", "end-1", "start-0", "start-1"]
         assert all(apart(value, found["start-0"]) == 0 for value in found.values())
-    moved = apart(alone["start-0"], {name: torch.zeros_like(t) for name, t in alone["start-0"].items()})
-    assert apart(together["start-0"], alone["start-0"]) < 1e-3 * moved
-    assert apart(sharded["start-0"], whole["start-0"]) < 1e-3 * moved
+    bound = adaptive_rounding(terms_of(load_model(find_model("asset:tiny-base")), positions=512), torch.float32)
+    assert distance(together["start-0"], alone["start-0"]) <= bound
+    assert distance(sharded["start-0"], whole["start-0"]) <= bound
     curves = [json.loads((tmp_path / "runs" / name / "critic.json").read_text())["curve"] for name in ("one", "ddp")]
-    assert curves[1][-1]["loss"] == pytest.approx(curves[0][-1]["loss"], rel=1e-3)
+    assert curves[1][-1]["loss"] == pytest.approx(curves[0][-1]["loss"], rel=bound)
 
 
 @pytest.mark.slow
@@ -218,7 +219,7 @@ def test_two_ranks_that_are_killed_go_on_together_with_their_value(tmp_path, tra
     assert all(apart(whole["start-0"], value) == 0 for value in (*whole.values(), *resumed.values()))
     saved = [AtomicCheckpointIO().load_checkpoint(tmp_path / "runs" / name / "checkpoints" / "last.ckpt")
              for name in ("whole", "killed")]  # fmt: skip
-    assert apart(*(checkpoint["state_dict"] for checkpoint in saved)) < 1e-5
+    assert apart(*(checkpoint["state_dict"] for checkpoint in saved)) == 0
 
 
 @pytest.mark.slow

@@ -56,10 +56,22 @@ def answer(tmp_path, capsys, monkeypatch):
         ("trainer=gpu", r"ConfigError: trainer\.accelerator = gpu, but torch .* sees no GPU here; set trainer=cpu"),
         ("model.path=/nowhere", r"DataNotFoundError: model\.path = /nowhere: no config\.json"),
         ("model.heads=8", r"ConfigError: model\.heads = 8.*heads_init=copy"),
+        (
+            "model.export.dtype=half",
+            r"ConfigError: model\.export\.dtype = 'half' must be one of source, float32, bfloat16",
+        ),
+        (
+            "model.export.adapter=only",
+            r"ConfigError: .* = only, but the model is trained whole; set model/adapter=lora",
+        ),
+        (
+            "model/adapter=lora model.export.adapter=only",
+            r"ConfigError: .* = only cannot keep the heads of model\.heads = 4, .*; set model\.export\.heads=drop",
+        ),
         ("sampling.temperature=hot", r"ConfigError: sampling\.temperature = 'hot' must be a number >= 0"),
         ("optimizer.lr=-1", r"ConfigError: optimizer\.lr = -1 must be a number > 0"),
         ("trainer.max_steps=many", r"ConfigError: trainer\.max_steps = 'many' must be a whole number"),
-        ("data=mbpp data.path=/nowhere", r"DataNotFoundError: .*/nowhere"),
+        ("data=mbpp data.path=/nowhere", r"DataNotFoundError: data=mbpp: .* data\.path=/nowhere"),
         ("data=humaneval", r"ConfigError: data = humaneval is for evaluation only.*benchmark=humaneval"),
         ("data=[mbpp,codecontests]", r"ConfigError: data = \[mbpp,codecontests\] must be one choice.*data=mix"),
         ("data=mbpp,codecontests", r"ConfigError: data = mbpp,codecontests must be one choice.*data=mix"),

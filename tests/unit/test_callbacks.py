@@ -84,6 +84,10 @@ def run(tmp_path_factory, tokenizer):
     return {"dir": run_dir, "screen": screen.getvalue(), "histogram": histogram, "ranking": ranking, "steps": steps}
 
 
+LOGGED = 4 * torch.finfo(torch.float32).eps  # weights, and what Lightning logs, are rounded to float32
+SHOWN = 1e-4  # to four places
+
+
 def rows(run_dir):
     import csv
 
@@ -175,14 +179,14 @@ def test_weight_statistics_are_logged_at_logging_steps_only(run):
     logged = [int(row["step"]) for row in rows(run["dir"]) if row["weight/mean"]]
     assert logged == [1, 3, 5]
     row = next(row for row in rows(run["dir"]) if row["weight/mean"])
-    assert float(row["weight/mean"]) == pytest.approx(1, abs=1e-4)
+    assert float(row["weight/mean"]) == pytest.approx(1, rel=LOGGED)
     for key in ("min", "max", "p25", "p75", "p95", "ess", "at_floor", "at_ceiling", "corrupted_mean", "auc"):
         assert math.isfinite(float(row[f"weight/{key}"])), key
     assert float(row["weight/nan_weights"]) == float(row["weight/extreme_weights"]) == 0
     assert 0 < float(row["weight/rho1_usage_ratio"]) < 1
     step = run["steps"].seen[1][1]
-    mean = step["score_BT"][step["mask_BT"]].mean().item()
-    assert float(row["weight/rho1_excess_mean"]) == pytest.approx(mean, rel=1e-4)
+    mean = step["score_BT"][step["mask_BT"]].double().mean().item()
+    assert float(row["weight/rho1_excess_mean"]) == pytest.approx(mean, rel=LOGGED)
     assert "weight/critic_delta_mean" not in row
 
 
@@ -196,9 +200,9 @@ def test_statistics_are_those_of_all_pieces_of_a_step_and_a_delta_gets_its_mean(
         torch.cat([step[key][step["mask_BT"]] for _, step in steps.seen]).double() for key in ("weight_BT", "score_BT")
     )
     (row,) = (row for row in rows(tmp_path) if row["weight/mean"])
-    assert float(row["weight/p95"]) == pytest.approx(weight.quantile(0.95).item(), rel=1e-4)
-    assert float(row["weight/rho1_usage_ratio"]) == pytest.approx((weight > 1.0001).double().mean().item(), rel=1e-4)
-    assert float(row["weight/critic_delta_mean"]) == pytest.approx(score.mean().item(), rel=1e-4)
+    assert float(row["weight/p95"]) == pytest.approx(weight.quantile(0.95).item(), rel=LOGGED)
+    assert float(row["weight/rho1_usage_ratio"]) == pytest.approx((weight > 1.0001).double().mean().item(), rel=LOGGED)
+    assert float(row["weight/critic_delta_mean"]) == pytest.approx(score.mean().item(), rel=LOGGED)
 
 
 def test_speed_is_logged_and_padding_is_not_counted(run):
@@ -219,8 +223,8 @@ def test_model_flops_are_logged_and_their_share_of_the_peak_where_the_device_is_
     predictions = mask.sum() + mask[:, 2:].sum()  # of head 0, and of head 1, two places ahead
     whole = flops.per_token * lengths.sum() + flops.per_pair * (lengths**2).sum() + flops.per_prediction * predictions
     per_second = float(row["speed/model_flops_per_second"])
-    assert per_second / float(row["speed/steps_per_second"]) == pytest.approx(float(whole), rel=1e-5)
-    assert float(row["speed/mfu"]) == pytest.approx(per_second / 989e12, rel=1e-5)
+    assert per_second / float(row["speed/steps_per_second"]) == pytest.approx(float(whole), rel=LOGGED)
+    assert float(row["speed/mfu"]) == pytest.approx(per_second / 989e12, rel=LOGGED)
 
 
 def test_the_histogram_holds_every_target_token_of_the_run_and_survives_a_checkpoint(run):
@@ -254,7 +258,7 @@ def test_the_ranking_names_the_tokens_that_weigh_most_and_least_on_average(run, 
     by_weight = sorted(means, key=lambda token: means[token][0])
     for row, token in [(ranking["heaviest"][0], by_weight[-1]), (ranking["lightest"][0], by_weight[0])]:
         assert row["text"] == tokenizer.decode([token])
-        assert (row["weight"], row["count"]) == (pytest.approx(means[token][0], abs=1e-4), means[token][1])
+        assert (row["weight"], row["count"]) == (pytest.approx(means[token][0], abs=SHOWN), means[token][1])
     resumed = TokenRanking(run["dir"])
     resumed.load_state_dict(run["ranking"].state_dict())
     assert torch.equal(resumed._total_2V, run["ranking"]._total_2V)

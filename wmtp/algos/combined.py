@@ -24,7 +24,6 @@ class Combined(Critic, Rho1):
     """Fine-tune with the standardized scores of critic and rho1.
 
     Args:
-        model: 학습할 모델.
         value, reference: `Critic`과 `Rho1`의 것.
         mix: critic의 몫, [0, 1]. 0은 rho1, 1은 critic.
         **parts: 그 밖의 `Critic`과 `Rho1`의 인자들.

@@ -27,8 +27,6 @@ class Critic(WeightedMTP):
     """Fine-tune with weights from the changes of a value that was fitted to rewards.
 
     Args:
-        model: 학습할 모델.
-        value: 가치 (`wmtp.critic.value`).
         rewards: 프로그램에 보상을 주는 것 (`wmtp.critic.rewards`).
         pretraining: rewards를 받아 1단계 콜백을 돌려주는 함수 (`CriticPretraining`).
         localisation: rewards를 받아 자리를 재는 콜백을 돌려주는 함수 (`Localisation`).
@@ -59,6 +57,12 @@ class Critic(WeightedMTP):
     def value(self) -> PolicyValue:
         """Return V."""
         return self._value[0]
+
+    def check(self, trainer: Any, data: Any) -> None:
+        """Refuse to start where a model of V's own cannot read the data."""
+        super().check(trainer, data)
+        if self.value.frozen is not None:
+            self.value.frozen.check_reads(data)
 
     def configure_callbacks(self) -> list[Callback]:
         """Bring stage 1 and the measure of it along."""

@@ -28,10 +28,6 @@ def adamw(
     """Build AdamW; matrices decay, vectors (norms, biases) do not.
 
     Args:
-        model: 배울 모델.
-        lr: 학습률.
-        weight_decay: 행렬의 가중치 감쇠.
-        betas: AdamW의 베타.
         heads_lr: 헤드 1, 2, …의 학습률. None이면 lr. 새 헤드(`model.new_heads`)는 배울 것이 몸통보다 많으므로
             적어도 `NEW_HEADS_LR`.
     """
@@ -69,8 +65,6 @@ def muon(
         lr: Muon의 학습률.
         adamw_lr: 임베딩, norm, 출력층의 학습률.
         weight_decay: 두 쪽 모두의 가중치 감쇠 (norm은 제외).
-        momentum: Muon의 모멘텀.
-        betas: AdamW의 베타.
     """
     check_number("optimizer.lr", lr, "> 0", "See conf/optimizer/.")
     check_number("optimizer.adamw_lr", adamw_lr, "> 0", "See conf/optimizer/.")

@@ -55,6 +55,7 @@ class OnlineReference:
 
     def check(self, trainer: Any, data: Any) -> None:
         """Refuse a reference that cannot be loaded, before anything slow."""
+        self.frozen.check_reads(data)
         self.frozen.load()
 
     def prepare(self, trainer: Any) -> None:
@@ -82,8 +83,9 @@ class CachedReference(OnlineReference):
         """Refuse to start a run that may use only what is in the cache, where that is not all of it.
 
         Raises:
-            ConfigError: only인데 캐시에 없는 조각이 있을 때.
+            ConfigError: only인데 캐시에 없는 조각이 있거나, 표본에 참조모델이 모르는 토큰이 있을 때.
         """
+        self.frozen.check_reads(data)
         if self.only and not self.complete(data.samples["train"], str(trainer.precision)):
             raise ConfigError(
                 "algo.reference.only = true, but the cache lacks losses of this reference on this data; compute them "
@@ -147,14 +149,10 @@ class CachedReference(OnlineReference):
         [동작] 여러 프로세스가 함께 부르면 각자 남이 잡지 않은 조각을 잡는다. 모두 끝나야 돌아온다.
 
         Args:
-            samples: 학습 표본들.
             precision: Lightning의 정밀도 이름. 그때그때 채점할 때와 같은 계산이 되도록 키에 들어간다.
             token_budget: 배치 하나의 자리 수 상한.
-            pad_token_id: 패딩 토큰.
-            device: 참조모델을 둘 장치.
             autocast: precision을 켜는 컨텍스트를 만드는 함수.
             rank: 몇 번째 프로세스인지. 저마다 다른 곳에서 시작한다.
-            world_size: 프로세스의 수.
         """
         files, firsts = self.files(samples, precision), shard_firsts(samples.starts)
         work = list(zip(files, pairwise(firsts), strict=True))
@@ -175,12 +173,7 @@ class CachedReference(OnlineReference):
 
     def files(self, samples: TokenizedSamples, precision: str) -> list[Path]:
         """Return where the shards lie."""
-        key = {
-            "version": VERSION,
-            "samples": samples.fingerprint,
-            "reference": self.identity,
-            "precision": precision,
-        }
+        key = {"version": VERSION, "samples": samples.fingerprint, "reference": self.identity, "precision": precision}
         if self.frozen.weights != "float32":
             key["weights"] = self.frozen.weights
         folder = entry_file("reference", key).with_suffix("")

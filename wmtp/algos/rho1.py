@@ -24,20 +24,14 @@ class Rho1(WeightedMTP):
     """Fine-tune with weights from the loss gap to a frozen reference model.
 
     Args:
-        model: 학습할 모델.
         reference: CE_ref를 말해 주는 것 (`wmtp.algos.reference`).
-        score: "excess" 또는 "absolute".
         **step: `WeightedMTP`의 인자들. weighting을 포함한다.
     """
 
     name = "rho1"
 
     def __init__(
-        self,
-        model: MTPMixin,
-        reference: OnlineReference,
-        score: Literal["excess", "absolute"] = "excess",
-        **step: Any,
+        self, model: MTPMixin, reference: OnlineReference, score: Literal["excess", "absolute"] = "excess", **step: Any
     ) -> None:
         super().__init__(model, **step)
         check_choice("algo.score", score, ("excess", "absolute"), "See docs/maths.md; try excess.")

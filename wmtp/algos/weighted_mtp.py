@@ -26,6 +26,7 @@ from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.curve import Curve, check_curve, value_at
 from wmtp.maths.loss import MTPLoss, weighted_mtp_loss
+from wmtp.models.encoding import check_embedded
 from wmtp.models.mtp import MTPMixin, MTPOutput
 
 # Of heads that no checkpoint held: what docs/new_heads.md measured.
@@ -196,10 +197,7 @@ class WeightedMTP(LightningModule):
             self.log(f"val/ce_head{k}", nll, batch_size=count, on_epoch=True, sync_dist=True)
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip all gradients together; where the trunk hears only a part of the other heads, theirs on their own.
 
@@ -237,8 +235,12 @@ class WeightedMTP(LightningModule):
         """Refuse what cannot be trained, before anything slow.
 
         Raises:
-            ConfigError: 위치를 배운 모델(GPT-2)의 위치 수보다 긴 표본이 있을 때.
+            ConfigError: 위치를 배운 모델(GPT-2)의 위치 수보다 긴 표본이 있거나, 표본에 임베딩이 없는 토큰이 있을 때.
         """
+        rows, path = self.model.get_input_embeddings().num_embeddings, self.model.name_or_path
+        for split, samples in data.samples.items():
+            held = samples.tensors["input_ids"]
+            check_embedded(held, rows, data.tokenizer, f"model.path ({path})", f"the {split} samples hold")
         positions = getattr(self.model.config, "n_positions", None)
         if positions is None:
             return

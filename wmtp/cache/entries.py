@@ -44,11 +44,6 @@ def entry_file(kind: str, key: Any) -> Path:
 def read_or_build(file: Path, build: Callable[[], dict[str, Tensor]], wait: bool = True) -> dict[str, Tensor] | None:
     """Read an entry; build and keep it where it is not there or damaged.
 
-    Args:
-        file: `entry_file`이 알려 준 자리.
-        build: 항목을 만드는 함수.
-        wait: 다른 프로세스가 잡고 있으면 기다릴지.
-
     Returns:
         이름 → 텐서. 파일에 비춘(mmap) 것이며, 쓸 수 없는 캐시라면 방금 만든 것.
         wait=False인데 다른 프로세스가 잡고 있으면 None.
@@ -73,13 +68,6 @@ def build_together(
     """Read entries, or build those that no other process is building, until all are there.
 
     [동작] 여러 프로세스가 함께 부르면 통신 없이 나누어 한다. 하나가 죽으면 그가 잡았던 것은 남은 프로세스가 만든다.
-
-    Args:
-        shards: 항목의 자리와, 그것을 만드는 데 드는 것.
-        build: 뒤의 것을 받아 항목을 만드는 함수.
-
-    Returns:
-        (자리, 만드는 데 드는 것, 항목)을 얻는 차례로.
     """
     while True:
         held = []

@@ -56,11 +56,8 @@ def digest_of_model(folder: Path) -> str:
 
 def code_of(*modules: ModuleType | Path) -> str:
     """Name modules, or files of code, by what they do: comments, docstrings and layout do not count."""
-    return digest_of(sorted(_without_words(_source_of(module)) for module in modules))
-
-
-def _source_of(module: ModuleType | Path) -> str:
-    return module.read_text(encoding="utf-8") if isinstance(module, Path) else inspect.getsource(module)
+    sources = (one.read_text("utf-8") if isinstance(one, Path) else inspect.getsource(one) for one in modules)
+    return digest_of(sorted(map(_without_words, sources)))
 
 
 @cache
@@ -82,7 +79,6 @@ def identify(thing: Any, ignore: Collection[str] = ()) -> dict[str, Any]:
     """Describe an object by its class, the code of its class, and its attributes.
 
     Args:
-        thing: 객체.
         ignore: 값이 달라도 같은 것으로 볼 속성들.
     """
     return {

@@ -23,8 +23,6 @@ def fit_once(
 
     Args:
         file: 항목의 자리 (`entry_file`). 첫 랭크가 아니거나 캐시에 둘 것이 아니면 None.
-        broadcast: 첫 랭크의 값을 모두에게 알려 주는 함수.
-        fit: 맞추는 함수. 모든 랭크가 함께 부른다.
     """
     with claimed(file) if file else nullcontext():
         entry = broadcast(read_entry(file) if file else None)

@@ -15,9 +15,7 @@ def remember(kind: str, name: str, find_out: Callable[[], str]) -> str:
     """Read a text; find it out and keep it where it is not there.
 
     Args:
-        kind: 캐시 안의 폴더 이름.
         name: 글을 결정하는 모든 것의 이름 (`wmtp.cache.fingerprint.digest_of`).
-        find_out: 글을 알아내는 함수.
     """
     file = in_use().cache / kind / name
     with suppress(OSError, UnicodeDecodeError):

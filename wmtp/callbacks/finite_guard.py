@@ -107,9 +107,6 @@ class FiniteGuard(StepCheck):
 def bad_of(step: dict[str, Any]) -> Tensor:
     """Tell for score, weight and loss of a micro-batch whether something is not finite, on the device.
 
-    Args:
-        step: `last_step`.
-
     Example:
         >>> mask, one = torch.tensor([[True, False]]), torch.ones(1, 2)
         >>> bad_of({"score_BT": one / 0, "weight_BT": one, "mask_BT": mask, "loss": torch.tensor(float("nan"))})

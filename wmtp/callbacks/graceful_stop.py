@@ -34,7 +34,6 @@ class GracefulStop(StepCheck, Checkpoint):
     """Turn signals into a saved checkpoint.
 
     Args:
-        run_dir: 실행 폴더.
         preemption: 스케줄러가 보내는 신호의 이름들.
 
     Attributes:

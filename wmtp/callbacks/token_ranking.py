@@ -25,9 +25,6 @@ def add_by_token(total_2V: Tensor, input_ids_BT: Tensor, weight_BT: Tensor, mask
 
     Args:
         total_2V: 첫 줄은 가중치의 합, 둘째 줄은 개수.
-        input_ids_BT: 토큰 번호.
-        weight_BT: 토큰가중치.
-        mask_BT: 목표 토큰이면 True.
 
     Example:
         >>> total_2V = torch.zeros(2, 4)
@@ -61,7 +58,6 @@ class TokenRanking(Callback):
     """Write `token_ranking.json` into the run directory; nothing for an algorithm without weights.
 
     Args:
-        run_dir: 실행 폴더.
         top: 위와 아래에서 몇 개씩 남길지.
         least: 이보다 적게 나온 토큰은 빼고 순위를 매긴다.
     """
@@ -82,14 +78,7 @@ class TokenRanking(Callback):
         add_by_token(self._total_2V, step["batch"]["input_ids_BT"], step["weight_BT"], step["mask_BT"])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what there is, so that a run that dies later has it."""
-        self._write(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write all of it."""
-        self._write(trainer)
-
-    def _write(self, trainer: Trainer) -> None:
+        """Write what there is; the end of the training ends an epoch, wherever it comes."""
         if self._total_2V is None:  # the same on all ranks
             return
         total_2V = trainer.strategy.reduce(self._total_2V.clone(), reduce_op="sum").cpu()

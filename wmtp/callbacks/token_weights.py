@@ -44,12 +44,7 @@ def text_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 
 class TokenWeights(Callback):
-    """Write `token_weights.json` into the run directory.
-
-    Args:
-        run_dir: 실행 폴더.
-        samples: 보여 줄 표본의 수.
-    """
+    """Write `token_weights.json` into the run directory."""
 
     def __init__(self, run_dir: str | Path, samples: int = 6) -> None:
         self.path = Path(run_dir) / "token_weights.json"
@@ -78,7 +73,12 @@ class TokenWeights(Callback):
         batch = collate(samples, step_targets=1, pad_token_id=data.tokenizer.pad_token_id)
         batch = trainer.strategy.batch_to_device(batch, pl_module.device)
         mask_BT = target_mask(batch["labels_BT"])
-        score_BT, weight_BT = self._weigh(trainer, pl_module, batch, mask_BT)
+        pl_module.eval()
+        with trainer.precision_plugin.forward_context():
+            score_BT = pl_module.token_scores(batch, pl_module.model.mtp(batch["input_ids_BT"]))
+            check_finite(score_BT, mask_BT)
+            weight_BT = pl_module.weighting(score_BT, mask_BT)
+        pl_module.train()
         if not trainer.is_global_zero:
             return
         kept = json.loads(self.path.read_text())["samples"] if self.path.exists() else []
@@ -88,10 +88,7 @@ class TokenWeights(Callback):
         for row in shown:
             sample, n = samples[row], len(samples[row].input_ids)
             target = mask_BT[row, :n]
-            weights = {
-                "weight": _rounded(weight_BT[row, :n], target),
-                "score": _rounded(score_BT[row, :n], target),
-            }
+            weights = {"weight": _rounded(weight_BT[row, :n], target), "score": _rounded(score_BT[row, :n], target)}
             fixed = {
                 "problem_id": sample.task_id,
                 "prompt_length": sample.prompt_length,
@@ -100,19 +97,6 @@ class TokenWeights(Callback):
             }
             rows.append({**earlier.get(sample.task_id, {}), **fixed, stage: weights})
         write_atomically(self.path, json.dumps({"samples": rows}, ensure_ascii=False).encode())
-
-    def _weigh(
-        self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Any], mask_BT: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        training = pl_module.training
-        pl_module.eval()
-        try:
-            with trainer.precision_plugin.forward_context():
-                score_BT = pl_module.token_scores(batch, pl_module.model.mtp(batch["input_ids_BT"]))
-                check_finite(score_BT, mask_BT)
-                return score_BT, pl_module.weighting(score_BT, mask_BT)
-        finally:
-            pl_module.train(training)
 
 
 def _rounded(value_T: Tensor, target_T: Tensor) -> list[float | None]:

@@ -24,10 +24,7 @@ def count_in_bins(count_2K: Tensor, weight_BT: Tensor, mask_BT: Tensor, noise_BT
 
     Args:
         count_2K: 첫 줄은 깨끗한 토큰, 둘째 줄은 망가진 토큰의 수.
-        weight_BT: 토큰가중치.
-        mask_BT: 목표 토큰이면 True.
         noise_BT: 망가진 토큰이면 True. 모르면 None.
-        upper: 마지막 칸의 오른쪽 끝.
 
     Example:
         >>> count_2K = torch.zeros(2, 4)
@@ -48,9 +45,7 @@ class WeightHistogram(Callback):
     """Write `weight_histogram.json` into the run directory, at the end of every epoch and of the training.
 
     Args:
-        run_dir: 실행 폴더.
         upper: 히스토그램의 오른쪽 끝. 더 큰 가중치는 마지막 칸에 들어간다.
-        bins: 칸의 수.
     """
 
     def __init__(self, run_dir: str | Path, upper: float = 4.0, bins: int = 200) -> None:
@@ -71,16 +66,8 @@ class WeightHistogram(Callback):
         count_in_bins(count_2K, step["weight_BT"], step["mask_BT"], step["batch"].get("noise_BT"), self.upper)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what there is, so that a run that dies later has it."""
-        self._write(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write all of it."""
-        self._write(trainer, pl_module)
-
-    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add up the ranks and write the file; nothing for an algorithm without weights."""
-        if not self._counts:  # the same on all ranks
+        """Add up the ranks and write the file; the end of the training ends an epoch, wherever it comes."""
+        if not self._counts:  # an algorithm without weights, the same on all ranks
             return
         count_E2K = torch.stack([count_2K.to(pl_module.device) for count_2K in self._counts.values()])
         count_E2K = trainer.strategy.reduce(count_E2K, reduce_op="sum").long().cpu()

@@ -32,8 +32,6 @@ def weight_statistics(
     """Describe the weights of the target tokens by a few numbers, without leaving the device.
 
     Args:
-        weight_BT: 토큰가중치.
-        mask_BT: 목표 토큰이면 True.
         bounds: 가중치가 닿을 수 있는 하한과 상한. 모르면 None.
 
     Returns:
@@ -61,13 +59,10 @@ def weight_statistics(
         below, above = (ascending_N.take(near.long()) for near in (place.floor(), place.ceil()))  # [near] would wait
         return torch.where(count > 0, torch.lerp(below, above, place.frac()), torch.nan)
 
+    places = {"min": 0.0, "p25": 0.25, "p75": 0.75, "p95": 0.95, "max": 1.0}
     statistics = {
         "mean": sum_ / count,
-        "min": quantile(0.0),
-        "p25": quantile(0.25),
-        "p75": quantile(0.75),
-        "p95": quantile(0.95),
-        "max": quantile(1.0),
+        **{name: quantile(q) for name, q in places.items()},
         "ess": sum_.square() / (count * square),
         "nan_weights": (target_N & ~mask_N).sum().double(),
         "extreme_weights": (mask_N & (weight_N > EXTREME)).sum() / count,
@@ -81,12 +76,6 @@ def weight_statistics(
 
 def corruption_statistics(weight_BT: Tensor, score_BT: Tensor, mask_BT: Tensor, noise_BT: Tensor) -> dict[str, Tensor]:
     """Tell whether tokens known to be corrupted get less weight than clean ones.
-
-    Args:
-        weight_BT: 토큰가중치.
-        score_BT: 토큰 점수.
-        mask_BT: 목표 토큰이면 True.
-        noise_BT: 일부러 망가뜨린 토큰이면 True.
 
     Returns:
         corrupted_mean, clean_mean, auc = P(깨끗한 토큰의 점수 > 망가진 토큰의 점수), 동점은 1/2. 한쪽이 없으면 NaN.

@@ -7,11 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 
 class Description(Callback):
-    """Describe the model and the run in plain values, never objects.
-
-    Args:
-        config: 실행의 설정, 풀어 쓴 평범한 dict.
-    """
+    """Describe the model and the run in plain values, never objects."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config

@@ -97,17 +97,10 @@ def save_shards(checkpoint: dict[str, Any], path: Path) -> None:
         agree(begin)
         _save_tensors(model, temporary / "model")
         for name, optimizer in optimizers.items():
-            state = optimizer["state"]
-            tensors = {
-                f"{number}.{key}": value
-                for number, values in state.items()
-                for key, value in values.items()
-                if isinstance(value, Tensor)
-            }
-            rest = {
-                number: {key: value for key, value in values.items() if not isinstance(value, Tensor)}
-                for number, values in state.items()
-            }
+            tensors, rest = {}, {}
+            for number, values in optimizer["state"].items():
+                tensors |= {f"{number}.{key}": value for key, value in values.items() if isinstance(value, Tensor)}
+                rest[number] = {key: value for key, value in values.items() if not isinstance(value, Tensor)}
             _save_tensors(tensors, temporary / name)
             plain["optimizer_states"].append({**optimizer, "state": rest})
         sums = _sums_of(temporary)
@@ -139,12 +132,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def read_weights(path: str | Path, shapes_only: bool = False) -> dict[str, Tensor]:
-    """Put the weights of a checkpoint in shards together, under all of their names.
-
-    Args:
-        path: 체크포인트 폴더.
-        shapes_only: 값은 읽지 않고 모양만 (meta 장치의 텐서).
-    """
+    """Put the weights of a checkpoint in shards together, under all names; or their shapes, on the meta device."""
     weights = (shard_shapes if shapes_only else read_shards)(Path(path) / "model")
     return weights | {name: weights[first] for name, first in read_meta(path).get("tied", {}).items()}
 

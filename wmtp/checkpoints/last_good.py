@@ -9,11 +9,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from wmtp.checkpoints.integrity import check_bits
 from wmtp.checkpoints.kinds import is_checkpoint
@@ -26,7 +25,6 @@ def last_good(folder: Path, before_step: int | None = None, set_aside: bool = Tr
     """Find the newest checkpoint that is whole and finite.
 
     Args:
-        folder: 체크포인트의 폴더.
         before_step: 이 스텝이나 그 뒤의 것은 유한해도 쓰지 않는다.
         set_aside: 새것이지만 쓸 수 없는 것의 이름을 `.bad`로 바꿀지.
 
@@ -59,7 +57,7 @@ def is_good(path: Path) -> bool:
     """Tell whether a checkpoint is bit for bit what was written, and every value in it finite."""
     try:
         check_bits(path)
-        return all(map(is_finite, tensors_of(path)))
+        return all(bool(tensor.isfinite().all()) for tensor in tensors_of(path) if tensor.is_floating_point())
     except (CheckpointError, OSError, KeyError, RuntimeError):
         return False
 
@@ -72,20 +70,8 @@ def tensors_of(path: Path) -> Iterator[Tensor]:
                 yield from (shard.get_tensor(name) for name in shard.keys())
         return
     checkpoint = read_checkpoint(path)
-    yield from _tensors([checkpoint["state_dict"], checkpoint.get("optimizer_states", [])])
-
-
-def _tensors(nested: Any) -> Iterator[Tensor]:
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, dict | list | tuple):
-        for item in nested.values() if isinstance(nested, dict) else nested:
-            yield from _tensors(item)
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Tell whether every element is finite."""
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    leaves = tree_leaves([checkpoint["state_dict"], checkpoint.get("optimizer_states", [])])
+    yield from (leaf for leaf in leaves if isinstance(leaf, Tensor))
 
 
 def replace_by_link(source: Path, target: Path) -> None:

@@ -65,7 +65,8 @@ class SavedModel:
         """Rebuild the model, ready to generate, and its tokenizer."""
         if self.exported:
             check_weights(self.path)
-            return load_model(self.path, key="ckpt").eval(), load_tokenizer(self.path)
+            tokenizer = load_tokenizer(self.path)  # first: it is quick to say that it will not do
+            return load_model(self.path, key="ckpt").eval(), tokenizer
         settings = dict(self.checkpoint["wmtp"]["model"])
         check_bits(self.path)
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)

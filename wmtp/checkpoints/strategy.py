@@ -120,11 +120,8 @@ class ShardedStrategy(ModelParallelStrategy):
             load_shards(model, path / "model")
             for n, optimizer in enumerate(optimizers):
                 folder, saved = path / f"optimizer_{n}", checkpoint["optimizer_states"][n]
-                state = _empty_state(optimizer, shard_shapes(folder))
-                load_shards(
-                    {f"{i}.{name}": value for i, values in state.items() for name, value in values.items()}, folder
-                )
-                plain = saved["state"]
+                state, plain = _empty_state(optimizer, shard_shapes(folder)), saved["state"]
+                load_shards({f"{i}.{name}": t for i, values in state.items() for name, t in values.items()}, folder)
                 merged = {i: {**plain.get(i, {}), **state.get(i, {})} for i in plain.keys() | state.keys()}
                 optimizer.load_state_dict({**saved, "state": merged})
             return checkpoint
@@ -134,10 +131,9 @@ class ShardedStrategy(ModelParallelStrategy):
                 tensor.copy_(_like(tensor, checkpoint["state_dict"][name]))
         for optimizer, saved in zip(optimizers, checkpoint["optimizer_states"], strict=bool(optimizers)):
             parameters = _numbered(optimizer)
-            state = {
-                i: {name: _like(parameters[i], value) for name, value in values.items()}
-                for i, values in saved["state"].items()
-            }
+            state = {}
+            for i, values in saved["state"].items():
+                state[i] = {name: _like(parameters[i], value) for name, value in values.items()}
             optimizer.load_state_dict({**saved, "state": state})
         return checkpoint
 

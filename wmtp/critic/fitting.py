@@ -16,6 +16,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,7 @@ from lightning_fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.nn import functional as F
 
-from wmtp.checks import check_choice
 from wmtp.critic.value import PolicyValue
-from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.credit import auc, gae_returns, value_deltas
 
@@ -51,10 +50,8 @@ def value_loss(
 
     Args:
         kind: "bce", "mse", "pairwise".
-        logit_BT: V의 로짓.
         value_BT: V. 확률이거나 로짓 그대로 (`PolicyValue.scaled`).
         mask_BT: 목표 토큰이면 True.
-        reward_B: 시퀀스보상.
         problem_ids: 행마다 문제의 이름 (pairwise).
         gamma, gae_lambda: `gae_returns`.
         count: 목표 토큰(pairwise는 쌍)의 수. 배치의 일부만 있을 때 온전한 배치의 것. None이면 여기 있는 것을 센다.
@@ -86,14 +83,9 @@ class ValueFitting:
     Args:
         value: 배울 가치 (`wmtp.critic.value`), prepare를 마친 것.
         model: 학습할 모델. value=head가 읽는다.
-        train: 배울 프로그램들.
-        token_budget: 배치 하나의 자리 수 상한.
-        lr: AdamW의 학습률.
         kind: `VALUE_LOSSES` 가운데 하나.
-        gamma, gae_lambda: `gae_returns`.
-        sparsity: V의 움직임 mean |δ|에 붙는 계수.
-        seed: 순서를 정하는 씨앗.
         rank, world_size: 이 프로세스의 번호와 프로세스의 수.
+        token_budget, lr, gamma, gae_lambda, sparsity, seed: `CriticPretraining`.
     """
 
     def __init__(
@@ -141,16 +133,8 @@ class ValueFitting:
         with torch.enable_grad():
             logit_BT = self.value.head(hidden_BTD, nll_BT, mask_BT)
             value_BT = self.value.scaled(logit_BT)
-            loss = value_loss(
-                self.kind,
-                logit_BT,
-                value_BT,
-                mask_BT,
-                batch["reward_B"],
-                batch["problem_ids"],
-                **self.returns,
-                count=count,
-            )
+            rewards = batch["reward_B"], batch["problem_ids"]
+            loss = value_loss(self.kind, logit_BT, value_BT, mask_BT, *rewards, **self.returns, count=count)
             loss = loss + self.sparsity * value_deltas(value_BT, mask_BT).abs().sum() / targets
             self.optimizer.zero_grad()
             loss.backward()
@@ -166,11 +150,8 @@ class ValueFitting:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a later process needs to go on: plain values and tensors."""
-        return {
-            "head": self.value.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "steps_taken": self.steps_taken,
-        }
+        parts = {"head": self.value.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return parts | {"steps_taken": self.steps_taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another process stopped."""
@@ -179,31 +160,26 @@ class ValueFitting:
         self.steps_taken = state["steps_taken"]
 
 
+@dataclass(eq=False)
 class TrunkStates:
     """Give the frozen trunk's states of a batch, remembered as far as memory allows: the trunk is what costs time.
 
     Args:
         value, model: `ValueFitting`.
-        programs: 프로그램들.
         batches: 배치마다 프로그램의 번호들.
         limit: 기억할 바이트 수의 상한. 넘는 것은 다시 계산한다.
         rank, world_size: 배치마다 이 랭크의 몫(문제 단위)만 읽는다.
     """
 
-    def __init__(
-        self,
-        value: PolicyValue,
-        model: Any,
-        programs: "RewardedSamples",
-        batches: list[list[int]],
-        limit: int = 2**30,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.value, self.model, self.programs, self.batches, self.limit = value, model, programs, batches, limit
-        self.rank, self.world_size = rank, world_size
-        self._remembered: dict[int, Any] = {}
-        self._bytes = 0.0
+    value: PolicyValue
+    model: Any
+    programs: "RewardedSamples"
+    batches: list[list[int]]
+    limit: int = 2**30
+    rank: int = 0
+    world_size: int = 1
+    _remembered: dict[int, Any] = field(default_factory=dict)
+    _bytes: float = 0.0
 
     def __getitem__(self, i: int) -> tuple[dict[str, Any], Tensor, Tensor, Tensor]:
         """Return batch, hidden_BTD, nll_BT and mask_BT of the i-th batch."""
@@ -231,9 +207,6 @@ class TrunkStates:
 def measure(states: TrunkStates) -> dict[str, float]:
     """Measure what a value knows about programs that it was not fitted to.
 
-    Args:
-        states: 그 프로그램들의 상태.
-
     Returns:
         auc: P(맞은 프로그램의 마지막 V > 틀린 프로그램의 마지막 V). 보상이 실수면 중앙값을 넘는지로 나눈다.
         on_first, within_two, in_span, first_token_auc, chance: `localisation`. 달라진 자리를 아는 것이 없으면 NaN.
@@ -250,20 +223,6 @@ def measure(states: TrunkStates) -> dict[str, float]:
     reward_B, last_B = heldout.reward_S[[row for rows in batches for row in rows]], torch.cat(last)
     good_B = reward_B == 1 if value.binary else reward_B > reward_B.median()
     return {"auc": float(auc(last_B[good_B], last_B[~good_B]))} | heldout.localise(batches, deltas, value.binary)
-
-
-def check_value_loss(kind: str, binary: bool) -> None:
-    """Refuse a loss that is none, or that the rewards do not allow.
-
-    Raises:
-        ConfigError: 모르는 이름이거나, 실수 보상에 bce일 때.
-    """
-    check_choice("algo.pretraining.value_loss", kind, VALUE_LOSSES)
-    if kind == "bce" and not binary:
-        raise ConfigError(
-            "algo.pretraining.value_loss = bce needs rewards of 0 and 1; set algo.pretraining.value_loss=mse "
-            "or algo/rewards=tests."
-        )
 
 
 def _pairs(rewards: list[float], problem_ids: list[str]) -> tuple[list[int], list[int]]:

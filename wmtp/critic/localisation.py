@@ -18,12 +18,7 @@ from wmtp.critic.rewarded import RewardedSamples
 
 
 class Localisation(Callback):
-    """Log `localisation/on_first`, `within_two`, `in_span`, `first_token_auc` at every validation.
-
-    Args:
-        rewards: 프로그램에 보상을 주는 것 (`wmtp.critic.rewards`).
-        problems: 쓸 검증 문제의 수. None이면 모두.
-    """
+    """Log `localisation/on_first`, `within_two`, `in_span`, `first_token_auc` at every validation."""
 
     def __init__(self, rewards: Any, problems: int | None = 200) -> None:
         check_whole_number("algo.localisation.problems", problems, null="all")

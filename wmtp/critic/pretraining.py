@@ -23,10 +23,10 @@ from wmtp.cache.entries import entry_file, pack, unpack
 from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.cache.fits import fit_once, read_partial, write_partial
 from wmtp.cache.value_heads import read_head, write_head
-from wmtp.checks import check_number, check_whole_number
+from wmtp.checks import check_choice, check_number, check_whole_number
 from wmtp.critic import fitting, known, rewarded
 from wmtp.critic import value as value_models
-from wmtp.critic.fitting import TrunkStates, ValueFitting, check_value_loss, measure
+from wmtp.critic.fitting import VALUE_LOSSES, TrunkStates, ValueFitting, measure
 from wmtp.critic.known import Curve, auc_of, is_stale, tell
 from wmtp.critic.rewarded import RewardedSamples
 from wmtp.errors import ConfigError, DataNotFoundError
@@ -41,16 +41,13 @@ class CriticPretraining(Callback):
         rewards: 프로그램에 보상을 주는 것 (`wmtp.critic.rewards`).
         problems: 배우는 데 쓸 학습 문제의 수. None이면 모두.
         heldout_problems: 재는 데 쓸 검증 문제의 수. None이면 모두.
-        steps: 스텝 수의 상한.
         token_budget: 배치 하나의 자리 수 상한.
-        lr: AdamW의 학습률.
         value_loss: "bce", "mse", "pairwise". None이면 보상이 0과 1일 때 bce, 아니면 mse.
         gamma: 할인율 γ, [0, 1].
         gae_lambda: GAE의 λ, [0, 1].
         sparsity: V의 움직임 mean |δ|에 붙는 계수, 0 이상. 클수록 V가 드물게 움직인다.
         check_every: 몇 스텝마다 잴지.
         patience: AUC가 이만큼 잇달아 오르지 않으면 멈춘다.
-        seed: 순서를 정하는 씨앗.
     """
 
     def __init__(
@@ -69,13 +66,9 @@ class CriticPretraining(Callback):
         patience: int = 3,
         seed: int = 42,
     ) -> None:
-        for key, number, least in (
-            ("steps", steps, 1),
-            ("token_budget", token_budget, 2),
-            ("check_every", check_every, 1),
-            ("patience", patience, 1),
-        ):
-            check_whole_number(f"algo.pretraining.{key}", number, least)
+        for key, number in (("steps", steps), ("check_every", check_every), ("patience", patience)):
+            check_whole_number(f"algo.pretraining.{key}", number)
+        check_whole_number("algo.pretraining.token_budget", token_budget, 2)
         check_whole_number("algo.pretraining.problems", problems, null="all")
         check_whole_number("algo.pretraining.heldout_problems", heldout_problems, null="all")
         check_number("algo.pretraining.gamma", gamma, "in [0, 1]", "1 is no decay.")
@@ -83,17 +76,15 @@ class CriticPretraining(Callback):
         check_number("algo.pretraining.sparsity", sparsity, ">= 0", "0 lets V move everywhere; try 1.0.")
         check_number("algo.pretraining.lr", lr, "> 0", "Try 0.002.")
         value_loss = value_loss or ("bce" if rewards.binary else "mse")
-        check_value_loss(value_loss, rewards.binary)
+        check_choice("algo.pretraining.value_loss", value_loss, VALUE_LOSSES)
+        if value_loss == "bce" and not rewards.binary:
+            raise ConfigError(
+                "algo.pretraining.value_loss = bce needs rewards of 0 and 1; set algo.pretraining.value_loss=mse "
+                "or algo/rewards=tests."
+            )
         self.rewards, self.problems, self.heldout_problems = rewards, problems, heldout_problems
         self.steps, self.token_budget, self.check_every, self.patience = steps, token_budget, check_every, patience
-        self.loss = {
-            "kind": value_loss,
-            "lr": lr,
-            "gamma": gamma,
-            "gae_lambda": gae_lambda,
-            "sparsity": sparsity,
-            "seed": seed,
-        }
+        self.loss = dict(kind=value_loss, lr=lr, gamma=gamma, gae_lambda=gae_lambda, sparsity=sparsity, seed=seed)
         self._value: Any = None
         self._identity = ""  # of what V reads
         self._restored: dict[str, Any] | None = None

@@ -34,9 +34,7 @@ class RewardedSamples:
 
     Attributes:
         samples: 토큰으로 바꾼 프로그램들. noise는 맞은 프로그램과 다른 토큰.
-        reward_S: 시퀀스보상.
         problems: 문제마다 그 프로그램들의 번호.
-        pad_token_id: 패딩 토큰.
     """
 
     samples: TokenizedSamples
@@ -68,14 +66,14 @@ class RewardedSamples:
         order = list(self.problems)
         if shuffled_by is not None:
             random.Random(shuffled_by).shuffle(order)
-        lengths, batches, rows = self.samples.lengths, [], []
+        lengths, batches = self.samples.lengths, []
         for problem in order:
-            together = rows + problem
-            if rows and len(together) * max(lengths[i] for i in together) > token_budget:
-                batches.append(rows)
-                together = problem
-            rows = together
-        return [*batches, rows] if rows else batches
+            together = [*batches[-1], *problem] if batches else problem
+            if batches and len(together) * max(lengths[i] for i in together) <= token_budget:
+                batches[-1] = together
+            else:
+                batches.append(problem)
+        return batches
 
     def batch(self, rows: Sequence[int]) -> dict[str, Any]:
         """Collate some samples, as for training, with `reward_B`; no sample is a row without targets."""
@@ -86,8 +84,6 @@ class RewardedSamples:
         """Tell whether token scores find what is wrong (`wmtp.maths.credit.localisation`).
 
         Args:
-            batches: 배치마다 프로그램의 번호들.
-            scores: 배치마다 score_BT.
             binary: 보상이 0과 1뿐인지. 아니면 달라진 자리가 없는 프로그램을 맞은 것으로 본다.
         """
         batch = self.batch([row for rows in batches for row in rows])

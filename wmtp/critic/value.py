@@ -29,7 +29,6 @@ class ValueHead(nn.Module):
     """Turn hidden states into values.
 
     Args:
-        width: D.
         cumulative: 토큰마다의 증거를 더해 갈지. 아니면 상태마다 따로 계산한다.
         surprise: 토큰의 CE도 읽을지.
 
@@ -92,11 +91,10 @@ class PolicyValue(nn.Module):
     def prepare(self, model: MTPMixin) -> None:
         """Make the head for the width of the trunk that it reads, always from the same random start."""
         if self.head is None:
+            width, settings = model.get_input_embeddings().embedding_dim, self.settings
             with torch.random.fork_rng():
-                torch.manual_seed(self.settings["seed"])
-                self.head = ValueHead(
-                    model.get_input_embeddings().embedding_dim, self.settings["cumulative"], self.settings["surprise"]
-                )
+                torch.manual_seed(settings["seed"])
+                self.head = ValueHead(width, settings["cumulative"], settings["surprise"])
 
     @torch.no_grad()
     def start_from(self, reward: float) -> None:
@@ -142,19 +140,12 @@ class ValueNetwork(PolicyValue):
         path: 제 모델의 폴더. 기본값은 참조모델 (model.reference).
         model_path: 학습할 모델의 폴더. 토크나이저가 같아야 한다.
         weights: 제 모델을 메모리에 담는 정밀도 (`wmtp.models.loading.WEIGHTS`).
+        **head: `PolicyValue`의 인자들.
     """
 
     name = "network"
 
-    def __init__(
-        self,
-        path: str | None,
-        model_path: str,
-        cumulative: bool = True,
-        surprise: bool = True,
-        seed: int = 42,
-        weights: str = "float32",
-    ) -> None:
+    def __init__(self, path: str | None, model_path: str, weights: str = "float32", **head: Any) -> None:
         if path is None:
             raise ConfigError(
                 "algo.value.path = null names no model for the critic to read; set model.reference to a model with "
@@ -162,7 +153,7 @@ class ValueNetwork(PolicyValue):
             )
         check_frozen_weights(weights, "algo.value.weights")
         folder = find_reference(path, model_path)
-        super().__init__(str(folder), cumulative, surprise, seed)
+        super().__init__(str(folder), **head)
         self.settings |= {} if weights == "float32" else {"weights": weights}
         self.frozen = FrozenModel(self.folder, weights, "algo.value.path")  # no module: not among the parameters
         self.frozen.load()

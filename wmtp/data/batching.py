@@ -47,7 +47,7 @@ def check_pieces(accumulate: int, pieces: int) -> None:
     """Refuse pieces that do not make up whole micro-batches.
 
     Raises:
-        ConfigError: accumulate가 split의 배수가 아닐 때.
+        ConfigError: accumulate가 pieces의 배수가 아닐 때.
     """
     if accumulate % pieces:
         raise ConfigError(
@@ -72,18 +72,13 @@ def plan_epoch(
     [동작] (accumulate = A·s, pieces = s)의 스텝은 (accumulate = A, pieces = 1)의 스텝과 표본도 M도 같다.
 
     Args:
-        lengths: 표본별 토큰 수.
-        targets: 표본별 목표 토큰 수.
         token_budget: 자르지 않은 묶음 하나의 자리 수(행 × 가장 긴 길이)의 상한.
         accumulate: 한 스텝에 쌓는 조각의 수 (랭크마다). 자른 조각을 센다. `trainer.accumulate_grad_batches`와 같은
-            수이고, split의 배수다.
+            수이고, pieces의 배수다.
         pieces: 묶음 하나를 몇 조각으로 자르는지. 조각의 행 수는 많아야 하나 다르고, 빈 조각일 수 있다.
-        world_size: 랭크의 수.
-        seed: 난수 씨앗.
-        epoch: 몇 번째 에폭인지. 섞는 순서가 달라진다.
 
     Raises:
-        ConfigError: 예산이 가장 긴 표본보다 작거나, accumulate가 split의 배수가 아닐 때.
+        ConfigError: 예산이 가장 긴 표본보다 작거나, accumulate가 pieces의 배수가 아닐 때.
 
     Example:
         >>> steps = plan_epoch([3, 3, 4, 9], [2, 2, 3, 8], token_budget=9, accumulate=2)
@@ -104,32 +99,28 @@ def plan_epoch(
     tie_break = [rng.random() for _ in lengths]
     by_length = sorted(range(len(lengths)), key=lambda i: (lengths[i], tie_break[i]))
 
-    batches: list[tuple[int, ...]] = []
-    rows: list[int] = []
+    batches: list[list[int]] = []
     for i in by_length:  # ascending, so the newest row is the longest
-        if rows and (len(rows) + 1) * lengths[i] > token_budget:
-            batches.append(tuple(rows))
-            rows = []
-        rows.append(i)
-    if rows:
-        batches.append(tuple(rows))
+        if batches and (len(batches[-1]) + 1) * lengths[i] <= token_budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
     rng.shuffle(batches)
 
     per_step = accumulate // pieces * world_size
-    batches += [()] * (-len(batches) % per_step)  # every rank takes part in every step
+    batches += [[]] * (-len(batches) % per_step)  # every rank takes part in every step
     return [
         Step(_cut(group, pieces, world_size), sum(targets[i] for batch in group for i in batch))
         for group in (batches[start : start + per_step] for start in range(0, len(batches), per_step))
     ]
 
 
-def _cut(batches: Sequence[tuple[int, ...]], pieces: int, world_size: int) -> tuple[tuple[int, ...], ...]:
+def _cut(batches: Sequence[Sequence[int]], pieces: int, world_size: int) -> tuple[tuple[int, ...], ...]:
     """Cut each batch into `pieces` runs of rows, the pieces of one rank still `world_size` apart."""
-    places = range(pieces)
     return tuple(
-        batch[i * len(batch) // pieces : (i + 1) * len(batch) // pieces]
+        tuple(batch[i * len(batch) // pieces : (i + 1) * len(batch) // pieces])
         for start in range(0, len(batches), world_size)
-        for i in places
+        for i in range(pieces)
         for batch in batches[start : start + world_size]
     )
 
@@ -142,8 +133,7 @@ def collate(samples: Sequence[TokenizedSample], step_targets: int, pad_token_id:
         `lengths` (행마다 진짜 토큰의 수), `targets` (이 배치의 목표 토큰 수), `step_targets` (M),
         `problem_ids` (이름들). 표본이 없으면 목표 토큰이 없는 한 자리짜리 배치.
     """
-    width = max((len(sample.input_ids) for sample in samples), default=1)
-    shape = (max(len(samples), 1), width)
+    shape = (max(len(samples), 1), max((len(sample.input_ids) for sample in samples), default=1))
     batch = {
         "input_ids_BT": torch.full(shape, pad_token_id),
         "labels_BT": torch.full(shape, IGNORE),
@@ -172,12 +162,11 @@ class StepLoader:
     """Yield this rank's micro-batches in the order of the plan, and remember the place.
 
     [동작] `iter()`를 새로 부를 때마다 다음 에폭이다. `state_dict`/`load_state_dict`로 에폭 안의 자리까지 이어 간다
-    (Lightning이 체크포인트에 넣고 꺼낸다). split을 바꾸어도 바로 다음 표본에서 이어 간다.
+    (Lightning이 체크포인트에 넣고 꺼낸다). pieces를 바꾸어도 바로 다음 표본에서 이어 간다.
     pieces > 1이면 배치에 `piece`(몇 번째 조각, 모두 몇 조각)가 더 있고, 묶음에서 처음 내주는 조각에는
     `pieces`(조각 모두의 배치)도 있다.
 
     Attributes:
-        epoch: 몇 번째 에폭인지.
         position: 이 에폭에서 이 랭크가 이미 내준 조각의 수.
 
     Args:
@@ -259,7 +248,7 @@ class StepLoader:
         """
         now, then = self.state_dict()["plan"], {"pieces": state["plan"].get("split", 1), **state["plan"]}
         other = [name for name in now if name not in then or (name not in LAYOUT and now[name] != then[name])]
-        finer = Fraction(1)
+        finer, consequence = Fraction(1), ""
         if not other:
             finer = Fraction(now["pieces"] * then["world_size"], then["pieces"] * now["world_size"])
             self.epoch, self.position, again = state["epoch"], math.floor(state["position"] * finer), 0
@@ -269,27 +258,16 @@ class StepLoader:
                 self.position = place // now["accumulate"] * now["accumulate"]
                 again = (place - self.position) * now["world_size"] / now["pieces"]
             if size != former:
-                self._say(
-                    now,
-                    then,
-                    f"a step holds {size} micro-batches and not {former}: going on in epoch {self.epoch}, "
-                    f"where {again} of them come again",
-                )
+                consequence = f"a step holds {size} micro-batches and not {former}: going on in epoch {self.epoch}, "
+                consequence += f"where {again} of them come again"
         else:  # a place in another plan means nothing here
             self.epoch, self.position = state["epoch"] + 1, 0
-            self._say(
-                now,
-                then,
-                f"the steps are planned anew: going on at epoch {self.epoch}, without the rest of epoch "
-                f"{state['epoch']}",
-            )
+            consequence = f"the steps are planned anew: going on at epoch {self.epoch}, "
+            consequence += f"without the rest of epoch {state['epoch']}"
+        if consequence and self.rank == 0:
+            changed = [f"{name} was {then.get(name)} and is {now[name]}" for name in now if now[name] != then.get(name)]
+            print(f"resume: {', '.join(changed)}, so {consequence}.", file=sys.stderr)
         if self.position >= len(self):
             self.epoch, self.position = self.epoch + 1, 0
         if self.resumed:
             self.resumed(self.position, finer)
-
-    def _say(self, now: dict[str, Any], then: dict[str, Any], consequence: str) -> None:
-        """Say on the first rank what is not as it was."""
-        if self.rank == 0:
-            changed = [f"{name} was {then.get(name)} and is {now[name]}" for name in now if now[name] != then.get(name)]
-            print(f"resume: {', '.join(changed)}, so {consequence}.", file=sys.stderr)

@@ -35,20 +35,15 @@ class Step:
 def _operation(name: str, types: str, expression: str, *phrases: str, constants="-") -> tuple[Step, ...]:
     """Build the steps of one operation, one for every constant `K`."""
     takes, gives = types.split(" -> ")
-    steps = []
-    for constant in map(str, constants):
+
+    def step(constant: str) -> Step:
         code = expression.replace("K", constant)
-        steps.append(
-            Step(
-                operation=name,
-                takes=takes,
-                gives=gives,
-                statement=f"    return {code}" if gives == "value" else f"    {gives} = {code}",
-                phrases=tuple(phrase.replace("K", constant) for phrase in phrases),
-                run=eval(f"lambda {takes}: {code}"),  # our own table above, never a user's text
-            )
-        )
-    return tuple(steps)
+        statement = f"    return {code}" if gives == "value" else f"    {gives} = {code}"
+        said = tuple(phrase.replace("K", constant) for phrase in phrases)
+        run = eval(f"lambda {takes}: {code}")  # our own table below, never a user's text
+        return Step(name, takes, gives, statement, said, run)
+
+    return tuple(map(step, map(str, constants)))
 
 
 # One operation a line, however long: it reads as a table.

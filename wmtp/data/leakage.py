@@ -63,12 +63,8 @@ def guard(source: Source, benchmarks: Iterable[Any], policy: str) -> tuple[Sourc
     """Make a source safe to train on while these benchmarks are in use.
 
     Args:
-        source: 학습할 출처.
         benchmarks: 이 실행이 쓰는 벤치마크들 (`wmtp.evaluation.benchmarks.Benchmark`). limit과 무관하게 전체를 본다.
         policy: drop은 겹치는 학습 문제를 빼고, error는 멈추고, ignore는 찾아서 알리기만 한다.
-
-    Returns:
-        (학습해도 되는 출처, 찾은 누출들).
 
     Raises:
         ConfigError: policy가 셋 중 하나가 아니거나, 평가 전용 출처이거나, 남는 학습 문제가 없을 때.
@@ -102,9 +98,7 @@ def record(file: Path, policy: str, leaks: Sequence[Leak], dropped: Mapping[str,
     """Write down which problems a run does not train on and why, by names only.
 
     Args:
-        file: 실행 폴더의 left_out.json.
         policy: `data.leakage`. ignore이면 누출된 문제도 학습했다는 뜻이다.
-        leaks: 찾은 누출들.
         dropped: 분할마다, 너무 길거나 정답이 없어 버린 문제들.
     """
     listed = {"leakage": policy, "leaks": [asdict(leak) for leak in leaks], "too_long_or_unsolved": dict(dropped)}
@@ -121,12 +115,7 @@ def find_leaks(problems: Iterable[Problem], benchmarks: Iterable[Any]) -> Iterat
 
 
 class Without(Source):
-    """Give the problems of a source, some training problems left out.
-
-    Args:
-        source: 원래의 출처.
-        left_out: 뺄 학습 문제의 task_id.
-    """
+    """Give the problems of a source, some training problems left out."""
 
     def __init__(self, source: Source, left_out: frozenset[str]) -> None:
         self.source, self.left_out = source, left_out
@@ -229,10 +218,11 @@ def _tests(problem: Problem) -> set[int]:
 
 def _remembered(source: Source, benchmarks: Sequence[Any]) -> dict[str, Any]:
     """Find the leaks of a source, or remember them from the last time that the same contents met."""
+    content = source.fingerprint()  # first: a path that both have is the data's, and so is the sentence about it
     asked = [
         [benchmark.name, benchmark.split, benchmark.source.fingerprint(benchmark.split)] for benchmark in benchmarks
     ]
-    key = digest_of([source.fingerprint(), asked, code_of(sys.modules[__name__])])
+    key = digest_of([content, asked, code_of(sys.modules[__name__])])
 
     def find() -> str:
         every = list(find_leaks(source.stream("train"), benchmarks))

@@ -59,10 +59,10 @@ class Mix(Source):
     def stream(self, split: str) -> Iterator[Problem]:
         """Yield the problems of one source after the other, training problems as often as they are to come."""
         for name, source in self.sources.items():
-            if split in source.splits:
-                for problem in source.stream(split):
-                    for _ in range(_times(problem, self.weights[name]) if split == "train" else 1):
-                        yield problem
+            weight = self.weights[name] if split == "train" else 1
+            for problem in source.stream(split) if split in source.splits else ():
+                share = int.from_bytes(hashlib.sha256(problem.task_id.encode()).digest()[:8]) / 2**64
+                yield from [problem] * (int(weight) + (share < weight % 1))
 
     def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
         """Write a mutant as the problem's own source does."""
@@ -86,8 +86,3 @@ def refuse_evaluation_only(source: Source) -> None:
             f"data.module.source = {source.name} is for evaluation only: training on a test split would make its "
             f"numbers worthless. Train on mbpp, codecontests or mix, and evaluate with benchmark={source.name}."
         )
-
-
-def _times(problem: Problem, weight: float) -> int:
-    share = int.from_bytes(hashlib.sha256(problem.task_id.encode()).digest()[:8]) / 2**64
-    return int(weight) + (share < weight % 1)

@@ -22,6 +22,7 @@ from wmtp.data.batching import StepLoader
 from wmtp.data.problem import Problem
 from wmtp.data.tokenization import TokenizedSamples, tokenize_problems
 from wmtp.errors import ConfigError
+from wmtp.models import encoding
 from wmtp.models.tokenizer import tokenizer_content
 from wmtp.private_names import count_again
 
@@ -30,16 +31,13 @@ class MTPDataModule(LightningDataModule):
     """Hold the tokenized training and validation samples of one source.
 
     Attributes:
-        samples: 분할마다 그 표본들.
         reference_losses: 학습 표본마다 참조모델의 토큰별 손실. 알고리즘이 넣어 준다 (`wmtp.algos.reference`).
 
     Args:
         source: 문제의 출처 (`wmtp.data.problem.Source`).
         prompt: 프롬프트 방식 (`wmtp.data.prompts`).
-        tokenizer: 모델의 토크나이저.
         token_budget: 배치 하나의 자리 수 상한 (행 × 길이).
         max_length: 이보다 긴 표본은 자르지 않고 버리고, 몇 개인지 `dropped`에 남긴다.
-        seed: 순서를 정하는 씨앗.
         pieces: 배치 하나를 몇 조각으로 나누어 계산하는지. `trainer.accumulate_grad_batches`도 같은 배로 늘리면 한
             스텝의 표본과 기울기가 그대로이면서 메모리는 준다 (docs/operations.md).
     """
@@ -89,7 +87,7 @@ class MTPDataModule(LightningDataModule):
             "tokenizer": tokenizer_content(self.tokenizer),
             "end": self.tokenizer.eos_token_id,
             "length": self.length,
-            "code": code_of(tokenization),
+            "code": code_of(tokenization, encoding),
         }
 
     def tokenize(self, split: str) -> dict[str, Tensor]:
@@ -129,8 +127,8 @@ class MTPDataModule(LightningDataModule):
 
     def train_dataloader(self) -> StepLoader:
         """Return the training batches, grouped into optimizer steps."""
-        accumulate = self.trainer.accumulate_grad_batches if self.trainer else self.split
-        return self.loader("train", accumulate, pieces=self.pieces, resumed=partial(count_again, self.trainer))
+        accumulate, resumed = self.trainer.accumulate_grad_batches, partial(count_again, self.trainer)
+        return self.loader("train", accumulate, pieces=self.pieces, resumed=resumed)
 
     def val_dataloader(self) -> StepLoader:
         """Return the validation batches, the same every time, and whole: without gradients they need less memory."""

@@ -54,7 +54,6 @@ class Edit(NamedTuple):
     Attributes:
         kind: 무엇을 바꾸는지. 예: "comparison".
         start, end: 바꿀 글자 구간 [start, end).
-        text: 그 자리에 들어갈 글.
     """
 
     kind: str
@@ -65,10 +64,6 @@ class Edit(NamedTuple):
 
 def mutate(source: str, rng: random.Random) -> tuple[str, tuple[int, int]] | None:
     """Change a program in one place.
-
-    Args:
-        source: 파이썬 프로그램.
-        rng: 종류, 자리, 내용을 정한다.
 
     Returns:
         (바뀐 프로그램, 달라진 글자 구간 [시작, 끝)). 파이썬이 아니거나 바꿀 곳이 없으면 None.

@@ -44,7 +44,9 @@ class Prompt:
         Raises:
             DataFormatError: 참조 정답이 없는 문제일 때.
         """
-        return _first_solution(problem).rstrip() + "\n"
+        if not problem.solutions:
+            raise DataFormatError(f"{problem.task_id} has no reference solution to show. Leave the problem out.")
+        return problem.solutions[0].rstrip() + "\n"
 
     def program(self, problem: Problem, completion: str) -> str:
         """Build the program to judge from a completion.
@@ -131,11 +133,7 @@ class CodeContestsStatement(Prompt):
 
 
 class BySource(Prompt):
-    """Ask each problem in the prompt mode of its source, for sources that are mixed.
-
-    Args:
-        prompts: 출처의 이름 → 프롬프트 방식.
-    """
+    """Ask each problem in the prompt mode of its source, for sources that are mixed."""
 
     name = "by_source"
 
@@ -152,12 +150,6 @@ class BySource(Prompt):
 
     def program(self, problem: Problem, completion: str) -> str:
         return self.prompts[problem.source].program(problem, completion)
-
-
-def _first_solution(problem: Problem) -> str:
-    if not problem.solutions:
-        raise DataFormatError(f"{problem.task_id} has no reference solution to show. Leave the problem out.")
-    return problem.solutions[0]
 
 
 def _ask(problem: Problem) -> str:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -33,16 +33,18 @@ class FileSource(Source):
     """Read the problems of one data set out of its files.
 
     [동작] 파일은 부를 때마다 한 줄씩 다시 읽는다. 전체를 메모리에 들고 있지 않는다.
+
+    Args:
+        path: 파일, 폴더 또는 s3:// 주소. 없으면 기본 장소를 찾는다.
     """
 
-    path: str | os.PathLike | None = None
     key = "data.path"  # where a user gives the path; of a benchmark's source, benchmark.path
+
+    def __init__(self, path: str | os.PathLike | None = None):
+        self.path = path
 
     def stream(self, split: str) -> Iterator[Problem]:
         """Yield the problems of one split, or of all, in the order of the files.
-
-        Args:
-            split: `splits` 중 하나 또는 "all".
 
         Raises:
             ConfigError: 이 출처에 없는 분할일 때.
@@ -79,8 +81,10 @@ class FileSource(Source):
         raise NotImplementedError
 
     def rows(self, split: str) -> Iterator["Row"]:
-        """Yield the rows of the data set's files, at least those of the split."""
-        return read_rows(self.files(split))
+        """Yield the rows of the data set's files, at least those of the split, in the format that each name says."""
+        readers = {".json": read_json_array, ".parquet": read_parquet}
+        for file in self.files(split):
+            yield from readers.get(Path(file.name.removesuffix(".gz")).suffix, read_jsonl)(file)
 
     def parse(self, row: "Row") -> Problem:
         """Make a Problem of one row."""
@@ -98,7 +102,6 @@ class Mbpp(FileSource):
     `test_setup_code`와 sanitized의 `test_imports`는 정답 뒤, 시험 앞에서 도는 `setup`이 된다.
 
     Args:
-        path: 파일, 폴더 또는 s3:// 주소. 없으면 기본 장소를 찾는다.
         sanitized: 폴더에서 어느 파일을 읽을지.
         challenge_tests: 11개 문제에 있는 `challenge_test_list`도 쓸지.
     """
@@ -107,7 +110,7 @@ class Mbpp(FileSource):
     licence = "CC-BY-4.0"
 
     def __init__(self, path: str | os.PathLike | None = None, sanitized: bool = False, challenge_tests: bool = False):
-        self.path = path
+        super().__init__(path)
         self.sanitized = sanitized
         self.challenge_tests = challenge_tests
 
@@ -132,6 +135,7 @@ class Mbpp(FileSource):
             tests += row.texts("challenge_test_list", default=[])
         if not tests:
             raise row.error("test_list", "must hold at least one test")
+        setup = (*row.texts("test_imports", default=[]), row.text("test_setup_code", default=""))
         return Problem(
             task_id=f"mbpp/{number}",
             source=self.name,
@@ -139,9 +143,7 @@ class Mbpp(FileSource):
             text=row.text("text" if "text" in row.values else "prompt"),
             solutions=(code,),
             tests=tests,
-            setup="\n".join((*row.texts("test_imports", default=[]), row.text("test_setup_code", default=""))).strip(
-                "\n"
-            ),
+            setup="\n".join(setup).strip("\n"),
             entry_point=_called_function(tests[0], code),
             licence=self.licence,
         )
@@ -152,24 +154,16 @@ class HumanEval(FileSource):
 
     [동작] 참조 정답은 프롬프트와 본문을 이은 완전한 프로그램이다. 시험은 `check`의 정의와 그것을 부르는 문장이다.
     시험이 부르는 보조 함수(32, 38, 50번)는 프로그램의 것이 아니라 프롬프트의 것을 쓴다 (`setup`).
-
-    Args:
-        path: 파일, 폴더 또는 s3:// 주소. 없으면 기본 장소를 찾는다.
     """
 
     name = "humaneval"
     licence = "MIT"
     splits = ("test",)
 
-    def __init__(self, path: str | os.PathLike | None = None):
-        self.path = path
-
     def files(self, split: str) -> list[Path]:
         parquet = "openai_humaneval/*.parquet"
-        patterns = ("HumanEval.jsonl", "HumanEval.jsonl.gz", parquet)
-        return in_use().find_data(
-            self.name, self.path, patterns, key=self.key, hub=("openai/openai_humaneval", parquet)
-        )
+        patterns, hub = ("HumanEval.jsonl", "HumanEval.jsonl.gz", parquet), ("openai/openai_humaneval", parquet)
+        return in_use().find_data(self.name, self.path, patterns, key=self.key, hub=hub)
 
     def parse(self, row: "Row") -> Problem:
         prompt = row.text("prompt")
@@ -209,9 +203,6 @@ class CodeContests(FileSource):
     name = "codecontests"
     licence = "CC-BY-4.0"
     splits = ("train", "validation", "test")
-
-    def __init__(self, path: str | os.PathLike | None = None):
-        self.path = path
 
     def files(self, split: str) -> list[Path]:
         names = {"train": "train", "validation": "valid", "test": "test"}
@@ -334,13 +325,6 @@ class Row:
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_rows(files: Iterable[Path]) -> Iterator[Row]:
-    """Yield the rows of files, each in the format that its name says."""
-    readers = {".json": read_json_array, ".parquet": read_parquet}
-    for file in files:
-        yield from readers.get(Path(file.name.removesuffix(".gz")).suffix, read_jsonl)(file)
-
-
 def read_jsonl(file: Path, described_in: str = "docs/data.md") -> Iterator[Row]:
     """Yield the rows of a JSONL file, packed or not, one at a time; say where its format is described."""
     line = 0
@@ -363,9 +347,8 @@ def read_json_array(file: Path) -> Iterator[Row]:
         with _opened(file) as opened:
             values = json.loads(opened.read().decode("utf-8-sig"))
     except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataFormatError(
-            f"{file}:{getattr(error, 'lineno', 1)}: not JSON ({error}). Copy the file again."
-        ) from None
+        line = getattr(error, "lineno", 1)
+        raise DataFormatError(f"{file}:{line}: not JSON ({error}). Copy the file again.") from None
     if not isinstance(values, list):
         raise DataFormatError(f"{file}:1: must be an array of rows, not {type(values).__name__}.")
     for number, value in enumerate(values, start=1):

@@ -18,16 +18,7 @@ from itertools import islice
 from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.checks import check_number, check_whole_number
 from wmtp.data import grammar
-from wmtp.data.grammar import (
-    AGGREGATIONS,
-    ENDINGS,
-    LINKS,
-    OPENINGS,
-    OPERATIONS,
-    STEP_OF_STATEMENT,
-    VOCABULARY,
-    Step,
-)
+from wmtp.data.grammar import AGGREGATIONS, ENDINGS, LINKS, OPENINGS, OPERATIONS, STEP_OF_STATEMENT, VOCABULARY, Step
 from wmtp.data.mutation import difference
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError
@@ -42,9 +33,6 @@ class Synthetic(Source):
     (noise=0인 쌍둥이와 task_id로 짝지을 수 있다). 검증과 시험은 언제나 깨끗하다.
 
     Args:
-        train_size: 학습 문제의 수.
-        validation_size: 검증 문제의 수.
-        test_size: 시험 문제의 수.
         seed: 문제, 입력, 손상을 모두 정한다. 분할은 seed와 무관하다.
         noise: 정답을 망가뜨릴 학습 문제의 비율, [0, 1]. 0.5이면 코드 토큰의 약 1/4이 나빠진다.
 
@@ -119,7 +107,7 @@ class Synthetic(Source):
                 continue
             task_id = f"synthetic/{split}/{len(seen)}"
             seen.add(steps)
-            solution, noise_spans = _source(step.statement for step in steps), ()
+            solution, noise_spans = _program(steps, [step.statement for step in steps]), ()
             noise_rng = random.Random(f"{self.seed}/noise/{task_id}")
             text = _describe(steps, rng)
             if split == "train" and noise_rng.random() < self.noise:
@@ -131,7 +119,7 @@ class Synthetic(Source):
                 text=text,
                 solutions=(solution,),
                 tests=tuple(
-                    f"assert solve({value!r}) == {output!r}" for value, output in zip(inputs, outputs, strict=True)
+                    f"assert solve({asked!r}) == {told!r}" for asked, told in zip(inputs, outputs, strict=True)
                 ),
                 entry_point="solve",
                 licence=self.licence,
@@ -144,16 +132,6 @@ def split_of(operations) -> str:
     digest = hashlib.blake2b("/".join(operations).encode(), digest_size=4).digest()
     bucket = int.from_bytes(digest, "big") % 10
     return {0: "test", 1: "validation"}.get(bucket, "train")
-
-
-def composition(source: str) -> tuple[str, ...]:
-    """Read the operation names, in order, out of a clean solution.
-
-    Example:
-        >>> composition("def solve(xs):\\n    xs = [x + 3 for x in xs]\\n    return sum(xs)")
-        ('add', 'sum')
-    """
-    return tuple(STEP_OF_STATEMENT[line].operation for line in source.splitlines()[1:])
 
 
 def _draw_steps(rng: random.Random) -> tuple[Step, ...]:
@@ -191,10 +169,8 @@ def _tells_apart(steps: tuple[Step, ...], inputs: list, outputs: list) -> bool:
     return True
 
 
-def _source(statements) -> str:
-    body = list(statements)
-    variable = STEP_OF_STATEMENT[body[0]].takes
-    return "\n".join([f"def solve({variable}):", *body])
+def _program(steps: tuple[Step, ...], lines: list[str]) -> str:
+    return "\n".join([f"def solve({steps[0].takes}):", *lines])
 
 
 def _describe(steps: tuple[Step, ...], rng: random.Random) -> str:
@@ -234,14 +210,13 @@ def _corrupt(steps: tuple[Step, ...], rng: random.Random) -> tuple[str, tuple[tu
         lines = clean
         while lines == clean:
             lines = rng.sample(clean, k=len(clean))
-    header = f"def solve({steps[0].takes}):"
-    spans, offset = [], len(header) + 1
+    spans, offset = [], len(_program(steps, [""]))
     for before, after in zip(clean, lines, strict=True):
         if before != after:
             start, end = difference(before, after)
             spans.append((offset + start, offset + end))
         offset += len(after) + 1
-    return "\n".join([header, *lines]), tuple(spans)
+    return _program(steps, lines), tuple(spans)
 
 
 def _garbage(rng: random.Random) -> str:

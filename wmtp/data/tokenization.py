@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from wmtp.cache.entries import pack, unpack
 from wmtp.data.problem import Problem
+from wmtp.models.encoding import encode_prompt, encode_solution
 
 
 @dataclass(frozen=True)
@@ -145,39 +146,22 @@ def tokenize_problem(
 
     Args:
         problem: 정답이 하나 이상 있는 문제.
-        prompt: `wmtp.data.prompts`의 프롬프트 방식.
         tokenizer: 빠른(fast) 토크나이저. 글자 위치를 알려 주어야 한다.
-        shots: 프롬프트 앞에 보일 예시 문제들.
     """
-    prompt_ids = tokenizer(prompt.render(problem, shots))["input_ids"]
+    prompt_ids = encode_prompt(tokenizer, prompt.render(problem, shots))
     text = prompt.completion(problem)
     shift = text.find(problem.solutions[0])  # noise spans count from the solution's first character
-    target_ids, places = tokenize_continuation(text, tokenizer)
+    target_ids, places = encode_solution(tokenizer, text)
     noise = [
         any(start < span_end + shift and span_start + shift < end for span_start, span_end in problem.noise_spans)
         for start, end in places
     ]
     return TokenizedSample(
         task_id=problem.task_id,
-        input_ids=(*prompt_ids, *target_ids, tokenizer.eos_token_id),
+        input_ids=(*prompt_ids, *target_ids),
         prompt_length=len(prompt_ids),
-        noise=(*(False for _ in prompt_ids), *noise, False),
+        noise=(*(False for _ in prompt_ids), *noise),
     )
-
-
-def tokenize_continuation(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:
-    """Tokenize a text that follows another one; return its tokens, and the characters that each stands for.
-
-    [연구 맥락] SentencePiece(Llama 2, CodeLlama, Mistral, Meta의 MTP)는 글의 첫머리에 빈칸을 하나 붙인다. 정답만 따로
-        토큰으로 바꾸면 모델은 ` def`를 배우고, 쓰는 프로그램마다 IndentationError가 난다. 그래서 줄바꿈을 앞에 붙여
-        토큰으로 바꾼 뒤 줄바꿈의 토큰을 뗀다.
-    """
-    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    mark = "\n" if len(newline) > 1 else ""  # one token: nothing is put before a text
-    whole = tokenizer(mark + text, add_special_tokens=False, return_offsets_mapping=True)
-    skipped = len(newline) * len(mark)
-    places = [(start - len(mark), end - len(mark)) for start, end in whole["offset_mapping"][skipped:]]
-    return whole["input_ids"][skipped:], places
 
 
 def tokenize_problems(

@@ -88,7 +88,6 @@ def evaluate(
     """Evaluate a model, or samples made elsewhere, on one benchmark.
 
     Args:
-        benchmark: 무엇을 푸는지.
         out: 결과 폴더. 같은 평가가 들어 있으면 이어서 한다.
         sandbox: 프로그램을 돌릴 곳 (열린 것).
         model, tokenizer: 표본을 만들 모델. `samples`가 있으면 쓰지 않는다.
@@ -96,8 +95,6 @@ def evaluate(
         checkpoint: 모델의 내용에서 나온 이름 (`wmtp.cache.fingerprint`). 이어 할 수 있는지를 이것으로 판단한다.
         samples: 다른 프로그램이 만든 표본 파일 (JSONL). 정지 문자열로 자르지 않고 그대로 채점한다.
         suite: samples 파일을 함께 쓰는 벤치마크들. 서로의 표본은 건너뛴다.
-        ks: 구할 pass@k의 k들.
-        progress: 진행 막대를 보일지.
         overwrite: out에 다른 평가가 있으면 지우고 새로 시작할지.
         ranks: 표본을 나누어 만들 프로세스들. 여기는 0번이고, 나머지는 `assist`를 부른다.
 
@@ -129,7 +126,7 @@ def evaluate(
                 fresh = chain(
                     (sample_row(key, "") for key in missing if key[0] in unanswerable),
                     generate_samples(benchmark, share, model, tokenizer, sampling),
-                    evaluation.generated_meanwhile(ranks),
+                    evaluation.written_by_others(ranks),
                 )
             else:
                 fresh = (sample_row(key, given[key]) for key in missing)
@@ -219,18 +216,14 @@ class _Evaluation:
         self.samples.append(sample)
         return key
 
-    def written_by_others(self) -> Iterator[dict[str, Any]]:
-        """Take over what the other ranks have generated; a file goes when its last row has been kept."""
+    def written_by_others(self, ranks: Ranks = ALONE) -> Iterator[dict[str, Any]]:
+        """Wait for the other ranks and take over their samples; a file goes when its last row has been kept."""
+        ranks.wait()
         for path in sorted(self.out.glob("samples.rank*.jsonl")):
             journal = Journal(path)
             journal.close()
             yield from journal.rows.values()
             path.unlink()
-
-    def generated_meanwhile(self, ranks: Ranks) -> Iterator[dict[str, Any]]:
-        """Wait for the other ranks and take over their samples."""
-        ranks.wait()
-        yield from self.written_by_others()
 
     def judge(self, work: Iterable[tuple[Key, Limits]]) -> None:
         """Judge, and write down every verdict as it comes."""

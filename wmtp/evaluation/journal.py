@@ -22,7 +22,6 @@ class Journal:
     """Keep the rows of one JSONL file, on disk as soon as they are known.
 
     Args:
-        path: 파일. 없으면 만든다.
         columns: 줄마다 있어야 하는 열과 그 형.
 
     Raises:

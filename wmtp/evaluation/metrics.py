@@ -26,7 +26,6 @@ class PassAtK(Metric):
 
     Args:
         problems: 문제의 수. 문제는 0부터 세는 번호로 부른다.
-        ks: 구할 k들.
         options: torchmetrics의 설정 (sync_on_compute 등).
 
     Raises:

@@ -16,6 +16,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from wmtp.evaluation.journal import Key
+from wmtp.ranks.meeting import agree
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class Ranks:
 
     Attributes:
         rank: 이 프로세스의 번호. 0이 모으고 채점한다.
-        world: 프로세스의 수.
         local: 이 컴퓨터 안에서의 번호 (장치의 번호).
     """
 
@@ -37,20 +37,10 @@ class Ranks:
 
         Args:
             keys: 0번의 목록만 쓰인다. 나머지 프로세스는 그것을 받는다.
-
-        Returns:
-            이 프로세스가 만들 표본.
         """
-        keys = self.agree(list(keys))
+        keys = agree(lambda: list(keys))
         mine = set(list(dict.fromkeys(task_id for task_id, _ in keys))[self.rank :: self.world])
         return [key for key in keys if key[0] in mine]
-
-    def agree(self, value: object) -> object:
-        """Return the first rank's value on every rank."""
-        box = [value]
-        if self.world > 1:
-            dist.broadcast_object_list(box, src=0)
-        return box[0]
 
     def wait(self) -> None:
         """Wait until every rank has come here."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wmtp.data.sources import read_jsonl
+from wmtp.data.sources import Row, read_jsonl
 from wmtp.errors import DataFormatError, DataNotFoundError
 from wmtp.evaluation.benchmarks import Benchmark
 from wmtp.evaluation.journal import Key
@@ -35,8 +35,7 @@ def read_samples(path: Path, benchmark: Benchmark, suite: Sequence[Benchmark] = 
     if not others:  # the part after the slash would not tell HumanEval/11 from mbpp/11
         names |= {task_id.split("/", 1)[-1]: task_id for task_id in names}
     count: Counter[str] = Counter()
-    first_seen: dict[Key, str] = {}
-    completions: dict[Key, str] = {}
+    rows: dict[Key, Row] = {}
     for row in read_jsonl(Path(path), "docs/evaluation.md"):
         written = str(row.values.get("task_id"))
         if written in others:
@@ -52,19 +51,16 @@ def read_samples(path: Path, benchmark: Benchmark, suite: Sequence[Benchmark] = 
                 hint = " (benchmark.split=all takes every row)"
             raise row.error("task_id", f"= {written} is not in {where}, split {benchmark.split}{hint}")
         key = (task_id, row.get("sample", int, default=count[task_id]))
-        if key in first_seen:
-            raise row.error("sample", f"{key[1]} of {task_id} is there a second time, first at {first_seen[key]}")
-        first_seen[key] = row.where
+        if key in rows:
+            raise row.error("sample", f"{key[1]} of {task_id} is there a second time, first at {rows[key].where}")
+        row.get("completion", str)
         count[task_id] += 1
-        completions[key] = row.get("completion", str)
-    if not completions and not others:
+        rows[key] = row
+    if not rows and not others:
         raise DataFormatError(f'{path}: holds no sample. Each line is {{"task_id", "sample", "completion"}}.')
     place = {problem.task_id: i for i, problem in enumerate(benchmark.problems)}
-    return {
-        key: completions[key]
-        for key in sorted(completions, key=lambda key: (place.get(key[0], -1), key[1]))
-        if key[0] in place
-    }
+    wanted = sorted((key for key in rows if key[0] in place), key=lambda key: (place[key[0]], key[1]))
+    return {key: rows[key].values["completion"] for key in wanted}
 
 
 def generate_samples(

@@ -45,9 +45,6 @@ def target_mask(labels_BT: Tensor, k: int = 0) -> Tensor:
         labels_BT: 학습할 토큰의 번호, 프롬프트와 패딩은 IGNORE.
         k: 헤드 번호. 0이 다음 토큰.
 
-    Returns:
-        목표 *토큰*의 자리가 True인 bool BT.
-
     Example:
         >>> target_mask(torch.tensor([[7, 8, IGNORE, 9]]))
         tensor([[False,  True, False,  True]])

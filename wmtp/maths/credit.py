@@ -101,9 +101,7 @@ def localisation(score_BT: Tensor, mask_BT: Tensor, changed_BT: Tensor, correct_
 
     Args:
         score_BT: 토큰 점수. critic은 δ, rho1은 손실의 차이. 낮을수록 의심스럽다.
-        mask_BT: 목표 토큰이면 True.
         changed_BT: 맞은 프로그램과 다른 토큰이면 True. 하나도 없는 틀린 프로그램은 세지 않는다.
-        correct_B: 맞은 프로그램이면 True.
 
     Returns:
         on_first: 가장 낮은 점수가 첫 달라진 토큰에 있는 비율.
@@ -130,7 +128,7 @@ def localisation(score_BT: Tensor, mask_BT: Tensor, changed_BT: Tensor, correct_
     clean_BT = mask_BT & (correct_B[:, None] | (wrong_B[:, None] & (place_T < first_B[:, None])))
     kept_BT = torch.where(mask_BT, score_BT, 0.0).double()
     sum_B = kept_BT.sum(dim=1)
-    # Standardized scores add up to 0: what is left of that is rounding, and orders nothing.
+    # Standardized scores add up to 0: what is left is the rounding of each to float32, 6e-8 of it, and orders nothing.
     rounding = (sum_B.abs() <= 1e-5 * kept_BT.abs().sum(dim=1)).all()
     first_score_N = score_BT.gather(1, first_B[:, None]).squeeze(1)[wrong_B]
     found = {

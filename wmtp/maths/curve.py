@@ -38,11 +38,6 @@ def value_at(curve: Curve, share: float) -> float:
 def check_curve(key: str, curve: Any, most: float = math.inf) -> None:
     """Refuse what is neither a number nor points of a curve.
 
-    Args:
-        key: 설정의 이름.
-        curve: 살필 것.
-        most: 값의 상한. 하한은 0이다.
-
     Raises:
         ConfigError: 종류나 범위가 틀릴 때.
     """

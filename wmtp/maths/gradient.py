@@ -14,7 +14,6 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     """Return the same values, whose gradient reaches x times `factor`.
 
     Args:
-        x: 아무 텐서.
         factor: 기울기의 배율. 1이면 x 그대로, 0이면 떼어 낸 것이라 뒤로 아무것도 계산하지 않는다.
 
     Example:

@@ -95,14 +95,17 @@ def weighted_mtp_loss(
     head_weights = [1.0] * heads if head_weights is None else list(head_weights)
     if len(head_weights) != heads:
         raise ConfigError(f"algo.head_weights = {head_weights} must hold one number for each of the {heads} heads.")
-    rows = _Rows(labels_BT, weight_BT, head_weights, targets, _reduction_dtype(unembedding_VD.dtype))
-    if rows.targets > step_targets:
-        raise ValueError(f"step_targets = {step_targets}, but this batch alone has {rows.targets} target tokens.")
+    wide = _reduction_dtype(unembedding_VD.dtype)
+    weight_BT = torch.ones_like(labels_BT, dtype=wide) if weight_BT is None else weight_BT.detach().to(wide)
+    # No head has more targets than head 0. Counting them here makes the host wait for the device.
+    targets = int(target_mask(labels_BT).sum()) if targets is None else targets
+    if targets > step_targets:
+        raise ValueError(f"step_targets = {step_targets}, but this batch alone has {targets} target tokens.")
     scale = 1.0 / (heads * max(step_targets, 1))
     chunk_size = chunk_size or _chunk_size(unembedding_VD)
     # Inside a Function grad mode is always off, and needs_input_grad ignores it: evaluation must say so here.
     with_gradients = torch.is_grad_enabled()
-    how = (rows, scale, chunk_size, with_gradients, shared_gradient)
+    how = (labels_BT, weight_BT, head_weights, targets, scale, chunk_size, with_gradients, shared_gradient)
     return MTPLoss(*_ChunkedLoss.apply(how, unembedding_VD, *hidden))
 
 
@@ -120,12 +123,7 @@ def target_nll(
     [연구 맥락] rho1의 점수 CE_base - CE_ref와 검증 NLL이 여기서 나온다. (MATHS.md 4절)
 
     Args:
-        hidden_BTD: 헤드 k의 최종 은닉상태.
-        unembedding_VD: 출력 행렬.
-        labels_BT: 학습할 토큰의 번호, 프롬프트와 패딩은 IGNORE.
-        k: 헤드 번호.
         targets: 헤드 0의 목표 수. 없으면 세느라 장치를 기다린다.
-        chunk_size: 한 번에 로짓을 만드는 행의 수. None이면 장치에 맞는 수.
 
     Returns:
         nll_BT, float32 (float64 입력이면 float64). *목표 토큰*의 자리에 놓인다; `target_mask(labels_BT, k)` 밖은 0.
@@ -149,45 +147,8 @@ def target_nll(
     return torch.nn.functional.pad(nll_BT, (1 + k, 0))[:, : labels_BT.shape[1]]
 
 
-class _HeadRows(NamedTuple):
-    """Hold one head's rows (flat b·T + t), those with a target first; the others have a coefficient of 0."""
-
-    row_N: Tensor
-    target_N: Tensor
-    exists_N: Tensor
-    coefficient_N: Tensor
-
-
-class _Rows:
-    """Find a head's rows when its turn comes: what is held does not grow with the number of heads."""
-
-    def __init__(
-        self,
-        labels_BT: Tensor,
-        weight_BT: Tensor | None,
-        head_weights: Sequence[float],
-        targets: int | None,
-        dtype: torch.dtype,
-    ) -> None:
-        self.labels_BT = labels_BT
-        self.weight_BT = torch.ones_like(labels_BT, dtype=dtype) if weight_BT is None else weight_BT.detach().to(dtype)
-        self.head_weights = head_weights
-        # No head has more targets than head 0. Counting them here makes the host wait for the device.
-        self.targets = int(target_mask(labels_BT).sum()) if targets is None else targets
-
-    def of(self, k: int) -> _HeadRows:
-        """Return head k's rows."""
-        row_N, target_N, exists_N = _rows_with_targets(self.labels_BT, k, self.targets)
-        coefficient_N = shift_left(self.weight_BT, k + 1, 0).flatten()[row_N] * self.head_weights[k]
-        return _HeadRows(row_N, target_N, exists_N, torch.where(exists_N, coefficient_N, 0.0))
-
-    def counts(self) -> Tensor:
-        """Count every head's targets, on the device."""
-        return torch.stack([target_mask(self.labels_BT, k).sum() for k in range(len(self.head_weights))])
-
-
 def _rows_with_targets(labels_BT: Tensor, k: int, targets: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the first `targets` rows of head k, their targets (0 where there is none), and which have one."""
+    """Return the first `targets` rows (flat b·T + t) of head k, their targets (0 for none), and which have one."""
     target_N = shift_left(labels_BT, k + 1, IGNORE).flatten()
     has_target_N = target_N != IGNORE
     # Rows would be left out silently; on a GPU the error comes when the host next waits.
@@ -236,7 +197,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, how, unembedding_VD, *hidden):
-        rows, scale, chunk_size, with_gradients, shared_gradient = how
+        labels_BT, weight_BT, head_weights, targets, scale, chunk_size, with_gradients, shared_gradient = how
         wants_unembedding, *wants_hidden = (with_gradients and needed for needed in ctx.needs_input_grad[1:])
         wide = _reduction_dtype(unembedding_VD.dtype)
         matmul_VD = unembedding_VD.to(_matmul_dtype(unembedding_VD))
@@ -246,23 +207,26 @@ class _ChunkedLoss(torch.autograd.Function):
             torch.zeros_like(h, memory_format=torch.contiguous_format) if wants else None
             for h, wants in zip(hidden, wants_hidden, strict=True)
         ]
-        logits = _ChunkLogits(matmul_VD, min(chunk_size, rows.targets))
+        logits = _ChunkLogits(matmul_VD, min(chunk_size, targets))
         loss = torch.zeros((), dtype=wide, device=unembedding_VD.device)
         nll_sum_H = loss.new_zeros(len(hidden))
 
         for k in range(len(hidden)):
-            head = rows.of(k)
+            # When its turn comes: what is held does not grow with the number of heads.
+            row_N, target_N, exists_N = _rows_with_targets(labels_BT, k, targets)
+            weight_N = shift_left(weight_BT, k + 1, 0).flatten()[row_N]
+            coefficient_N = torch.where(exists_N, weight_N * head_weights[k], 0.0)
             hidden_ND = hidden[k].flatten(0, 1)
             share = shared_gradient if k else 1.0
-            for chunk in _chunks(rows.targets, chunk_size):
-                row_C, target_C, coefficient_C = head.row_N[chunk], head.target_N[chunk], head.coefficient_N[chunk]
+            for chunk in _chunks(targets, chunk_size):
+                row_C, target_C, coefficient_C = row_N[chunk], target_N[chunk], coefficient_N[chunk]
                 # Rows without a target are zeros: what they hold may overflow, and 0 · NaN would spoil the others.
-                hidden_CD = hidden_ND[row_C].to(matmul_VD.dtype).where(head.exists_N[chunk, None], 0)
+                hidden_CD = hidden_ND[row_C].to(matmul_VD.dtype).where(exists_N[chunk, None], 0)
                 nll_C = logits.nll(hidden_CD, target_C)
-                nll_sum_H[k] += torch.where(head.exists_N[chunk], nll_C, 0.0).sum()
+                nll_sum_H[k] += torch.where(exists_N[chunk], nll_C, 0.0).sum()
                 # A token of weight 0 may be infinitely surprising: 0 · ∞ would spoil the others.
                 loss += torch.where(coefficient_C == 0, 0.0, coefficient_C * nll_C).sum()
-                if (grad_VD is None and grad_hidden[k] is None) or rows.head_weights[k] == 0:
+                if (grad_VD is None and grad_hidden[k] is None) or head_weights[k] == 0:
                     continue
                 grad_CV = logits.gradient(target_C, coefficient_C)
                 if grad_hidden[k] is not None:
@@ -275,7 +239,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 else:  # each chunk's product is rounded to the model's precision, their sum is not
                     grad_VD.add_(torch.mm(grad_CV.T, hidden_CD, out=scratch_VD), alpha=share)
 
-        target_count_H = rows.counts()
+        target_count_H = torch.stack([target_mask(labels_BT, k).sum() for k in range(len(hidden))])
         ctx.mark_non_differentiable(nll_sum_H, target_count_H)
         ctx.scale = scale
         ctx.gradients = [grad_VD, *grad_hidden]

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import torch
-from torch import Tensor
 
 from wmtp.errors import ConfigError
 
@@ -27,14 +26,6 @@ _FEW = 10
 
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Estimate the probability that at least one of k samples passes, from c of n that did.
-
-    Args:
-        n: 뽑은 표본 수.
-        c: 통과한 표본 수.
-        k: pass@k의 k.
-
-    Returns:
-        불편추정값, [0, 1].
 
     Raises:
         ConfigError: k > n일 때. 조용히 빼지 않는다.
@@ -63,15 +54,6 @@ def mean_interval(
 
     [동작] 문제를 다시 뽑는 백분위 구간. 맞은 것이나 틀린 것이 열 개가 안 되거나 모든 문제의 값이 같으면 Wilson의 구간:
     맞고 틀림뿐인 값에서는 그대로이고, 그 사이의 값(n > 1)에서는 분산이 m(1 - m)보다 작으므로 조금 넓다.
-
-    Args:
-        values: 문제별 값 (예: pass@1), [0, 1].
-        level: 신뢰수준.
-        resamples: 다시 뽑는 횟수.
-        seed: 난수 씨앗.
-
-    Returns:
-        (low, high).
 
     Example:
         >>> mean_interval([0.0, 1.0] * 50)
@@ -102,25 +84,12 @@ def wilson_interval(passes: float, problems: int, level: float = 0.95) -> tuple[
     return (0.0 if passes == 0 else middle - half), (1.0 if passes == problems else middle + half)
 
 
-def paired_difference(
-    values_a: Sequence[float],
-    values_b: Sequence[float],
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 42,
-) -> tuple[float, float, float]:
-    """Compare two runs on the same problems: the mean of a - b and its interval.
+def paired_difference(values_a: Sequence[float], values_b: Sequence[float]) -> tuple[float, float, float]:
+    """Compare two runs on the same problems: the mean of a - b and its 95 % interval.
 
     [연구 맥락] 문제의 난이도 차이는 두 실행에 똑같이 들어 있다. 짝을 지으면 그만큼 구간이 좁아진다.
     [동작] 값이 다른 문제가 열 개가 안 되거나 모두 같은 만큼 다르면, 한쪽만 맞은 문제를 하나씩 더해 놓고 정규 구간을
     구한다 (Bonett과 Price 2012). 다섯 문제가 모두 같다고 해서 차이가 0이라고 확신할 수는 없다.
-
-    Args:
-        values_a: 한 실행의 문제별 값.
-        values_b: 다른 실행의, 같은 문제 같은 순서의 값.
-        level: 신뢰수준.
-        resamples: 다시 뽑는 횟수.
-        seed: 난수 씨앗.
 
     Returns:
         (mean(a - b), low, high). 구간에 0이 없으면 차이가 있다고 말할 수 있다.
@@ -138,16 +107,16 @@ def paired_difference(
     _require_problems(len(differences))
     mean = sum(differences) / len(differences)
     if sum(map(bool, differences)) < _FEW or min(differences) == max(differences):
-        return mean, *_bonett_price_interval(differences, level)
-    return mean, *_bootstrap_interval(differences, level, resamples, seed)
+        return mean, *_bonett_price_interval(differences)
+    return mean, *_bootstrap_interval(differences)
 
 
-def _bonett_price_interval(differences: Sequence[float], level: float) -> tuple[float, float]:
+def _bonett_price_interval(differences: Sequence[float]) -> tuple[float, float]:
     """Bound a mean difference by the normal interval over the problems and two more, one won and one lost."""
     more = [*differences, 1.0, -1.0]
     mean = sum(more) / len(more)
     variance = sum((difference - mean) ** 2 for difference in more) / len(more)
-    half = NormalDist().inv_cdf((1 + level) / 2) * (variance / len(more)) ** 0.5
+    half = NormalDist().inv_cdf(0.975) * (variance / len(more)) ** 0.5
     return max(-1.0, mean - half), min(1.0, mean + half)
 
 
@@ -156,17 +125,12 @@ def _require_problems(problems: int) -> None:
         raise ValueError("there is no interval over no problems.")
 
 
-def _bootstrap_interval(values: Sequence[float], level: float, resamples: int, seed: int) -> tuple[float, float]:
-    means_R = _resampled_means(torch.tensor(values, dtype=torch.float64), resamples, seed)
-    tail = (1.0 - level) / 2.0
-    low, high = means_R.quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
-    return low, high
-
-
-def _resampled_means(values_P: Tensor, resamples: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    rows = max(_INDICES_AT_A_TIME // len(values_P), 1)
+def _bootstrap_interval(
+    values: Sequence[float], level: float = 0.95, resamples: int = 10_000, seed: int = 42
+) -> tuple[float, float]:
+    values_P, generator = torch.tensor(values, dtype=torch.float64), torch.Generator().manual_seed(seed)
+    rows, P = max(_INDICES_AT_A_TIME // len(values), 1), len(values)
     blocks = [min(rows, resamples - start) for start in range(0, resamples, rows)]
-    return torch.cat(
-        [values_P[torch.randint(len(values_P), (R, len(values_P)), generator=generator)].mean(1) for R in blocks]
-    )
+    means_R = torch.cat([values_P[torch.randint(P, (R, P), generator=generator)].mean(1) for R in blocks])
+    tail = (1.0 - level) / 2.0
+    return tuple(means_R.quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist())

@@ -9,7 +9,8 @@
 std가 커져 나머지가 0 근처로 모인다. NaN 점수가 있는 범위의 가중치는 NaN이다: 점수를 지어내지 않는다.
 """
 
-#   B sequences, T positions; S scopes (rows weighted on their own), L positions of a scope; n valid tokens of a scope
+#   B sequences, T positions; S scopes (rows weighted on their own), L positions of a scope; n valid tokens of a scope,
+#   those that are learnt: mask is True there
 
 import math
 import random
@@ -58,8 +59,6 @@ def emphasize_top(z_SL: Tensor, mask_SL: Tensor, percentile: float) -> Tensor:
     p = 1이면 최솟값을 뺄 뿐이어서 softmax가 무시한다.
 
     Args:
-        z_SL: 표준화한 점수.
-        mask_SL: 학습 대상 토큰이면 True.
         percentile: 강조할 비율 p, (0, 1].
 
     Returns:
@@ -85,8 +84,6 @@ def softmax_log_weights(u_SL: Tensor, mask_SL: Tensor, temperature: float) -> Te
     그래서 다음 단계까지 로그로 넘긴다. (MATHS.md 3절 3단계)
 
     Args:
-        u_SL: 강조한 점수.
-        mask_SL: 학습 대상 토큰이면 True.
         temperature: T > 0. 작을수록 뾰족하다.
 
     Returns:
@@ -110,7 +107,6 @@ def clip_keeping_mean(log_weight_SL: Tensor, mask_SL: Tensor, epsilon: float, w_
 
     Args:
         log_weight_SL: 가중치의 로그. 더해진 상수는 상관없다.
-        mask_SL: 학습 대상 토큰이면 True.
         epsilon: 하한, 0 < ε < 1.
         w_max: 상한, W_max > 1.
 
@@ -166,11 +162,7 @@ def blend(weight_SL: Tensor, mask_SL: Tensor, lam: float) -> Tensor:
 
     Args:
         weight_SL: 평균 1인 가중치.
-        mask_SL: 학습 대상 토큰이면 True.
         lam: λ, [0, 1].
-
-    Returns:
-        1 + λ·(w - 1), mask 밖은 0.
 
     Example:
         >>> blend(torch.tensor([[0.5, 1.5]]), torch.ones(1, 2, dtype=torch.bool), lam=0.2)
@@ -185,8 +177,6 @@ def shuffle_weights(weight_SL: Tensor, mask_SL: Tensor, key_SL: Tensor) -> Tenso
     [연구 맥락] 값의 분포는 같고 자리만 틀린 가중치. 이것보다 나아야 점수에 뜻이 있다. (MATHS.md 6절)
 
     Args:
-        weight_SL: 가중치.
-        mask_SL: 학습 대상 토큰이면 True.
         key_SL: 자리마다 하나인 난수.
 
     Returns:
@@ -202,51 +192,28 @@ def shuffle_weights(weight_SL: Tensor, mask_SL: Tensor, key_SL: Tensor) -> Tenso
     return torch.empty_like(weight_SL).scatter_(1, to_SL, weight_SL.gather(1, from_SL))
 
 
-@dataclass(frozen=True)
-class SoftWeighting:
-    """Weight every token by the softmax of its score, with mean 1 and bounds.
-
-    [연구 맥락] MATHS.md 3절의 다섯 단계. 어느 토큰도 버리지 않는다.
+@dataclass(frozen=True, kw_only=True)
+class _Weighting:
+    """Weigh the target tokens of a batch, scope by scope; a subclass says how the tokens of one scope are weighed.
 
     Args:
-        lam: λ, [0, 1]. 0이면 baseline.
-        temperature: T > 0.
-        percentile: 강조할 위쪽 비율 p, (0, 1]. 1이면 모두.
-        epsilon: 가중치의 하한 ε, (0, 1).
-        w_max: 가중치의 상한, > 1.
         scope: "batch" 또는 "sequence". 표준화와 평균 1의 범위.
         control: "none" 또는 "shuffle" (대조군).
         seed: 대조군이 자리를 바꾸는 씨앗. 실행의 것을 준다.
 
     Raises:
         ConfigError: 값의 종류나 범위가 틀릴 때.
-
-    Example:
-        >>> SoftWeighting(lam=1.0)(torch.tensor([[0., 1., 2.]]), torch.tensor([[False, True, True]]))
-        tensor([[0.0000, 0.1086, 1.8914]])
     """
 
-    lam: float = 1.0
-    temperature: float = 0.7
-    percentile: float = 1.0
-    epsilon: float = 0.05
-    w_max: float = 3.0
     scope: str = "batch"
     control: str = "none"
     seed: int = 42
 
     def __post_init__(self):
-        for name, range_, advice in (
-            ("lam", "in [0, 1]", "It blends the weights with 1; try 1.0"),
-            ("temperature", "> 0", "It divides the scores; try 0.7"),
-            ("percentile", "in (0, 1]", "It is the emphasised fraction; try 1.0"),
-            ("epsilon", "in (0, 1)", "It is the least weight; try 0.05"),
-            ("w_max", "> 1", "It is the largest weight; try 3.0"),
-        ):
-            check_number(f"algo.weighting.{name}", getattr(self, name), range_, f"{advice} (see {CONF}).")
         check_choice("algo.weighting.scope", self.scope, SCOPES)
         check_choice("algo.weighting.control", self.control, CONTROLS)
 
+    @torch.no_grad()
     def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0) -> Tensor:
         """Weight the target tokens of a batch, without waiting for the device.
 
@@ -258,7 +225,58 @@ class SoftWeighting:
         Returns:
             weight_BT, float32, 기울기 없음. mask 밖은 0. 점수 하나라도 NaN/Inf인 범위는 모두 NaN.
         """
-        return _weigh_scopes(self, score_BT, mask_BT, draw)
+        rows = (1, -1) if self.scope == "batch" else mask_BT.shape
+        score_SL, mask_SL = score_BT.reshape(rows), mask_BT.reshape(rows)
+        bad_SL = mask_SL & ~score_SL.isfinite()
+        weight_SL = self._weigh_rows(score_SL.masked_fill(bad_SL, 0.0), mask_SL)
+        if self.control == "shuffle":
+            # Drawn position by position, so that padding on the right changes no token's key.
+            generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{draw}").getrandbits(63))
+            key_BT = torch.rand(mask_BT.shape[::-1], generator=generator, dtype=torch.float64).T
+            # Out of memory that is not pinned the host would wait until the GPU gets to it.
+            key_BT = key_BT.pin_memory() if weight_SL.is_cuda else key_BT
+            key_BT = key_BT.to(weight_SL.device, non_blocking=True)
+            weight_SL = shuffle_weights(weight_SL, mask_SL, key_BT.reshape(rows))
+        # What some tokens of a scope weigh depends on all of them: of a bad score no weight is made anywhere in it.
+        weight_SL = weight_SL.masked_fill(mask_SL & bad_SL.any(dim=1, keepdim=True), torch.nan)
+        return weight_SL.reshape(mask_BT.shape)
+
+
+@dataclass(frozen=True)
+class SoftWeighting(_Weighting):
+    """Weight every token by the softmax of its score, with mean 1 and bounds.
+
+    [연구 맥락] MATHS.md 3절의 다섯 단계. 어느 토큰도 버리지 않는다.
+
+    Args:
+        lam: λ, [0, 1]. 0이면 baseline.
+        temperature: T > 0.
+        percentile: 강조할 위쪽 비율 p, (0, 1]. 1이면 모두.
+        epsilon: 가중치의 하한 ε, (0, 1).
+        w_max: 가중치의 상한, > 1.
+        scope, control, seed: `_Weighting`.
+
+    Example:
+        >>> SoftWeighting(lam=1.0)(torch.tensor([[0., 1., 2.]]), torch.tensor([[False, True, True]]))
+        tensor([[0.0000, 0.1086, 1.8914]])
+    """
+
+    lam: float = 1.0
+    temperature: float = 0.7
+    percentile: float = 1.0
+    epsilon: float = 0.05
+    w_max: float = 3.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, range_, advice in (
+            ("lam", "in [0, 1]", "It blends the weights with 1; try 1.0"),
+            ("temperature", "> 0", "It divides the scores; try 0.7"),
+            ("percentile", "in (0, 1]", "It is the emphasised fraction; try 1.0"),
+            ("epsilon", "in (0, 1)", "It is the least weight; try 0.05"),
+            ("w_max", "> 1", "It is the largest weight; try 3.0"),
+        ):
+            check_number(f"algo.weighting.{name}", getattr(self, name), range_, f"{advice} (see {CONF}).")
 
     def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor) -> Tensor:
         z_SL = standardize(score_SL, mask_SL)
@@ -269,7 +287,7 @@ class SoftWeighting:
 
 
 @dataclass(frozen=True)
-class HardSelection:
+class HardSelection(_Weighting):
     """Keep the top fraction of the tokens, drop the rest: Rho-1 as published.
 
     [연구 맥락] 상위 p는 1/p, 나머지는 0 (arXiv 2404.07965는 p = 0.6). p·n이 정수가 아니거나 문턱에 동점이 있으면
@@ -277,12 +295,7 @@ class HardSelection:
 
     Args:
         percentile: 남길 비율 p, (0, 1].
-        scope: "batch" 또는 "sequence".
-        control: "none" 또는 "shuffle" (대조군).
-        seed: 대조군이 자리를 바꾸는 씨앗. 실행의 것을 준다.
-
-    Raises:
-        ConfigError: 값의 종류나 범위가 틀릴 때.
+        scope, control, seed: `_Weighting`.
 
     Example:
         >>> HardSelection(percentile=0.5)(torch.tensor([[4., 1., 3., 2.]]), torch.ones(1, 4, dtype=torch.bool))
@@ -290,19 +303,11 @@ class HardSelection:
     """
 
     percentile: float = 0.6
-    scope: str = "batch"
-    control: str = "none"
-    seed: int = 42
 
     def __post_init__(self):
+        super().__post_init__()
         advice = f"It is the kept fraction; try 0.6 (see {CONF})."
         check_number("algo.weighting.percentile", self.percentile, "in (0, 1]", advice)
-        check_choice("algo.weighting.scope", self.scope, SCOPES)
-        check_choice("algo.weighting.control", self.control, CONTROLS)
-
-    def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0) -> Tensor:
-        """Weight the target tokens of a batch; arguments and result as of `SoftWeighting`."""
-        return _weigh_scopes(self, score_BT, mask_BT, draw)
 
     def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor) -> Tensor:
         count_S1 = mask_SL.sum(dim=1, keepdim=True)
@@ -310,26 +315,6 @@ class HardSelection:
         descending_SL = torch.where(mask_SL, score_SL, -torch.inf).sort(dim=1, descending=True).values
         kept_SL = mask_SL & (score_SL >= descending_SL.gather(1, keep_S1 - 1))
         return torch.where(kept_SL, (count_S1 / kept_SL.sum(dim=1, keepdim=True)).float(), 0.0)
-
-
-@torch.no_grad()
-def _weigh_scopes(rule: SoftWeighting | HardSelection, score_BT: Tensor, mask_BT: Tensor, draw: int) -> Tensor:
-    """Lay the scopes out as rows, weigh them, and shuffle within them where the control asks for it."""
-    rows = (1, -1) if rule.scope == "batch" else mask_BT.shape
-    score_SL, mask_SL = score_BT.reshape(rows), mask_BT.reshape(rows)
-    bad_SL = mask_SL & ~score_SL.isfinite()
-    weight_SL = rule._weigh_rows(score_SL.masked_fill(bad_SL, 0.0), mask_SL)
-    if rule.control == "shuffle":
-        # Drawn position by position, so that padding on the right changes no token's key.
-        generator = torch.Generator().manual_seed(random.Random(f"{rule.seed}/{draw}").getrandbits(63))
-        key_BT = torch.rand(mask_BT.shape[::-1], generator=generator, dtype=torch.float64).T
-        # Out of memory that is not pinned the host would wait until the GPU gets to it.
-        key_BT = key_BT.pin_memory() if weight_SL.is_cuda else key_BT
-        key_BT = key_BT.to(weight_SL.device, non_blocking=True)
-        weight_SL = shuffle_weights(weight_SL, mask_SL, key_BT.reshape(rows))
-    # What some tokens of a scope weigh depends on all of them: of a bad score no weight is made anywhere in it.
-    weight_SL = weight_SL.masked_fill(mask_SL & bad_SL.any(dim=1, keepdim=True), torch.nan)
-    return weight_SL.reshape(mask_BT.shape)
 
 
 def check_finite(score_BT: Tensor, mask_BT: Tensor) -> None:

@@ -4,8 +4,8 @@
     arXiv 2106.09685)는 몸통의 행렬 W를 얼리고 W + (alpha/r)·B·A의 작은 A, B만 배운다. B는 0에서 시작하므로 학습 전의
     모델은 원래 모델과 비트까지 같다. 헤드의 층은 통째로 배운다. 나란한 헤드라면 마지막 층도 헤드(head 0)다.
 [동작] peft가 층을 제자리에서 바꾼다. 모델의 클래스는 그대로라서 `mtp`, `generate`, 추측 복호가 그대로 돈다.
-    체크포인트에는 얼린 가중치도 함께 넣는다: 파일 하나로 이어 가고 평가할 수 있어야 한다. `save_pretrained`는 합친
-    가중치를 쓰므로 그 폴더는 평범한 모델이다.
+    체크포인트에는 얼린 가중치도 함께 넣는다: 파일 하나로 이어 가고 평가할 수 있어야 한다. 내보낼 때는
+    (`wmtp.models.export`) 합치거나(`merge`), 배운 것만 peft의 폴더로 쓴다(`as_peft`).
 [디버깅] 학습되는 것이 무엇인지는 `[n for n, p in model.named_parameters() if p.requires_grad]`로 본다.
 """
 
@@ -115,8 +115,35 @@ def merge(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 layer = adapted[owner]
                 up, down = (state[f"{owner}.lora_{side}.default.weight"].float() for side in "BA")
                 change = layer.scaling["default"] * (up @ down)
-                tensor = (tensor.float() + (change.T if layer.fan_in_fan_out else change)).to("cpu", tensor.dtype)
+                change = change.T if layer.fan_in_fan_out else change
+                # Where nothing changed not even the sign of a zero does: -0.0 + 0.0 is 0.0.
+                tensor = tensor.where(change == 0, (tensor.float() + change).to(tensor.dtype)).cpu()
         elif place.partition(".lora_")[0] in adapted:
             continue
         merged[name] = tensor
     return merged
+
+
+def as_peft(model: "MTPMixin") -> tuple[LoraConfig, dict[str, Tensor]]:
+    """Return what makes head 0 out of the base model, as peft keeps it: the config and the tensors of its folder.
+
+    [동작] LoRA의 A와 B, 그리고 통째로 배운 마지막 층(head 0, modules_to_save). 다른 헤드는 바탕 모델에 없어서 peft의
+        폴더에 들어가지 못한다.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    adapted = [name for module, name in names.items() if isinstance(module, LoraLayer)]
+    head_zero = [names[layer] for layer in model.decoder_layers[len(model.trunk_layers) :]]
+    one: LoraLayer = model.get_submodule(adapted[0])
+    settings = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=model.adapter.r,
+        lora_alpha=model.adapter.alpha,
+        lora_dropout=model.adapter.dropout,
+        target_modules=adapted,
+        modules_to_save=head_zero or None,
+        fan_in_fan_out=one.fan_in_fan_out,
+        inference_mode=True,
+    )
+    ours = tuple(f"{name}." for name in head_zero)
+    learned = {n: t for n, t in model.state_dict().items() if ".lora_" in n or n.startswith(ours)}
+    return settings, {f"base_model.model.{name.replace('.default.', '.')}": t for name, t in learned.items()}

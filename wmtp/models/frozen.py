@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from wmtp.checks import check_choice
 from wmtp.errors import ConfigError, TokenizerMismatchError
+from wmtp.models.encoding import check_embedded
 from wmtp.models.loading import WEIGHTS, check_weights, find_model, load_model, read_config
 from wmtp.models.mtp import MTPMixin
 from wmtp.models.tokenizer import check_rows, load_tokenizer, reading_of
@@ -38,6 +40,14 @@ class FrozenModel:
             model = load_model(self.folder, heads=1, key=self.key, weights=self.weights)
             self.model = model.requires_grad_(False).eval()
         return self.model
+
+    def check_reads(self, data: Any) -> None:
+        """Refuse samples with a token that this model has no embedding for, though the model in training has."""
+        config = self.model.config if self.model else read_config(self.folder, self.key)
+        rows = getattr(config, "vocab_size", None)
+        for split, samples in data.samples.items():
+            held = samples.tensors["input_ids"]
+            check_embedded(held, rows, data.tokenizer, f"{self.key} ({self.folder})", f"the {split} samples hold")
 
 
 def find_frozen(path: str, model_path: str, weights: str = "float32") -> FrozenModel:

@@ -29,6 +29,7 @@ from wmtp.errors import ConfigError
 from wmtp.maths.speculative import accept_matching, accept_sampled
 from wmtp.models.drafting import Drafts, join
 from wmtp.models.draw import draw_tokens, noise_seed, nucleus_probabilities, uniform
+from wmtp.models.encoding import check_embedded, encode_prompt
 from wmtp.models.pace import Pace
 from wmtp.models.sampling import Completion, Request, Sampling
 from wmtp.models.slot_cache import SlotCache, keeps_state
@@ -64,23 +65,23 @@ def too_long(model: Any, tokenizer: Any, prompts: Iterable[str]) -> dict[str, in
     [동작] 이런 프롬프트를 `generate`는 거절한다. 평가는 먼저 골라내어 빈 답으로 채점하고 이름을 적어 둔다.
     """
     limit = position_limit(model)
-    return {text: len(tokens) for text, tokens in _tokens(tokenizer, prompts).items() if len(tokens) >= limit}
+    return {text: len(tokens) for text, tokens in _tokens(model, tokenizer, prompts).items() if len(tokens) >= limit}
 
 
-def _tokens(tokenizer: Any, prompts: Iterable[str]) -> dict[str, list[int]]:
+def _tokens(model: Any, tokenizer: Any, prompts: Iterable[str]) -> dict[str, list[int]]:
     """Tokenize each different prompt once: many samples share one."""
-    texts = list(dict.fromkeys(prompts))
-    return dict(zip(texts, tokenizer(texts).input_ids, strict=True)) if texts else {}
+    tokens = {text: encode_prompt(tokenizer, text) for text in dict.fromkeys(prompts)}
+    used, rows = {token for ids in tokens.values() for token in ids}, model.get_input_embeddings().num_embeddings
+    check_embedded(used, rows, tokenizer, "the model", "the prompts hold")
+    return tokens
 
 
 def _encode(model: Any, tokenizer: Any, requests: list[Request]) -> list[list[int]]:
     """Tokenize the prompts and refuse those that cannot be continued."""
-    encoded = _tokens(tokenizer, (request.prompt for request in requests))
+    encoded = _tokens(model, tokenizer, (request.prompt for request in requests))
     prompts = [encoded[request.prompt] for request in requests]
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     limit = position_limit(model)
     for i, request in enumerate(requests):
-        prompts[i] = prompts[i] or list(start)
         if not prompts[i]:
             raise ConfigError(
                 f"{request.key}: the prompt is empty and the tokenizer has no BOS token; give it some text."

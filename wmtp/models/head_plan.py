@@ -28,7 +28,7 @@ class HeadPlan:
         config: 모델의 config. 헤드의 수와 짜임이 적혀 있다.
         kept: 폴더에서 오는 헤드의 수, head 0까지. 나머지는 새로 시작한다.
         mapping: 폴더의 텐서 이름을 우리 이름으로 바꾸는 정규식들 (`from_pretrained`의 key_mapping).
-        left_alone: 폴더에 있지만 쓰지 않는 층. 내보낼 때 그대로 옮긴다.
+        left_alone: 폴더에 있지만 쓰지 않는 층. 내보낼 때 그대로 옮겨진다 (`wmtp.models.export`).
         said: 한 줄로 알릴 것. 없으면 빈 문자열.
     """
 

@@ -1,6 +1,6 @@
 """Load models from a folder, safely and with all heads.
 
-[동작] 경로는 폴더, s3:// 주소, Hub의 이름, 또는 `asset:이름`(패키지에 든 자산). 가중치는 safetensors만 읽는다.
+[동작] 경로는 폴더, GGUF 파일, s3:// 주소, Hub의 이름, 또는 `asset:이름`(패키지에 든 자산). pickle은 읽지 않는다.
     heads_init: saved   wmtp가 저장한 헤드를 쓴다 (없으면 오류)
                 native  모델이 품고 나온 층을 헤드로 쓴다 (없으면 오류)
                 auto    저장된 헤드나 품고 나온 층이 있으면 쓰고, 없는 것은 마지막 층을 복사한다
@@ -11,8 +11,10 @@
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -20,22 +22,20 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoConfig,
-    BitsAndBytesConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from wmtp.checks import check_choice, check_whole_number
 from wmtp.errors import CheckpointError, ConfigError
+from wmtp.models import gguf_file
 from wmtp.models.adapter import Lora
+from wmtp.models.export import Export, Exported
+from wmtp.models.gguf_file import is_gguf
 from wmtp.models.head_plan import ARRANGEMENTS, HEADS_INIT, HeadPlan, plan_heads
 from wmtp.models.head_start import STARTS, NewHeads
 from wmtp.models.meta_checkpoint import convert, is_meta, read_params
-from wmtp.models.mtp import MTPForCausalLM, MTPMixin, ParallelHeads, put_heads_on
-from wmtp.models.native_layout import SAME_AS
+from wmtp.models.mtp import MTPMixin, ParallelHeads, put_heads_on
+from wmtp.models.native_layout import KEYS, SAME_AS
 from wmtp.models.sequential import SequentialHeads
 from wmtp.models.tokenizer import check_rows, load_tokenizer
 from wmtp.private_names import attention_of
@@ -59,21 +59,29 @@ LOGIT_CHANGES = ("final_logit_softcapping", "logits_soft_cap", "logit_scale", "l
 def find_model(path: str, key: str = "model.path", heads: int | None = None) -> Path:
     """Find a model's folder: `asset:name` for one that ships with wmtp, else wherever `wmtp.storage` finds it.
 
-    [동작] Meta의 형식이면 한 번 바꾸어 캐시에 둔 폴더를 돌려준다 (`meta_checkpoint.convert`). 몇 분이 걸리므로
-        있어야 하는 헤드(heads)가 없으면 그 전에 오류를 낸다.
+    [동작] Meta의 형식이나 GGUF이면 한 번 바꾸어 캐시에 둔 폴더를 돌려준다 (`meta_checkpoint`, `gguf_file`). 몇 분이
+        걸리므로 있어야 하는 헤드(heads)가 없으면 그 전에 오류를 낸다.
     """
     scheme, _, name = str(path).partition("asset:")
     place = str(resources.files("wmtp") / "assets" / name) if not scheme and name else str(path)
     folder = in_use().find_model(place, key)
+    if is_gguf(folder):
+        if heads is not None:
+            _check_heads(heads, 1, folder)
+        return gguf_file.convert(folder, in_use().cache, key, check=mtp_class)
     if not is_meta(folder):
         return folder
-    saved = read_params(folder, key).get("n_future_tokens", 1)
-    if heads is not None and heads > saved:
+    if heads is not None:
+        _check_heads(heads, read_params(folder, key).get("n_future_tokens", 1), folder)
+    return convert(folder, in_use().cache, key)
+
+
+def _check_heads(wanted: int, saved: int, folder: Path) -> None:
+    if wanted > saved:
         raise ConfigError(
-            f"model.heads = {heads}, but {folder} was saved with {saved}; set model.heads_init=copy "
+            f"model.heads = {wanted}, but {folder} was saved with {saved}; set model.heads_init=copy "
             "to start new heads as copies of the last layer."
         )
-    return convert(folder, in_use().cache, key)
 
 
 def mtp_class(config: Any) -> type[MTPMixin]:
@@ -91,10 +99,7 @@ def mtp_class(config: Any) -> type[MTPMixin]:
                 f"{getattr(config, key)}), which the loss of the heads does not compute; set {key} to "
                 "null or 1 in its config.json to go without, or add it to wmtp/maths/loss.py."
             )
-    arrangement = ARRANGED[getattr(config, "mtp_arrangement", "parallel")]
-    return (
-        MTPForCausalLM if (base, arrangement) == (LlamaForCausalLM, ParallelHeads) else put_heads_on(base, arrangement)
-    )
+    return put_heads_on(base, ARRANGED[getattr(config, "mtp_arrangement", "parallel")])
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ class ModelSource:
         attn_implementation: 어텐션 구현 (`ATTENTIONS`). None이면 transformers가 고른다.
         adapter: 몸통을 통째로 배우지 않고 LoRA로 배울 때 그 모양.
         activation_checkpointing: 층 안의 중간값을 버리고 역전파 때 다시 계산할지. 헤드도 층이므로 함께 한다.
+        export: 학습한 모델을 어떤 폴더로 쓸지.
     """
 
     path: str
@@ -123,6 +129,7 @@ class ModelSource:
     adapter: Lora | None = None
     activation_checkpointing: bool = False
     heads_arrangement: Literal["parallel", "sequential", "recurrent"] | None = None
+    export: Export = field(default_factory=Export)
 
     def __post_init__(self) -> None:
         if self.heads is not None:
@@ -134,14 +141,19 @@ class ModelSource:
         if self.attn_implementation is not None:
             advice = "null lets transformers choose."
             check_choice("model.attn_implementation", self.attn_implementation, ATTENTIONS, advice)
+        self.export.check(self.heads, self.adapter)
 
     @property
     def name(self) -> str:
         """Name the model in a word, for run directories."""
-        return Path(self.path.replace("asset:", "")).name
+        return Path(self.path.replace("asset:", "")).name.removesuffix(".gguf")
 
     def find(self) -> Path:
-        """Find the model's folder."""
+        """Find the model's folder, the same one from loading to exporting."""
+        return self._folder
+
+    @cached_property
+    def _folder(self) -> Path:
         return find_model(self.path, heads=self.heads if self.heads_init == "saved" else None)
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -179,6 +191,11 @@ class ModelSource:
         if self.activation_checkpointing:  # not reentrant: the last layer's inputs reach the other heads with gradients
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
+
+    def write(self, model: MTPMixin, target: Path, card: Callable[[Exported], str] | None = None) -> Exported:
+        """Write a model that was loaded here, trained since, as a folder like its own (`Export.write`)."""
+        base = self.name if Path(self.path).expanduser().exists() else self.path
+        return self.export.write(model, self.find(), target, card, base)
 
 
 def load_model(
@@ -269,7 +286,6 @@ def load_planned(
         )
     if kept < wanted:
         STARTS[heads_init](model, kept)
-    model.left_alone = plan.left_alone
     if plan.said and key == "model.path":
         rank_zero_only(print)(plan.said)
     check_logits(model)
@@ -313,11 +329,16 @@ def check_logits(model: MTPMixin) -> None:
     model.set_attn_implementation(attention if attention in ("sdpa", "eager") else "eager")
     ids_BT = torch.arange(3, device=model.device)[None]
     output = model.mtp(ids_BT)
-    ours_BTV, theirs_BTV = output.hidden[0] @ output.unembedding_VD.T, model(ids_BT).logits
+    hidden_BTD, unembedding_VD = output.hidden[0], output.unembedding_VD
+    ours_BTV, theirs_BTV = hidden_BTD @ unembedding_VD.T, model(ids_BT).logits
     model.set_attn_implementation(attention)
     model.train(was_training)
-    rounding = max(1e-4, 4 * torch.finfo(theirs_BTV.dtype).eps)
-    if not torch.allclose(ours_BTV, theirs_BTV, rtol=10 * rounding, atol=rounding * float(theirs_BTV.abs().max())):
+    # A sum of D products in float32, in any order, is off by a few √D roundings of the vectors' lengths (Higham and
+    # Mary 2019), and what is multiplied is rounded to the model's precision.
+    length_BTV = hidden_BTD.norm(dim=-1, keepdim=True).float() * unembedding_VD.norm(dim=-1).float()
+    low, full = torch.finfo(theirs_BTV.dtype).eps, torch.finfo(torch.float32).eps
+    rounding_BTV = (2 * low + 8 * hidden_BTD.shape[-1] ** 0.5 * full) * length_BTV
+    if not ((ours_BTV - theirs_BTV).abs() <= rounding_BTV).all():
         raise ConfigError(
             f"model.path: the logits of {model.config.model_type} are not its final hidden states times its output "
             "matrix (a bias, a scale or a cap follows), which the loss of the heads does not compute; choose another "
@@ -346,7 +367,12 @@ def read_config(folder: Path, key: str) -> Any:
     # The language model of one that also sees, as AutoModelForCausalLM takes it (Qwen3.5).
     text = config.get_text_config()
     base = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    return text if base is not None and base.config_class is type(text) else config
+    if text is config or base is None or base.config_class is not type(text):
+        return config
+    for key in ("mtp_heads", "mtp_arrangement", *KEYS):
+        if hasattr(config, key):
+            setattr(text, key, getattr(config, key))
+    return text
 
 
 def check_weights(folder: Path, key: str = "ckpt") -> None:

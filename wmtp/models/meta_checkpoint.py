@@ -17,28 +17,27 @@
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from torch import Tensor
-from transformers import LlamaConfig, PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
+from transformers import LlamaConfig
 
 from wmtp.checks import is_whole_number
-from wmtp.errors import CheckpointError, DataNotFoundError, StorageError
+from wmtp.errors import CheckpointError, DataNotFoundError
+from wmtp.models.converted import converted, sync
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.models.same_tensors import check_same_tensors
+from wmtp.models.sentencepiece_model import read_pieces
 from wmtp.storage import say
 from wmtp.storage.files import give_usual_mode, written_atomically
-from wmtp.storage.lock import alone
 
 WEIGHTS, PARAMS, TOKENIZER = "consolidated.pth", "params.json", "tokenizer.model"
 ORIGINALS = "meta"  # where a converted folder keeps the files that `to_meta` gives back
@@ -81,29 +80,18 @@ def convert(folder: Path, cache: Path, key: str = "model.path") -> Path:
     params = read_params(folder, key)
     tokenizer_file = _find(folder, (TOKENIZER, f"../{TOKENIZER}"), key)
     weights_file = _find(folder, (WEIGHTS,), key)
-    target = cache / "converted" / f"{folder.resolve().name}-{_identity(folder / PARAMS, tokenizer_file, weights_file)}"
-    if target.is_dir():
-        return target
-    try:
-        with alone(target.with_name(f".{target.name}.lock")):  # one process converts, the others wait for it
-            if not target.is_dir():
-                _convert(folder, params, tokenizer_file, weights_file, target, key)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"storage.cache = {cache}: {folder} cannot be converted there ({error}). It takes "
-            f"{weights_file.stat().st_size / 2**30:.1f} GiB: free some, or set storage.cache (or WMTP_CACHE) to a "
-            "larger disk."
-        ) from error
-    return target
+    identity = _identity(folder / PARAMS, tokenizer_file, weights_file)
+    write = partial(_convert, folder, params, tokenizer_file, weights_file, key)
+    return converted(folder, identity, weights_file.stat().st_size, cache, write)
 
 
 def to_meta(folder: Path, out: Path) -> None:
     """Write a converted model, trained since or not, in Meta's format again: bit for bit where nothing was trained.
 
-    [동작] 정밀도는 폴더의 것 그대로다. tokenizer.model은 변환한 폴더에만 있다: 내보낸(export) 폴더라면 원본을 복사한다.
+    [동작] 정밀도는 폴더의 것 그대로다.
 
     Args:
-        folder: `convert`가 만든 폴더, 또는 거기서 학습하여 save_pretrained로 저장한 폴더.
+        folder: `convert`가 만든 폴더, 또는 거기서 학습하여 내보낸 폴더 (`wmtp.models.export`).
         out: 새 폴더.
 
     Raises:
@@ -113,8 +101,9 @@ def to_meta(folder: Path, out: Path) -> None:
     params = getattr(config, "meta_params", None)
     if params is None:
         raise CheckpointError(f"{folder} was not converted from Meta's format, so its params.json is unknown.")
+    config.mtp_heads = getattr(config, "mtp_heads", 1)
     heads = params.get("n_future_tokens", 1)
-    if config.mtp_heads != heads:  # loaded since with model.heads of its own
+    if config.mtp_heads != heads:  # loaded since with model.heads of its own, or exported without them
         params |= {"n_future_tokens": config.mtp_heads, "n_layers": params["n_layers"] - heads + config.mtp_heads}
     out.mkdir(parents=True, exist_ok=True)
     (out / PARAMS).write_text(json.dumps(params), encoding="utf-8")
@@ -196,55 +185,11 @@ def make_config(params: dict[str, Any], weights: dict[str, Tensor], key: str = "
     )
 
 
-def read_tokenizer(file: Path) -> PreTrainedTokenizerFast:
-    """Turn a SentencePiece BPE model into a tokenizer of transformers that cuts text exactly as SentencePiece does.
-
-    [동작] sentencepiece 패키지는 필요 없다: 파일은 protobuf이고, transformers가 그 정의를 가지고 있다.
-        LlamaTokenizer는 쓰지 않는다: 공백으로 시작하는 글 앞에 SentencePiece가 언제나 붙이는 "▁"를 빠뜨린다.
-
-    Raises:
-        CheckpointError: SentencePiece의 BPE 모델이 아닐 때.
-    """
-    try:
-        proto = import_protobuf().ModelProto()
-    except ImportError as error:
-        raise CheckpointError(
-            f"{file} needs the package protobuf to be read; install it: pip install protobuf."
-        ) from error
-    try:
-        proto.ParseFromString(file.read_bytes())
-    except Exception as error:  # protobuf's DecodeError; its class differs between implementations
-        raise CheckpointError(f"{file} is not a SentencePiece model ({error}); copy it again.") from error
-    if proto.trainer_spec.model_type != 2:  # BPE, in sentencepiece_model.proto
-        raise CheckpointError(f"{file} is not a BPE model of SentencePiece, as Llama's tokenizers are.")
-    vocabulary = {piece.piece: i for i, piece in enumerate(proto.pieces)}
-    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == 1}  # no bytes, no controls
-    spec = proto.trainer_spec
-    unk, bos, eos = (proto.pieces[i].piece for i in (spec.unk_id, spec.bos_id, spec.eos_id))
-    merges = generate_merges({piece: vocabulary[piece] for piece in scores}, scores)
-    model = models.BPE(vocabulary, merges, unk_token=unk, fuse_unk=True, byte_fallback=True)
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    strip = decoders.Strip(content=" ", left=1)  # the "▁" of the normalizer
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
-    # Meta's own code puts the start token before every text.
-    tokenizer.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=[(bos, spec.bos_id)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token=unk,
-        bos_token=bos,
-        eos_token=eos,
-        model_max_length=CONTEXT,
-        split_special_tokens=True,  # "</s>" in a problem's text is text, and ends nothing
-    )
-
-
 def _convert(
-    folder: Path, params: dict[str, Any], tokenizer_file: Path, weights_file: Path, target: Path, key: str
+    folder: Path, params: dict[str, Any], tokenizer_file: Path, weights_file: Path, key: str, part: Path
 ) -> None:
-    """Check everything, then write it under another name and rename."""
-    part = target.with_name(f".{target.name}.part")
-    tokenizer = read_tokenizer(tokenizer_file)
+    """Check everything, then write it."""
+    tokenizer = read_pieces(tokenizer_file, CONTEXT)
     weights = _open(weights_file, key)
     config = make_config(params, weights, key)
     _check(weights, config, weights_file, key)
@@ -253,16 +198,13 @@ def _convert(
             f"{key}: {tokenizer_file} has {len(tokenizer)} pieces, but {weights_file} knows {config.vocab_size}; "
             f"put the model's own {TOKENIZER} into {folder}."
         )
-    say(f"converting {folder} once, into {target}")
+    say(f"converting {folder} once, into {part.parent}")
     (part / ORIGINALS).mkdir(parents=True, exist_ok=True)
     for original in (folder / PARAMS, tokenizer_file):
         shutil.copyfile(original, part / ORIGINALS / original.name)
     config.save_pretrained(part)
     tokenizer.save_pretrained(part)
     _write_shards(weights, config, part)
-    for file in part.rglob("*.*"):
-        _sync(file)
-    part.rename(target)
 
 
 def _write_shards(weights: dict[str, Tensor], config: LlamaConfig, part: Path) -> None:
@@ -281,15 +223,10 @@ def _write_shards(weights: dict[str, Tensor], config: LlamaConfig, part: Path) -
         temporary = file.with_suffix(".part")
         save_file(tensors, temporary, metadata={"format": "pt"})
         give_usual_mode(temporary)
-        _sync(temporary)
+        sync(temporary)
         temporary.rename(file)
     index = {"metadata": {"total_size": size}, "weight_map": where}
     (part / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
 
 
 def _names(config: LlamaConfig) -> dict[str, str]:

@@ -18,6 +18,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -33,11 +34,11 @@ from wmtp.maths.loss import target_nll
 from wmtp.models.adapter import Lora, merge
 from wmtp.models.drafting import ParallelDrafter
 from wmtp.models.head_start import NewHeads
-from wmtp.models.native_layout import ShippedLayers
 from wmtp.private_names import one_sequence_in_each_row
 
 LAYER_NAMES = ("layers", "h")
 NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+EXTRA_HEADS = "extra_heads."  # how the names of their tensors begin, in memory and in files
 
 
 class MTPOutput(NamedTuple):
@@ -76,7 +77,6 @@ class MTPMixin:
 
     adapter: Lora | None = None
     new_heads: NewHeads | None = None  # how the extra heads began, where they are not a checkpoint's
-    left_alone: ShippedLayers | None = None  # layers that the folder holds and nobody trains
     drafter: type  # of wmtp.models.drafting
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -151,11 +151,9 @@ class MTPMixin:
         """Return what config.json says of the heads."""
         return {"mtp_heads": self.heads} if self.heads > 1 else {}
 
-    def save_pretrained(self, *args: Any, state_dict: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
-        """Save as transformers does, heads included, and carry along what nobody trained."""
-        tensors = self.exported_tensors(self.state_dict() if state_dict is None else state_dict)
-        tensors |= {} if self.left_alone is None else self.left_alone.read()
-        return super().save_pretrained(*args, state_dict=tensors, save_original_format=False, **kwargs)
+    def is_of_heads(self, name: str) -> bool:
+        """Say whether a tensor of a file is of heads 1, 2, …, which are there to be used or not."""
+        return name.startswith(EXTRA_HEADS)
 
     def mtp(self, input_ids_BT: Tensor, trunk_gradient: float = 1.0, **kwargs: Any) -> MTPOutput:
         """Run the trunk once and all heads on its output.
@@ -249,23 +247,23 @@ def _first_attribute(module: nn.Module, names: tuple[str, ...]) -> Any:
     )
 
 
+@cache
 def put_heads_on(base: type[PreTrainedModel], arrangement: type[MTPMixin] = ParallelHeads) -> type[MTPMixin]:
     """Return a transformers class with heads on it, arranged in one way or the other.
 
     [동작] 이름과 모듈을 Base에게서 빌린다. transformers는 그 둘로 체크포인트의 옛 텐서 이름을 찾아 바꾸고
-        (GPT-NeoX의 embed_out, MoE의 experts), 못 찾으면 조용히 새 값으로 시작한다.
-    """
-    return type(base.__name__, (arrangement, base), {"__module__": base.__module__})
-
-
-class MTPForCausalLM(ParallelHeads, LlamaForCausalLM):
-    """Hold model=tiny: Llama blocks from transformers with H heads.
+        (GPT-NeoX의 embed_out, MoE의 experts), 못 찾으면 조용히 새 값으로 시작한다. 서버는 config.json의 architectures에
+        적힌 이름으로 모델을 고른다.
 
     Example:
         >>> from transformers import LlamaConfig
         >>> config = LlamaConfig(vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=2,
         ...                      num_attention_heads=2, mtp_heads=4)
-        >>> output = MTPForCausalLM(config).mtp(torch.zeros(1, 3, dtype=torch.long))
+        >>> output = put_heads_on(LlamaForCausalLM)(config).mtp(torch.zeros(1, 3, dtype=torch.long))
         >>> len(output.hidden), tuple(output.hidden[0].shape)
         (4, (1, 3, 8))
     """
+    return type(base.__name__, (arrangement, base), {"__module__": base.__module__})
+
+
+MTPForCausalLM = put_heads_on(LlamaForCausalLM)  # model=tiny, and what Meta's checkpoints are converted into

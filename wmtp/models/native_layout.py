@@ -32,6 +32,12 @@ LIKE_QWEN = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 LIKE_MIMO = ("qwen2",)
 # Published with code of their own, and computed by an architecture that transformers has but for their layers.
 SAME_AS = {"mimo": "qwen2"}
+# What a config.json says of layers that are new to a model.
+KEYS = (
+    "num_mtp_layers", "num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types", "mtp_hidden_states_first"
+)  # fmt: skip
+# What servers call an architecture that has got layers under MiMo's names.
+ARCHITECTURES = {"qwen2": ["MiMoForCausalLM"]}
 MIMO = {
     "token_layernorm": "enorm",
     "hidden_layernorm": "hnorm",
@@ -64,14 +70,6 @@ class ShippedLayers:
     def like_mimo(self) -> bool:
         """Say whether the names are MiMo's, which wmtp gives to layers that are new."""
         return all(".mtp_layers." in name for name in self.names)
-
-    def read(self) -> dict[str, Tensor]:
-        """Read the tensors as they are."""
-        wanted, tensors = set(self.names), {}
-        for file in sorted(self.folder.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as opened:
-                tensors |= {n: opened.get_tensor(n) for n in opened.keys() if _any_expert(n) in wanted}
-        return tensors
 
 
 def layer_count(config: Any) -> int:
@@ -133,6 +131,11 @@ def key_mapping(config: Any, names: Iterable[str]) -> dict[str, str]:
             pattern = re.escape(name).replace(r"\*", r"(\d+)", 1)
             mapping[f"^{pattern}$"] = _ours(_renamed(name, renamings)).replace("*", r"\1", 1)
     return mapping
+
+
+def is_published(name: str, names: Iterable[str] | None) -> bool:
+    """Say whether a file's tensor is of layers of these names (None: of MiMo's)."""
+    return ".mtp_layers." in name if names is None else _any_expert(name) in names
 
 
 def published(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

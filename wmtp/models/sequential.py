@@ -30,7 +30,7 @@ from wmtp.maths.alignment import shift_left
 from wmtp.maths.gradient import scale_gradient
 from wmtp.models.drafting import SequentialDrafter
 from wmtp.models.mtp import MTPMixin
-from wmtp.models.native_layout import layer_count, published
+from wmtp.models.native_layout import ARCHITECTURES, KEYS, is_published, layer_count, published
 
 OWN = ("extra_heads.", "shared_post_norm.")  # how the names of the layers' tensors begin
 
@@ -98,11 +98,21 @@ class SequentialHeads(MTPMixin):
         return super().exported_tensors(trunk) | published(self, layers)
 
     def exported_config(self) -> dict[str, Any]:
-        """Return what config.json says of the heads: how many, and of which layers."""
-        keys = ("num_mtp_layers", "num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types")
-        keys += ("mtp_arrangement", "mtp_hidden_states_first")
-        said = {key: getattr(self.config, key, None) for key in keys}
-        return super().exported_config() | {key: value for key, value in said.items() if value is not None}
+        """Return what config.json says of the heads: how many, and of which layers where they are new there."""
+        said = super().exported_config() | {"mtp_arrangement": "sequential"}
+        if getattr(self.config, "mtp_names", None) is None:
+            said |= {key: getattr(self.config, key, None) for key in KEYS}
+            said["architectures"] = ARCHITECTURES.get(self.config.model_type)
+        return {key: value for key, value in said.items() if value is not None}
+
+    def is_of_heads(self, name: str) -> bool:
+        """Say whether a tensor of a file is of the layers, by any of its names."""
+        return super().is_of_heads(name) or is_published(name, getattr(self.config, "mtp_names", None))
+
+    def save_pretrained(self, *args: Any, state_dict: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
+        """Save as transformers does, the layers under the names that they are read by."""
+        state_dict = self.exported_tensors(self.state_dict() if state_dict is None else state_dict)
+        return super().save_pretrained(*args, state_dict=state_dict, save_original_format=False, **kwargs)
 
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
         """Set the attention of the layers too, whose config is a copy."""

@@ -7,14 +7,25 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from wmtp.errors import ConfigError, DataNotFoundError
+from wmtp.models.sentencepiece_model import only_pieces, read_folder
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load a fast tokenizer that has an end-of-text token and, failing its own, pads with it."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise DataNotFoundError(f"{folder} holds no tokenizer that transformers can load ({error}).") from error
+    """Load a fast tokenizer that has an end-of-text token and, failing its own, pads with it.
+
+    [동작] tokenizer.json이 없고 SentencePiece의 tokenizer.model만 있으면 우리가 읽는다 (`sentencepiece_model`).
+
+    Raises:
+        DataNotFoundError: 토크나이저가 없을 때.
+        ConfigError: EOS가 없거나, 글자 위치를 모르는 파이썬 토크나이저일 때.
+        CheckpointError: tokenizer.model을 읽을 수 없을 때.
+    """
+    tokenizer = read_folder(folder) if only_pieces(folder) else _load(folder)
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"the tokenizer in {folder} is {type(tokenizer).__name__}, written in Python: it cannot say which "
+            "characters a token stands for; give a model with a tokenizer.json."
+        )
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"the tokenizer in {folder} has no end-of-text token, and a program must end with one; set eos_token in "
@@ -23,6 +34,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _load(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # classes of transformers raise TypeError where one of their files is missing
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataNotFoundError(
+            f"{folder} holds no tokenizer that transformers can load ({reason}); put its tokenizer.json there."
+        ) from error
 
 
 def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int | None, key: str, path: str) -> None:

@@ -58,13 +58,8 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy, c
     model.to_empty(device="cpu" if cpu_offload else here)
     _tie(model, tied)
     weights = {name: values[name] for name, _ in model.named_parameters(remove_duplicate=False) if first}
-    set_model_state_dict(
-        model,
-        weights,
-        options=StateDictOptions(
-            full_state_dict=True, broadcast_from_rank0=True, cpu_offload=cpu_offload, strict=False
-        ),
-    )
+    handed_out = dict(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=cpu_offload, strict=False)
+    set_model_state_dict(model, weights, options=StateDictOptions(**handed_out))
     # After the weights, which torch hands out only while all that it sees is on one device, offloaded or not.
     for name, buffer in model.named_buffers():  # small, needed on the device, and partly in no state dict
         module, _, leaf = name.rpartition(".")

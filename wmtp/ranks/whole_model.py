@@ -8,23 +8,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from wmtp.models.mtp import MTPMixin
 from wmtp.ranks.sharding import whole
-from wmtp.storage.files import give_usual_mode
 
 
 @contextmanager
 def whole_model(trainer: Any, algo: Any) -> Iterator[MTPMixin | None]:
     """Give the first rank the whole model; let the others wait until it is done with it.
-
-    Args:
-        trainer: Lightning의 Trainer.
-        algo: `model`을 가진 LightningModule.
 
     Yields:
         0번 랭크에서는 모델, 나머지에서는 None.
@@ -32,18 +26,6 @@ def whole_model(trainer: Any, algo: Any) -> Iterator[MTPMixin | None]:
     model = whole(algo.model)
     with _others_wait():
         yield model if trainer.is_global_zero else None
-
-
-def export(trainer: Any, algo: Any, folder: Path) -> None:
-    """Write one save_pretrained folder with all heads, from any strategy; all ranks call it.
-
-    [연구 맥락] 이 폴더를 transformers는 보통 언어 모델(head 0)로, wmtp는 모든 헤드와 함께 읽는다.
-    """
-    with whole_model(trainer, algo) as model:
-        if model is not None:
-            model.save_pretrained(folder)
-            for file in folder.glob("*.safetensors"):
-                give_usual_mode(file)
 
 
 @contextmanager

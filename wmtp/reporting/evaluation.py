@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wmtp.reporting.reading import Evaluation, read_evaluation, scored
+from wmtp.reporting.reading import LEFT_OUT, Evaluation, read_evaluation, scored
 from wmtp.reporting.report import VERDICTS, Tile, cut, failures_by_kind, render, write
 from wmtp.reporting.texts import Texts
 
@@ -29,11 +29,6 @@ def write_evaluation_report(folder: Path, problems: Iterable["Problem"], t: Text
 
     Args:
         folder: 평가의 결과 폴더 (metrics.json, results.jsonl, samples.jsonl, timings.jsonl, speed.json).
-        problems: 평가한 문제들.
-        t: 보고서의 언어.
-
-    Returns:
-        report.md의 경로. report.html은 그 옆에 있다.
     """
     missing: list[str] = []
     evaluation = read_evaluation(folder, missing, t)
@@ -63,13 +58,7 @@ def collect(title: str, evaluation: Evaluation, problems: dict[str, "Problem"], 
 
 
 def tiles(metrics: dict[str, Any], t: Texts, on: str) -> list[Tile]:
-    """Choose the headline numbers.
-
-    Args:
-        metrics: 이름에서 벤치마크를 뺀 숫자들.
-        t: 언어.
-        on: 문제 가운데 몇을 채점했는지. 모두면 비어 있다.
-    """
+    """Choose the headline numbers."""
     found = []
     for name, value in metrics.items():
         if name.startswith("pass@") and f"{name}_low" in metrics:
@@ -77,16 +66,9 @@ def tiles(metrics: dict[str, Any], t: Texts, on: str) -> list[Tile]:
             note = "; ".join(filter(None, (t("95 % interval {low:.1f} to {high:.1f}", **ends), on)))
             found.append(Tile.of(t, "pass@{k}", f"{100 * value:.1f} %", note, k=name.removeprefix("pass@")))
     samples = t("{count} samples", count=f"{metrics.get('samples', 0):,}")
-    samples += "".join(t(text, count=len(metrics[key])) for key, text in _LEFT_OUT if metrics.get(key))
+    said = {**LEFT_OUT, "inside": "{count} problems judged in the program's process"}
+    samples = "; ".join([samples, *(t(said[key], count=len(metrics[key])) for key in said if metrics.get(key))])
     return [*found, Tile.of(t, "Problems", f"{metrics.get('problems', 0):,}", samples)]
-
-
-_LEFT_OUT = (
-    ("missing", "; {count} without a sample, not counted"),
-    ("unjudgeable", "; {count} whose own reference fails, not counted"),
-    ("too_long", "; {count} prompts too long for the model, counted"),
-    ("inside", "; {count} judged in the program's process"),
-)
 
 
 def side_by_side(evaluation: Evaluation, problems: dict[str, "Problem"], t: Texts) -> list[dict[str, Any]]:
@@ -151,15 +133,8 @@ def by_problem(evaluation: Evaluation, metrics: dict[str, Any], t: Texts) -> lis
     verdicts: dict[str, Counter[str]] = {}
     for result in evaluation.results:
         verdicts.setdefault(str(result.get("task_id")), Counter())[str(result.get("status"))] += 1
-    rows = [
-        (
-            task_id,
-            counts.total(),
-            counts["passed"],
-            ", ".join(
-                f"{t(name)} {count}" if count > 1 else t(name) for name, count in counts.items() if name != "passed"
-            ),
-        )
-        for task_id, counts in verdicts.items()
-    ]
+    rows = []
+    for task_id, counts in verdicts.items():
+        others = [t(name) + (f" {count}" if count > 1 else "") for name, count in counts.items() if name != "passed"]
+        rows.append((task_id, counts.total(), counts["passed"], ", ".join(others)))
     return [*rows, *((task_id, 0, 0, t("missing")) for task_id in metrics.get("missing", ()))]

@@ -59,15 +59,7 @@ def shade_of(weight: float | None, low: float, high: float) -> str:
 
 
 def shade_tokens(sample: dict[str, Any], stage: str, low: float, high: float, t: Texts) -> list[ShadedToken]:
-    """Shade the target tokens of a sample, the prompt left out.
-
-    Args:
-        sample: `token_weights.json`의 표본.
-        stage: "start" 또는 "end".
-        low: 가장 진한 파랑의 가중치.
-        high: 가장 진한 주황의 가중치.
-        t: 설명의 언어.
-    """
+    """Shade the target tokens of a sample, the prompt left out."""
     tokens = []
     columns = (sample["pieces"], sample["noise"], sample[stage]["weight"], sample[stage]["score"])
     for piece, corrupted, weight, score in list(zip(*columns, strict=True))[sample["prompt_length"] :]:

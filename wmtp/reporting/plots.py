@@ -32,25 +32,26 @@ def draw_all(run: RunResults) -> dict[str, str]:
     Returns:
         이름 → SVG (표식 색 그대로). `standalone`이나 `inline`으로 바꾸어 쓴다.
     """
-    t, plots, series = run.texts, {}, run.series
-    heads = {split: [k for k in range(64) if f"{split}/ce_head{k}" in series] for split in ("train", "val")}
+    plots, series = {}, run.series
+
+    def draw(name: str, paint: Callable[..., None], *data: Any, **size: float) -> None:
+        plots[name] = _draw(name, lambda axes: paint(axes, *data, run.texts), **size)
+
     if loss := series.get("train/loss"):
-        plots["loss"] = _draw("loss", lambda axes: _loss(axes, loss, t))
+        draw("loss", _loss, loss)
     for split, name in (("val", "ce_per_head"), ("train", "ce_per_head_training")):
-        if found := heads[split]:
-            plots[name] = _draw(
-                name, lambda axes, split=split, found=found: _ce_per_head(axes, series, split, found, t)
-            )
+        if heads := [k for k in range(64) if f"{split}/ce_head{k}" in series]:
+            draw(name, _ce_per_head, series, split, heads)
     if run.histogram:
-        plots["weight_histogram"] = _draw("weight_histogram", lambda axes: _histogram(axes, run.histogram, t))
+        draw("weight_histogram", _histogram, run.histogram)
     if "weight/mean" in series:
-        plots["weights_over_time"] = _draw("weights_over_time", lambda axes: _weights_over_time(axes, series, t))
+        draw("weights_over_time", _weights_over_time, series)
     if run.critic and run.critic["best"].get("auc") is not None:
-        plots["critic"] = _draw("critic", lambda axes: _critic(axes, run.critic["curve"], t))
+        draw("critic", _critic, run.critic["curve"])
     if "localisation/in_span" in series:
-        plots["localisation"] = _draw("localisation", lambda axes: _localisation(axes, series, t))
+        draw("localisation", _localisation, series)
     if bars := pass_at_1(run):
-        plots["pass_at_1"] = _draw("pass_at_1", lambda axes: _pass_at_1(axes, bars, t), height=0.9 + 0.45 * len(bars))
+        draw("pass_at_1", _pass_at_1, bars, height=0.9 + 0.45 * len(bars))
     return plots
 
 
@@ -76,12 +77,7 @@ def standalone(svg: str) -> str:
 
 
 def inline(svg: str, label: str) -> str:
-    """Turn a drawing into a part of a page: ink and grid follow the page's colours.
-
-    Args:
-        svg: `draw_all`의 그림.
-        label: 화면 낭독기가 읽을 설명 (영어, 특수 문자 없이).
-    """
+    """Turn a drawing into a part of a page, whose colours ink and grid follow; the label is plain words."""
     svg = svg[svg.index("<svg ") :].replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r' id="[a-zA-Z]+\w*_\d+"', "", svg)  # figure_1, axes_1 …: the same in every drawing
@@ -224,28 +220,28 @@ def _weights_over_time(axes: "Axes", series: Mapping[str, Any], t: Texts) -> Non
     axes.set(xlabel=t("step"), ylabel=t("weight"))
 
 
-def _critic(axes: "Axes", curve: Sequence[Mapping[str, Any]], t: Texts) -> None:
-    wanted = (("auc", t("right or wrong: AUC"), BLUE), ("first_token_auc", t("first wrong token: AUC"), GREEN))
-    for key, label, colour in (*wanted, ("in_span", t("lowest change in the wrong span"), ORANGE)):
-        points = [(point["step"], point[key]) for point in curve if point.get(key) is not None]
-        if points:
+def _shares(axes: "Axes", points_of: Callable[[str], Any], curves: Sequence[tuple[str, str, str]], t: Texts) -> None:
+    """Draw curves of shares, those of (name, label, colour) that have points."""
+    for name, label, colour in curves:
+        if points := points_of(name):
             _line(axes, points, smooth=False, color=colour, linewidth=2, label=label)
-    axes.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
     _legend(axes)
-    axes.set(xlabel=t("step"), ylabel=t("held-out programs"), ylim=(0, 1.02))
+    axes.set(xlabel=t("step"), ylim=(0, 1.02))
+
+
+def _critic(axes: "Axes", curve: Sequence[Mapping[str, Any]], t: Texts) -> None:
+    points_of = lambda key: [(point["step"], point[key]) for point in curve if point.get(key) is not None]  # noqa: E731
+    wanted = (("auc", t("right or wrong: AUC"), BLUE), ("first_token_auc", t("first wrong token: AUC"), GREEN))
+    axes.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    _shares(axes, points_of, [*wanted, ("in_span", t("lowest change in the wrong span"), ORANGE)], t)
+    axes.set_ylabel(t("held-out programs"))
 
 
 def _localisation(axes: "Axes", series: Mapping[str, Any], t: Texts) -> None:
-    for key, label, colour in (
-        ("in_span", t("in the wrong span"), ORANGE),
-        ("on_first", t("on its first token"), BLUE),
-        ("chance", t("anywhere (chance)"), GREY),
-    ):
-        points = series.get(f"localisation/{key}")
-        if points:
-            _line(axes, points, smooth=False, color=colour, linewidth=2, label=label)
-    _legend(axes)
-    axes.set(xlabel=t("step"), ylabel=t("lowest score falls"), ylim=(0, 1.02))
+    wanted = [("in_span", t("in the wrong span"), ORANGE), ("on_first", t("on its first token"), BLUE)]
+    points_of = lambda key: series.get(f"localisation/{key}")  # noqa: E731
+    _shares(axes, points_of, [*wanted, ("chance", t("anywhere (chance)"), GREY)], t)
+    axes.set_ylabel(t("lowest score falls"))
 
 
 def _pass_at_1(axes: "Axes", rows: Sequence[tuple[str, str, float, float, float]], t: Texts) -> None:

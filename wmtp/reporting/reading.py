@@ -54,17 +54,16 @@ class RunResults:
     """Hold everything that a report shows.
 
     Attributes:
-        name: 실행 이름.
         config: 정리된 설정. 비밀은 가려져 있다.
         series: 지표 이름 → [(스텝, 값)], 스텝 순서.
         histogram: `weight_histogram.json`, 없으면 None.
         token_weights: `token_weights.json`의 표본들.
-        token_ranking: `token_ranking.json`, 없으면 None.
+        token_ranking: `token_ranking.json`, 없으면 빈 dict.
         evaluations: "before", "after" → Evaluation.
         left_out: `left_out.json`: 학습하지 않은 문제의 이름과 까닭. 없으면 빈 dict.
         missing: 없거나 읽지 못한 것, 사람이 읽을 문장.
         attempts: `attempts.json`: 실패와 그때마다 고친 것. 없으면 빈 list.
-        critic: `critic.json`: 1단계의 곡선과 배우지 않은 문제에서 잰 것. 없으면 None.
+        critic: `critic.json`: 1단계의 곡선과 배우지 않은 문제에서 잰 것. 없으면 빈 dict.
         failure: `failure.json`: 실행을 끝낸 실패. 없으면 빈 dict.
         texts: 보고서의 언어 (설정의 `lang`).
     """
@@ -74,13 +73,13 @@ class RunResults:
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     histogram: dict[str, Any] | None = None
     token_weights: list[dict[str, Any]] = field(default_factory=list)
-    token_ranking: dict[str, Any] | None = None
+    token_ranking: dict[str, Any] = field(default_factory=dict)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     left_out: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     attempts: list[dict[str, Any]] = field(default_factory=list)
     failure: dict[str, Any] = field(default_factory=dict)
-    critic: dict[str, Any] | None = None
+    critic: dict[str, Any] = field(default_factory=dict)
     texts: Texts = field(default_factory=Texts)
 
     def ends(self, key: str) -> list[float]:
@@ -90,14 +89,7 @@ class RunResults:
 
 
 def read_run(run_dir: Path) -> RunResults:
-    """Read a run directory.
-
-    Args:
-        run_dir: `runs/<name>`.
-
-    Returns:
-        있는 만큼 채운 RunResults. 없는 것은 `missing`에 적힌다.
-    """
+    """Read a run directory."""
     from wmtp.secrets import mask_secrets
 
     run = RunResults(run_dir.resolve().name)
@@ -112,17 +104,11 @@ def read_run(run_dir: Path) -> RunResults:
     run.histogram = read(run_dir / "weight_histogram.json", json.loads, dict, weights)
     kept = read(run_dir / "token_weights.json", json.loads, dict, weights) or {}
     run.token_weights = kept.get("samples", [])
-    if (run_dir / "token_ranking.json").exists():
-        run.token_ranking = read(run_dir / "token_ranking.json", json.loads, dict, weights)
-    if (run_dir / "left_out.json").exists():
-        run.left_out = read(run_dir / "left_out.json", json.loads, dict, "list of what was left out") or {}
-    if (run_dir / "attempts.json").exists():
-        attempts = read(run_dir / "attempts.json", json.loads, list, "list of what was changed") or []
-        run.attempts = [attempt for attempt in attempts if isinstance(attempt, dict)]
-    if (run_dir / "critic.json").exists():
-        run.critic = read(run_dir / "critic.json", json.loads, dict, "What the critic knows")
-    if (run_dir / "failure.json").exists():
-        run.failure = read(run_dir / "failure.json", json.loads, dict, "failure") or {}
+    for name in ("token_ranking", "left_out", "attempts", "critic", "failure"):  # not there, and nothing is missing
+        if (file := run_dir / f"{name}.json").exists():
+            kind = type(getattr(run, name))
+            setattr(run, name, read(file, json.loads, kind, name) or kind())
+    run.attempts = [attempt for attempt in run.attempts if isinstance(attempt, dict)]
     for stage in STAGES:
         folder = run_dir / "eval" / stage
         files = sorted(folder.rglob("metrics.json"))
@@ -140,14 +126,22 @@ _NO_EVALUATION = {
 }
 
 
-def read_evaluation(folder: Path, missing: list[str], t: Texts) -> Evaluation:
-    """Read the evaluations in a folder and below it as one.
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a nested config into dotted keys.
 
-    Args:
-        folder: `metrics.json` 등이 있는 폴더.
-        missing: 읽지 못한 것을 여기에 더한다.
-        t: 그것을 말할 언어.
+    Example:
+        >>> flatten({"algo": {"weighting": {"lam": 0.3}, "heads": [1, 2]}})
+        {'algo.weighting.lam': 0.3, 'algo.heads': [1, 2]}
     """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        nested = isinstance(value, Mapping) and value
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def read_evaluation(folder: Path, missing: list[str], t: Texts) -> Evaluation:
+    """Read the evaluations in a folder and below it as one."""
     evaluation = Evaluation()
     for name in ("metrics.json", "speed.json"):
         for path in sorted(folder.rglob(name)):
@@ -205,16 +199,15 @@ def _read(path: Path, parse: Any, kind: type, what: str, missing: list[str], t: 
 
 def _read_lines(path: Path, missing: list[str], t: Texts) -> list[dict[str, Any]]:
     rows, bad = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if isinstance(row, dict):
-                rows.append(row)
-            else:
-                bad += 1
+    for line in filter(str.strip, path.read_text(encoding="utf-8", errors="replace").split("\n")):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            bad += 1
     if bad:
         name = f"{path.parent.name}/{path.name}"
         missing.append(t("{name}: {count} unreadable line(s), left out", name=name, count=bad))
@@ -228,3 +221,11 @@ def scored(metrics: Mapping[str, Any], name: str, t: Texts) -> str:
         return ""
     problems = metrics[f"{name}/problems"]
     return t("{scored} of {problems} problems scored", scored=problems - missing, problems=problems + unjudgeable)
+
+
+# What an evaluation left out, or judged elsewhere, by the name of its list in metrics.json.
+LEFT_OUT = {
+    "missing": "{count} problems without a sample, not counted",
+    "unjudgeable": "{count} problems whose own reference fails, not counted",
+    "too_long": "{count} prompts too long for the model, counted",
+}

@@ -9,19 +9,17 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
+from wmtp.evaluation.sandbox import STATUSES as VERDICTS
 from wmtp.maths.pass_at_k import paired_difference
 from wmtp.reporting import heat_map, plots
 from wmtp.reporting.heat_map import visible
-from wmtp.reporting.reading import STAGES, Evaluation, RunResults, read_run, scored
+from wmtp.reporting.reading import STAGES, Evaluation, RunResults, flatten, read_run, scored
 from wmtp.reporting.texts import Texts
 from wmtp.storage.files import write_atomically
-
-# Verdicts in the order in which they are shown.
-VERDICTS = ("passed", "wrong", "error", "timeout", "memory", "output", "crashed", "harness_error")
 
 # What a long completion is cut to on the page; the files have it whole.
 _LINES_SHOWN, _CHARACTERS_SHOWN = 40, 3000
@@ -32,9 +30,6 @@ def write_report(run_dir: Path) -> Path:
 
     Args:
         run_dir: `runs/<name>`. 들어 있는 파일만 읽는다. 없는 것은 보고서에 한 줄로 적힌다.
-
-    Returns:
-        report.md의 경로. report.html은 그 옆에 있다.
     """
     run_dir = Path(run_dir)
     run = read_run(run_dir)
@@ -48,19 +43,11 @@ def write_report(run_dir: Path) -> Path:
     return run_dir / "report.md"
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Hold one headline number.
-
-    Attributes:
-        label: 무엇인지.
-        hint: 영어 보고서에서 그 옆의 한국어. 한국어 보고서에서는 비어 있다.
-        value: 숫자, 단위까지.
-        note: 그 아래 작은 글.
-    """
+class Tile(NamedTuple):
+    """Hold one headline number with its unit, and a note below it."""
 
     label: str
-    hint: str
+    hint: str  # the label in Korean, for an English report
     value: str
     note: str
 
@@ -74,6 +61,8 @@ def collect(run: RunResults) -> dict[str, Any]:
     """Work out everything that both templates show."""
     low, high = heat_map.weight_range(run.token_weights)
     stages = [stage for stage in ("start", "end") if any(stage in sample for sample in run.token_weights)]
+    counts = [run.evaluations.get(stage, Evaluation()).verdicts for stage in STAGES]
+    seen = {name for count in counts for name in count}
     return {
         "run": run,
         "t": run.texts,
@@ -81,10 +70,12 @@ def collect(run: RunResults) -> dict[str, Any]:
         "facts": [(run.texts(name), value) for name, value in facts(run.config)],
         "tiles": tiles(run),
         "pass_at_1": plots.pass_at_1(run),
-        "verdicts": [(name, [_verdict_count(run, stage, name) for stage in STAGES]) for name in verdict_names(run)],
-        "totals": [
-            sum(run.evaluations[stage].verdicts.values()) if stage in run.evaluations else 0 for stage in STAGES
+        "verdicts": [
+            (name, [count[name] for count in counts])
+            for name in [*VERDICTS, *sorted(seen - set(VERDICTS))]  # unknown ones last
+            if name in seen
         ],
+        "totals": [count.total() for count in counts],
         "failures": frequent_failures(run),
         "pairs": chosen_pairs(run),
         "heat_stages": stages,
@@ -103,14 +94,14 @@ def collect(run: RunResults) -> dict[str, Any]:
         "leakage": run.left_out.get("leakage"),
         "too_long": {split: names for split, names in run.left_out.get("too_long_or_unsolved", {}).items() if names},
         "made_of": made_of(run),
-        "settings": _flatten(run.config),
+        "settings": flatten(run.config),
         "troubles": [*run.attempts, *([run.failure] if run.failure else [])],
     }
 
 
 def facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name what was run, in a line's worth of pairs; keys that are not there are left out."""
-    flat = _flatten(config)
+    flat = flatten(config)
     last_word = lambda value: str(value).rsplit(".", 1)[-1]  # noqa: E731
     wanted = (
         ("algo", "algo._target_", last_word), ("score", "algo.score", str), ("λ", "algo.weighting.lam", str),
@@ -155,7 +146,9 @@ def tiles(run: RunResults) -> list[Tile]:
         found.append(Tile.of(t, "Validation CE, head 0", " → ".join(f"{value:.3f}" for value in ce), t(note)))
     corrupted, clean, auc = (run.series.get(f"weight/{key}") for key in ("corrupted_mean", "clean_mean", "auc"))
     if corrupted and clean and auc:
-        corrupted, clean, auc = (_tail_mean(points) for points in (corrupted, clean, auc))
+        # Of the last quarter: single steps are noisy.
+        tails = (points[-max(len(points) // 4, 1) :] for points in (corrupted, clean, auc))
+        corrupted, clean, auc = (fmean(value for _, value in tail) for tail in tails)
         note = "mean of corrupted against clean ones; AUC {auc:.2f} (0.5 is chance, 1 is perfect)"
         shown = t("{corrupted:.2f} vs {clean:.2f}", corrupted=corrupted, clean=clean)
         found.append(Tile.of(t, "Corrupted-token weight", shown, t(note, auc=auc)))
@@ -211,12 +204,6 @@ def ranked_tokens(run: RunResults, most: int = 15) -> dict[str, list[dict[str, A
     }
 
 
-def verdict_names(run: RunResults) -> list[str]:
-    """List the verdicts that occur, in the usual order and unknown ones last."""
-    seen = {name for evaluation in run.evaluations.values() for name in evaluation.verdicts}
-    return [name for name in VERDICTS if name in seen] + sorted(seen - set(VERDICTS))
-
-
 def frequent_failures(run: RunResults, most: int = 8) -> list[tuple[str, str, int, str]]:
     """Count the failures of the last evaluation by kind: (verdict, pattern, count, one task that shows it)."""
     stages = [stage for stage in STAGES if stage in run.evaluations]
@@ -262,14 +249,12 @@ def chosen_pairs(run: RunResults) -> list[dict[str, Any]]:
         if stages[-1] not in passed:
             continue
         after, before = passed[stages[-1]], passed.get("before", False)
-        one_only = len(stages) == 1
-        group = (
-            ("solved" if one_only or before else "solved now")
-            if after
-            else "got worse"
-            if before and not one_only
-            else "still failing"
-        )
+        if len(stages) == 1:
+            group = "solved" if after else "still failing"
+        elif after:
+            group = "solved" if before else "solved now"
+        else:
+            group = "got worse" if before else "still failing"
         columns = []
         for stage in stages:
             result = results.get(stage, {})
@@ -289,23 +274,6 @@ def cut(text: str | None, t: Texts) -> str:
     left = len(text.strip("\n")) - len(kept)
     more = "\n" + t("… {left:,} more characters in samples.jsonl", left=left) if left > 0 else ""
     return kept + more or t("(empty)")
-
-
-def _verdict_count(run: RunResults, stage: str, name: str) -> int:
-    return run.evaluations[stage].verdicts[name] if stage in run.evaluations else 0
-
-
-def _tail_mean(points: list[tuple[int, float]]) -> float:
-    """Average the last quarter: single steps are noisy."""
-    tail = [value for _, value in points[-max(len(points) // 4, 1) :]]
-    return sum(tail) / len(tail)
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def render(template: str, content: dict[str, Any], drawings: dict[str, str]) -> str:

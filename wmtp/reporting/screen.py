@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.maths.loss import METHOD
-from wmtp.reporting.reading import scored
+from wmtp.models.export import Exported, in_short
+from wmtp.reporting.reading import LEFT_OUT, scored
 from wmtp.reporting.texts import Texts
 
 
@@ -41,6 +42,18 @@ def evaluating(stage: str, benchmark: Any, isolation: str, t: Texts) -> str:
     )  # fmt: skip
 
 
+def exported(folder: Exported, t: Texts) -> str:
+    """Say what an exported folder holds untrained, and what it leaves out; nothing where there is neither."""
+    lines = []
+    if folder.copied:
+        said = "model: {count} tensors that were not trained are copied as they were: {names}"
+        lines.append(t(said, count=len(folder.copied), names=in_short(folder.copied)))
+    if folder.left_out:
+        said = "model: {count} heads are left out: {names}"
+        lines.append(t(said, count=len(folder.left_out), names=in_short(folder.left_out)))
+    return "\n".join(lines)
+
+
 def summary(metrics: Mapping[str, float], run: Path, report: Path, stores: Iterable[Any], t: Texts) -> str:
     """Say in a few lines what the run found and where to look."""
     lines = [""]
@@ -70,7 +83,7 @@ def evaluation_summary(name: str, metrics: Mapping[str, Any], report: Path, t: T
         for key in metrics
         if key.startswith(f"{name}/pass@") and key + "_low" in metrics
     ]
-    for what, said in _LEFT_OUT.items():
+    for what, said in LEFT_OUT.items():
         if metrics[f"{name}/{what}"]:
             lines.append(_line(f"{name}/{what}", t(said, count=len(metrics[f"{name}/{what}"]))))
     rates = [f"{value:.2f}" for key, value in metrics.items() if key.startswith(f"{name}/acceptance/")]
@@ -78,13 +91,6 @@ def evaluation_summary(name: str, metrics: Mapping[str, Any], report: Path, t: T
         lines.append(_line(t("drafts accepted"), f"{', '.join(rates)} {t('(heads 1, 2, …)')}"))
     lines += [_line(t("report"), report.with_suffix(".html")), _line(t("results"), report.parent)]
     return "\n".join(lines)
-
-
-_LEFT_OUT = {
-    "missing": "{count} problems without a sample, not counted",
-    "unjudgeable": "{count} problems whose own reference fails, not counted",
-    "too_long": "{count} prompts too long",
-}
 
 
 def _with_interval(metrics: Mapping[str, Any], key: str) -> str:

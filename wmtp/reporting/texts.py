@@ -109,10 +109,8 @@ KOREAN = {
     "target tokens a second (median)": "초당 목표 토큰 (중앙값)",
     "Problems": "문제",
     "{count} samples": "표본 {count}개",
-    "; {count} without a sample, not counted": ", {count}문제는 표본이 없어 세지 않음",
-    "; {count} whose own reference fails, not counted": ", {count}문제는 참조 정답부터 틀려 세지 않음",
-    "; {count} judged in the program's process": ", {count}문제는 프로그램의 프로세스 안에서 시험",
-    "; {count} prompts too long for the model, counted": ", {count}문제는 모델이 다 읽을 수 없어 틀린 것으로 셈",
+    "{count} problems judged in the program's process": "{count}문제는 프로그램의 프로세스 안에서 시험",
+    "{count} prompts too long for the model, counted": "{count}문제는 모델이 다 읽을 수 없어 틀린 것으로 셈",
     # what went wrong
     "FAILED": "실패",
     "FAILED at step {step}": "{step}스텝에서 실패",
@@ -233,9 +231,6 @@ KOREAN = {
     "token weights (this algorithm has none, or their callback is off)": (
         "토큰가중치 (이 알고리즘에 없거나, 콜백을 껐다)"
     ),
-    "list of what was left out": "뺀 문제의 목록",
-    "list of what was changed": "고친 것의 목록",
-    "failure": "실패의 기록",
     "an evaluation": "평가",
     "eval/before: no evaluation before training (it is off, or did not finish)": (
         "eval/before: 학습 전 평가 없음 (껐거나, 끝나지 않았다)"
@@ -311,6 +306,10 @@ KOREAN = {
     "pass@1 {stage} training: {name}, {problems} problems ({isolation})": (
         "{stage} pass@1: {name}, 문제 {problems}개 ({isolation})"
     ),
+    "model: {count} tensors that were not trained are copied as they were: {names}": (
+        "model: 학습하지 않은 텐서 {count}개는 원본 그대로 복사했다: {names}"
+    ),
+    "model: {count} heads are left out: {names}": "model: 헤드 {count}개는 넣지 않았다: {names}",
     "val CE of head 0": "검증 CE (헤드 0)",
     "report": "보고서",
     "results": "결과",
@@ -318,6 +317,5 @@ KOREAN = {
     "compare": "견주기",
     "{count} problems without a sample, not counted": "{count}문제는 표본이 없어 세지 않음",
     "{count} problems whose own reference fails, not counted": "{count}문제는 참조 정답부터 틀려 세지 않음",
-    "{count} prompts too long": "{count}문제는 프롬프트가 너무 길다",
     "(heads 1, 2, …)": "(헤드 1, 2, …)",
 }

@@ -65,9 +65,6 @@ def write_attempt(
     """Append an attempt; nothing where another rank has done so since there were `known` of them.
 
     Args:
-        run: 실행 폴더.
-        failure: 실패.
-        remedy: 고칠 것.
         good: 돌아갈 체크포인트와 그 스텝. 없으면 처음부터.
         replay: 그 스텝을 되풀이하는 명령.
         known: 이 랭크가 아는 시도의 수.

@@ -34,8 +34,6 @@ def run_directory(run: Path | None, checkpoint: Path | None, root: Path, name: s
     Args:
         run: 이어 갈 폴더. None이면 새로 만든다.
         checkpoint: 이어 갈 체크포인트. Lightning이 띄우는 랭크에 물려준다.
-        root: 실행 폴더들의 폴더.
-        name: 새 폴더의 이름.
 
     Raises:
         ConfigError: 이름이 폴더 이름이 될 수 없거나 폴더를 만들 수 없을 때.
@@ -124,13 +122,18 @@ def newest_run(root: Path, name: str) -> Path:
 def unfinished_run(root: Path, name: str) -> Path | None:
     """Find the newest run of a name, if it has not come to its end."""
     runs = _runs(root, name)
-    return runs[0] if runs and not (runs[0] / "model" / "config.json").is_file() else None
+    return runs[0] if runs and not _is_finished(runs[0]) else None
 
 
 def finished_run(root: Path, name: str) -> Path | None:
     """Find the newest run of a name, if it has come to its end."""
     runs = _runs(root, name)
-    return runs[0] if runs and (runs[0] / "model" / "config.json").is_file() else None
+    return runs[0] if runs and _is_finished(runs[0]) else None
+
+
+def _is_finished(run: Path) -> bool:
+    """Say whether the model was exported, whole or as an adapter: before that its folder holds a tokenizer only."""
+    return any((run / "model" / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
 def _runs(root: Path, name: str) -> list[Path]:
@@ -145,7 +148,6 @@ def resolve_checkpoint(ckpt: str, root: Path, name: str = "") -> Path:
 
     Args:
         ckpt: "last", 실행 폴더, .ckpt 파일, 또는 그 둘의 s3:// 주소.
-        root: 실행 폴더들의 폴더.
         name: "last"일 때 찾을 이름.
     """
     if is_s3(ckpt):

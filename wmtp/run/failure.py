@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from wmtp.errors import LossExplosionError, NonFiniteError, NonFiniteScoreError, WmtpError, chain
 from wmtp.secrets import mask_secrets
@@ -51,7 +52,7 @@ WORDS = {
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "cublas_status_alloc_failed")
-_NO_SPACE = ("no space left on device", "file write failed", "disk quota exceeded")
+_NO_SPACE = ("no space left on device", "file write failed", "disk quota exceeded", "file too large")
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,10 @@ class Failure:
     time: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S %z"))
     environment: dict[str, Any] = field(default_factory=lambda: environment())
 
-    @property
-    def what_went_wrong(self) -> str:
-        """Say what it means."""
-        return WORDS[self.kind][0]
-
-    @property
-    def next_action(self) -> str:
-        """Say what a person can do."""
-        return WORDS[self.kind][1]
-
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
-        return {**asdict(self), "what_went_wrong": self.what_went_wrong, "next_action": self.next_action}
+        """Return all of it as plain values, with what it means and what a person can do."""
+        what_went_wrong, next_action = WORDS[self.kind]
+        return {**asdict(self), "what_went_wrong": what_went_wrong, "next_action": next_action}
 
 
 def describe(error: BaseException, step: int | None = None, rank: int = 0, world_size: int = 1) -> Failure:
@@ -120,14 +112,10 @@ def kind_of(error: BaseException) -> str:
             return "non_finite"
         if isinstance(one, LossExplosionError):
             return "loss_explosion"
-        text = str(one).lower()
-        if isinstance(one, (MemoryError, torch.OutOfMemoryError)):
+        text = str(one).lower() if isinstance(one, RuntimeError | SafetensorError) else ""
+        if isinstance(one, (MemoryError, torch.OutOfMemoryError)) or any(words in text for words in _NO_MEMORY):
             return "out_of_memory"
-        if isinstance(one, RuntimeError) and any(words in text for words in _NO_MEMORY):
-            return "out_of_memory"
-        if isinstance(one, OSError) and one.errno in _FULL:
-            return "disk_full"
-        if isinstance(one, RuntimeError) and any(words in text for words in _NO_SPACE):
+        if (isinstance(one, OSError) and one.errno in _FULL) or any(words in text for words in _NO_SPACE):
             return "disk_full"
         if isinstance(one, WmtpError):
             return "mistake"

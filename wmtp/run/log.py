@@ -7,7 +7,7 @@
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -40,10 +40,6 @@ def keep_log(run: Path) -> Iterator[None]:
 
     rank = getattr(rank_zero_only, "rank", 0) or 0
     file = run / ("train.log" if rank == 0 else f"train-rank{rank}.log")
-    out, err = sys.stdout, sys.stderr
     with file.open("a", encoding="utf-8", buffering=1) as log:
-        sys.stdout, sys.stderr = _Tee(out, log), _Tee(err, log)
-        try:
+        with redirect_stdout(_Tee(sys.stdout, log)), redirect_stderr(_Tee(sys.stderr, log)):
             yield
-        finally:
-            sys.stdout, sys.stderr = out, err

@@ -247,7 +247,6 @@ def profile_memory(algo: LightningModule, data: Any, make_trainer: Callable[...,
 
     Args:
         algo: 학습할 알고리즘. 몇 스텝을 밟으므로 다시 쓰지 않는다.
-        data: 준비된(setup) `MTPDataModule`.
         make_trainer: `callbacks=…, logger=…`처럼 인자를 바꾸어 Trainer를 만드는 함수.
 
     Returns:
@@ -305,11 +304,8 @@ def profile_memory(algo: LightningModule, data: Any, make_trainer: Callable[...,
     suggestion = min(largest_budget(lines, safe * available), positions)
     print(table(rows, lines, available, full))
     print(advice(suggestion, longest, positions, data.token_budget, predict(lines, suggestion), safe, rows[-1][0]))
-    return {
-        "token_budget": float(suggestion),
-        "predicted_gb": predict(lines, suggestion) / GB,
-        "available_gb": available / GB,
-    }
+    in_gb = {"predicted_gb": predict(lines, suggestion) / GB, "available_gb": available / GB}
+    return {"token_budget": float(suggestion), **in_gb}
 
 
 def table(rows: Sequence[tuple[int, dict[str, int]]], lines: dict[str, Any], available: int, full: str) -> str:

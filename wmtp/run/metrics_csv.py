@@ -17,9 +17,6 @@ class MetricsCSV(CSVLogger):
 
     [동작] Lightning의 CSVLogger는 다시 시작할 때 앞선 파일을 지운다. 이어서 학습할 때는 앞의 곡선이 남아 있어야 한다.
     한 단계가 두 번 적혀 있으면 (체크포인트 뒤에서 끊긴 경우) 나중 것이 옳다: reporting이 그렇게 읽는다.
-
-    Args:
-        run_dir: 실행 폴더.
     """
 
     def __init__(self, run_dir: str | Path) -> None:

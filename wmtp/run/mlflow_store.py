@@ -17,26 +17,11 @@ from typing import Any
 
 from wmtp.errors import CheckpointError
 from wmtp.evaluation.harness import SETTINGS
+from wmtp.reporting.reading import flatten
 from wmtp.secrets import mask_secrets
 from wmtp.storage.lock import alone
 
 TAG_CHARACTERS = 5000  # what MLflow accepts
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested config into dotted keys.
-
-    Example:
-        >>> flatten({"algo": {"weighting": {"lam": 0.3}, "heads": [1, 2]}})
-        {'algo.weighting.lam': 0.3, 'algo.heads': [1, 2]}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def default_uri(runs: Path) -> str:
@@ -121,11 +106,6 @@ def short_name(run_dir_name: str, experiment: str, point: str = "") -> str:
 
     [동작] 알고리즘, 스윕의 지점이면 그 값, 그다음에 나머지. 데이터는 실험의 이름과 꼬리표에 있으므로 뺀다.
 
-    Args:
-        run_dir_name: 실행 폴더의 이름.
-        experiment: MLflow 실험의 이름.
-        point: 스윕에서 이 지점의 이름 (`wmtp.cli.sweep_point`).
-
     Example:
         >>> short_name("rho1-synthetic-tiny-base-2", "mtp/rho1/synthetic")
         'rho1 tiny-base-2'
@@ -146,9 +126,6 @@ def log_evaluation(run_dir: Path, name: str, metrics: Mapping[str, Any], folder:
 
     [동작] 지표는 `eval/<name>/…`, 파일은 artifact `eval/<name>/`. MLflow가 답하지 않으면 경고 한 문장으로 끝난다:
     결과는 모두 `folder`에 있다.
-
-    Returns:
-        MLflow에 남겼으면 True.
     """
     state = kept_run(run_dir)
     if state is None:

@@ -29,13 +29,7 @@ def code_version(package: Path = _PACKAGE) -> dict[str, Any]:
 
 
 def made_of(data: Any, benchmarks: Iterable[Any], weights: str | None) -> dict[str, Any]:
-    """Name the code, the training problems, the problems of each benchmark, and the weights at the start.
-
-    Args:
-        data: 학습 데이터의 출처.
-        benchmarks: 벤치마크들.
-        weights: 시작하는 가중치의 해시. 0번이 아닌 랭크는 모른다.
-    """
+    """Name the code, the training problems, the problems of each benchmark, and the weights at the start."""
     return {
         "code": code_version(),
         "data": data.fingerprint("train"),

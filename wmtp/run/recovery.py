@@ -33,7 +33,7 @@ from wmtp.callbacks.graceful_stop import Stopped
 from wmtp.checkpoints.kinds import is_checkpoint
 from wmtp.checkpoints.last_good import last_good, replace_by_link
 from wmtp.checks import check_whole_number
-from wmtp.ranks.meeting import is_first
+from wmtp.ranks.meeting import agree, is_first
 from wmtp.reporting import write_report
 from wmtp.run.attempts import Record, as_overrides, read_attempts, with_changes, write_attempt
 from wmtp.run.directory import check_still_there
@@ -72,11 +72,8 @@ class Recovery:
         """Yield one attempt after another, each with what the failures so far changed, until one comes to its end.
 
         Args:
-            cfg: 처음 설정.
-            run: 실행 폴더.
             checkpoint: 처음 시작할 체크포인트, 없으면 None.
             command: 덮어쓸 키를 받아 다시 시작할 명령을 적는 함수.
-            loggers: 기록할 로거들.
         """
         start = checkpoint
         put_away_failures(run)
@@ -87,7 +84,8 @@ class Recovery:
             if not attempt.failed:
                 return
             checkpoint = attempt.going_on_from
-            release_memory()  # the exception is gone, and with it the stack that held tensors
+            gc.collect()  # the exception is gone, and with it the stack that held tensors
+            torch.cuda.empty_cache()
 
     def remedy(self, kind: str, cfg: DictConfig, before: list[Record]) -> Remedy | None:
         """Choose the next change; None where nothing may or can be done."""
@@ -101,14 +99,10 @@ class Attempt:
     """Train once inside it: a failure that something can be changed about ends here, any other goes on its way.
 
     Attributes:
-        recovery: 다시 할지 정하는 것.
         cfg: 지금까지 고친 설정.
         checkpoint: 시작할 체크포인트, 없으면 None.
         before: 앞선 시도들 (attempts.json).
-        run: 실행 폴더.
         start: 첫 시도가 시작한 체크포인트.
-        command: 다시 시작할 명령을 적는 함수.
-        loggers: 기록할 로거들.
         trainer: 학습하는 동안의 Trainer. 그 전의 예외는 사용자의 실수이고, 아무것도 남기지 않는다.
         failed: 고쳐서 다시 할 실패로 끝났으면 True.
         going_on_from: 그때 이어 갈 체크포인트.
@@ -143,13 +137,13 @@ class Attempt:
         remedy = self.recovery.remedy(failure.kind, self.cfg, self.before) if trainer.interrupted else None
         if remedy and (joint or alone):
             # All ranks do what the first one decides: files may look different a moment later.
-            self.going_on_from = first_rank_decides(trainer, lambda: self.go_back(failure, remedy))
+            self.going_on_from = agree(lambda: self.go_back(failure, remedy))
             self.failed = True
         elif remedy or (not alone and len(read_attempts(self.run)) > len(self.before)):
             leave_for_requeue(self.run, failure, remedy, len(self.before), trainer)
             raise SystemExit(self.recovery.requeue_exit_code) from error
         elif joint:
-            first_rank_decides(trainer, lambda: give_up(self.run, failure, self.loggers))
+            agree(lambda: give_up(self.run, failure, self.loggers))
         else:
             give_up(self.run, failure, self.loggers)
         return self.failed
@@ -189,13 +183,6 @@ class Attempt:
             replace_by_link(good[0], folder / "checkpoints" / "last.ckpt")
         origin = [f"ckpt={folder}"] if good else ["ckpt=null", f"name={self.run.name}-replay"]
         return self.command(*as_overrides(self.before), *origin, "recovery=off", "logger=csv")
-
-
-def first_rank_decides(trainer: Trainer, action: Callable[[], Any]) -> Any:
-    """Act on the first rank, and tell all of them what came of it."""
-    if trainer.world_size == 1:
-        return action()
-    return trainer.strategy.broadcast(action() if trainer.global_rank == 0 else None)
 
 
 def put_away_failures(run: Path) -> None:
@@ -278,10 +265,3 @@ def announce(attempt: Attempt, run: Path, loggers: Iterable[Any]) -> None:
             logger.log_files([run / "attempts.json"])
             if attempt["recipe"]:
                 keep_recipe(logger, Path(attempt["recipe"]))
-
-
-def release_memory() -> None:
-    """Let go of what the failed attempt held."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -4,12 +4,11 @@
     사용자의 실행 폴더는 읽기만 한다. 출력은 버린다: 지워질 폴더의 이름과, 한 스텝이 얼마나 못 배우는지를 말할 뿐이다.
 """
 
-import contextlib
 import io
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -33,11 +32,12 @@ def in_small(cfg: DictConfig) -> DictConfig:
 @contextmanager
 def rehearsal(start: Start) -> Iterator[Path]:
     """Make a run directory for the time of the rehearsal; what recovery changed in the real run holds in it too."""
-    with contextlib.ExitStack() as stack:
-        runs = stack.enter_context(tempfile.TemporaryDirectory(prefix="wmtp-dry-run-"))
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        run = stack.enter_context(run_directory(None, start.checkpoint, Path(runs), "dry-run"))
+    with (
+        tempfile.TemporaryDirectory(prefix="wmtp-dry-run-") as runs,
+        redirect_stdout(io.StringIO()),
+        redirect_stderr(io.StringIO()),
+        run_directory(None, start.checkpoint, Path(runs), "dry-run") as run,
+    ):
         if start.run and (start.run / FILE).exists():
             shutil.copy(start.run / FILE, run)
         yield run

@@ -26,13 +26,7 @@ Remedy = tuple[str, dict[str, Any]]
 
 
 def choose_remedy(kind: str, cfg: DictConfig, tried: Collection[str]) -> Remedy | None:
-    """Choose the next change: its name and the keys that it sets; None where nothing can be done.
-
-    Args:
-        kind: 실패의 종류.
-        cfg: 지금까지 고친 설정.
-        tried: 이 실행에서 이미 해 본 것의 이름들.
-    """
+    """Choose the next change: its name and the keys that it sets; None where nothing can be done."""
     if kind == "out_of_memory":
         return "smaller pieces", more_pieces(cfg)
     if kind not in JOINT:

@@ -40,7 +40,6 @@ def find_start(ckpt: str | None, root: Path, name: str, touch: bool = True) -> S
 
     Args:
         ckpt: 설정의 ckpt: null, last, auto, 실행 폴더, .ckpt 파일, s3://….
-        root: 실행 폴더들의 폴더.
         name: last와 auto가 찾을 이름.
         touch: 온전하지 않은 체크포인트의 이름을 바꾸어도 되는지.
     """
@@ -93,8 +92,6 @@ def check_same_training(start: Start, cfg: DictConfig, algo: Any, samples: str) 
 
     Args:
         start: 어디서 시작하는지. 체크포인트가 있다.
-        cfg: 지금의 설정.
-        algo: 모델을 가진 LightningModule.
         samples: 무엇을 읽고 학습하는지, 내용에서 나온 이름.
 
     Returns:

@@ -24,9 +24,9 @@ from urllib.parse import quote
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from wmtp.reporting.reading import flatten
 from wmtp.run.mlflow_store import (
     default_uri,
-    flatten,
     is_permanent,
     kept_run,
     metric_entities,
@@ -45,28 +45,6 @@ _NEW_STORE_SECONDS = 300.0
 _SERVER = "http://127.0.0.1:5000"  # where `mlflow server` listens unless told otherwise
 
 
-def mlflow_logger(
-    run_dir: str | Path,
-    experiment: str,
-    run_name: str | None = None,
-    tracking_uri: str | None = None,
-) -> "MLflowLogger":
-    """Make the logger that keeps this run in MLflow.
-
-    Args:
-        run_dir: 실행 폴더. 여기 `mlflow.json`이 있으면 그 MLflow 실행을 이어서 쓴다.
-        experiment: 실험 이름. 예: "mtp/rho1/synthetic".
-        run_name: MLflow에 보일 이름. 기본은 실행 폴더의 이름.
-        tracking_uri: 저장소. 기본은 환경 변수 MLFLOW_TRACKING_URI, 그것도 없으면 실행 폴더 옆의 mlflow.db (SQLite).
-
-    Returns:
-        Lightning 로거. Trainer(logger=[…])에 넣는다.
-    """
-    run_dir = Path(run_dir).expanduser().resolve()
-    uri = tracking_uri or default_uri(run_dir.parent)
-    return MLflowLogger(run_dir, experiment, run_name or run_dir.name, uri)
-
-
 class MLflowLogger(Logger):
     """Keep a run in MLflow without ever making training wait for it, or fail with it.
 
@@ -75,32 +53,32 @@ class MLflowLogger(Logger):
     [디버깅] `flush()`가 False면 아직 쓰지 못한 것이 남아 있다는 뜻이다.
 
     Args:
-        run_dir: 실행 폴더.
-        experiment: 실험 이름.
-        run_name: 실행 이름.
-        tracking_uri: MLflow 저장소의 주소.
+        run_dir: 실행 폴더. 여기 `mlflow.json`이 있으면 그 MLflow 실행을 이어서 쓴다.
+        experiment: 실험 이름. 예: "mtp/rho1/synthetic".
+        run_name: MLflow에 보일 이름. 기본은 실행 폴더의 이름.
+        tracking_uri: 저장소. 기본은 환경 변수 MLFLOW_TRACKING_URI, 그것도 없으면 실행 폴더 옆의 mlflow.db (SQLite).
         patience_seconds: 끝날 때 (`log_files`, `flush`, 프로그램 종료) 다 쓰기를 기다리는 최대 시간.
         retry_seconds: 실패한 부탁을 다시 시도하기까지의 시간.
     """
 
     def __init__(
         self,
-        run_dir: Path,
+        run_dir: str | Path,
         experiment: str,
-        run_name: str,
-        tracking_uri: str,
+        run_name: str | None = None,
+        tracking_uri: str | None = None,
         patience_seconds: float = 20.0,
         retry_seconds: float = 2.0,
     ) -> None:
         super().__init__()
-        self.run_dir = Path(run_dir)
-        self.tracking_uri = tracking_uri
+        self.run_dir = Path(run_dir).expanduser().resolve()
+        self.tracking_uri = tracking_uri or default_uri(self.run_dir.parent)
         self.patience_seconds = patience_seconds
         self.retry_seconds = retry_seconds
         self._experiment_name = experiment
-        self._run_name = run_name
+        self._run_name = run_name or self.run_dir.name
         self._client: Any = None
-        self._run_id: str | None = None
+        self.run_id: str | None = None  # once the store has answered
         self._warned = False
         self._warning = threading.Lock()  # whoever comes second goes on only once the sentence is out
         self._terminated = False
@@ -121,7 +99,7 @@ class MLflowLogger(Logger):
 
     def where(self) -> list[str]:
         """Say how to open this store and to compare what is in it; or that the run is not there."""
-        if self._refused or self._run_id is None or self._jobs.unfinished_tasks:
+        if self._refused or self.run_id is None or self._jobs.unfinished_tasks:
             return ["(this run is not in MLflow, or not all of it: see the warning above)"]
         return [mlflow_ui_command(self.tracking_uri), *([self.comparison] if self.comparison else [])]
 
@@ -134,11 +112,6 @@ class MLflowLogger(Logger):
         wanted = quote(json.dumps(self._peers, separators=(",", ":")))
         return f"{mask_secrets(server).rstrip('/')}/#/compare-experiments/s?experiments={wanted}"
 
-    @property
-    def run_id(self) -> str | None:
-        """Give the MLflow run id, or None as long as the store has not answered."""
-        return self._run_id
-
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None, **_: Any) -> None:
         config = vars(params) if isinstance(params, Namespace) else params or {}
@@ -149,7 +122,7 @@ class MLflowLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if self._terminated:  # Lightning finalizes after validate() too, and then goes on
             self._terminated = False
-            self._submit(lambda: self._client.update_run(self._run_id, status="RUNNING"))
+            self._submit(lambda: self._client.update_run(self.run_id, status="RUNNING"))
         now, numbers = now_in_milliseconds(), dict(metrics)
         self._submit(lambda: self._write_metrics(numbers, step or 0, now))
 
@@ -158,28 +131,22 @@ class MLflowLogger(Logger):
         """Keep these files of the run directory as MLflow artifacts, and wait for it; missing ones are left out."""
         for path in map(Path, paths):
             if path.is_dir():
-                self._submit(lambda path=path: self._client.log_artifacts(self._run_id, str(path), path.name))
+                self._submit(lambda path=path: self._client.log_artifacts(self.run_id, str(path), path.name))
             elif path.exists():
-                self._submit(lambda path=path: self._client.log_artifact(self._run_id, str(path), under))
+                self._submit(lambda path=path: self._client.log_artifact(self.run_id, str(path), under))
         self.flush()
 
     @rank_zero_only
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Tag the run, secrets masked; a later value of a tag replaces the one before."""
         said = dict(tags)
-        self._submit(lambda: self._client.log_batch(self._run_id, tags=tag_entities(said)))
+        self._submit(lambda: self._client.log_batch(self.run_id, tags=tag_entities(said)))
 
     @rank_zero_only
     def describe(self, algo: str, data: str, config: Mapping[str, Any], differs: Iterable[str], point: str) -> None:
         """Say by tags what one searches runs by, and name the data set and the code as MLflow shows them.
 
         [동작] 알고리즘마다 실험이 다르므로, `tags.data = 'mbpp'`처럼 꼬리표로 실험을 가로질러 찾는다.
-
-        Args:
-            algo, data: 알고리즘과 데이터의 이름.
-            config: 정리된 설정. `made_of`가 들어 있다.
-            differs: 명령줄에서 바꾼 것들.
-            point: 스윕의 지점 (`wmtp.cli.sweep_point`).
         """
         found = config["made_of"]
         tags = {"algo": algo, "data": data, "differs": " ".join(differs), "sweep": point.strip("-")}
@@ -196,15 +163,11 @@ class MLflowLogger(Logger):
             return
         status = {"success": "FINISHED", "finished": "FINISHED"}.get(status, "FAILED")
         self._terminated = True
-        self._submit(lambda: self._client.set_terminated(self._run_id, status))
+        self._submit(lambda: self._client.set_terminated(self.run_id, status))
         self._submit(self._find_peers)
 
     def flush(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until MLflow has everything, or until patience with a store that does nothing ends.
-
-        Returns:
-            모두 썼으면 True.
-        """
+        """Wait until MLflow has everything, or until patience with a store that does nothing ends; say which."""
         patience = self.patience_seconds if timeout_seconds is None else timeout_seconds
         start = time.monotonic()
         while self._jobs.unfinished_tasks:
@@ -231,7 +194,7 @@ class MLflowLogger(Logger):
             job = self._jobs.get()
             while not self._refused:
                 try:
-                    if self._run_id is None:
+                    if self.run_id is None:
                         self._open_run()
                     job()
                     break
@@ -241,8 +204,8 @@ class MLflowLogger(Logger):
                         self._warn(f"does not answer ({reason})")
                         time.sleep(self.retry_seconds)
                         continue
-                    self._warn(f"takes not all of this run ({reason})" if self._run_id else f"refuses it ({reason})")
-                    self._refused = self._run_id is None
+                    self._warn(f"takes not all of this run ({reason})" if self.run_id else f"refuses it ({reason})")
+                    self._refused = self.run_id is None
                     break
             self._progress = time.monotonic()
             self._jobs.task_done()
@@ -270,7 +233,7 @@ class MLflowLogger(Logger):
         self.run_dir.mkdir(parents=True, exist_ok=True)
         found = {"tracking_uri": mask_secrets(self.tracking_uri), "run_id": run.info.run_id}
         write_atomically(self.run_dir / "mlflow.json", json.dumps(found).encode())
-        self._run_id = run.info.run_id
+        self.run_id = run.info.run_id
 
     def _experiment(self) -> str:
         """Find the experiment or make it, however many runs do so at the same time."""
@@ -310,30 +273,30 @@ class MLflowLogger(Logger):
         if run.info.lifecycle_stage == "deleted":
             return False
         self._client.update_run(run_id, status="RUNNING")
-        self._run_id = run_id
+        self.run_id = run_id
         return True
 
     def _write_metrics(self, metrics: Mapping[str, float], step: int, now: int) -> None:
         batch = metric_entities(metrics, step, now)
         for start in range(0, len(batch), _METRICS_A_BATCH):
-            self._client.log_batch(self._run_id, metrics=batch[start : start + _METRICS_A_BATCH])
+            self._client.log_batch(self.run_id, metrics=batch[start : start + _METRICS_A_BATCH])
 
     def _write_data(self, name: str, digest: str, source: str) -> None:
         from mlflow.entities import Dataset, DatasetInput
 
-        self._client.log_inputs(self._run_id, datasets=[DatasetInput(Dataset(name, digest, "wmtp", source), [])])
+        self._client.log_inputs(self.run_id, datasets=[DatasetInput(Dataset(name, digest, "wmtp", source), [])])
 
     def _write_params(self, flat: dict[str, str]) -> None:
         from mlflow.entities import Param, RunTag
 
         # A parameter is written once and for all in MLflow; what a resumed run changes becomes a tag.
-        known = self._client.get_run(self._run_id).data.params
+        known = self._client.get_run(self.run_id).data.params
         new = [Param(key, value) for key, value in flat.items() if key not in known]
         changed = [RunTag(f"resumed.{key}", value) for key, value in flat.items() if known.get(key, value) != value]
         for start in range(0, len(new), _PARAMS_A_BATCH):
-            self._client.log_batch(self._run_id, params=new[start : start + _PARAMS_A_BATCH])
+            self._client.log_batch(self.run_id, params=new[start : start + _PARAMS_A_BATCH])
         if changed:
-            self._client.log_batch(self._run_id, tags=changed[:_PARAMS_A_BATCH])
+            self._client.log_batch(self.run_id, tags=changed[:_PARAMS_A_BATCH])
 
     def _artifact_location(self) -> str | None:
         # A local store would otherwise put artifacts into ./mlruns of whatever directory we happen to be in.

@@ -26,11 +26,7 @@ from wmtp.storage.lock import alone
 
 
 class Copies:
-    """Hold the copies of one cache.
-
-    Args:
-        cache: 캐시 폴더.
-    """
+    """Hold the copies of one cache."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,11 +32,6 @@ Place = S3Place | HubPlace
 
 def download(place: Place, listing: Listing, part: Path) -> Path:
     """Fetch the files of a place, and write down what they are; return the folder that holds them.
-
-    Args:
-        place: 받을 곳.
-        listing: 그곳의 목록.
-        part: 임시 폴더. 죽은 프로세스의 것이면 이어서 받는다.
 
     Raises:
         StorageError: 끝내 온전히 받지 못했을 때. 이어 받을 토막은 남는다.
@@ -55,21 +51,15 @@ def download(place: Place, listing: Listing, part: Path) -> Path:
     with tqdm(total=size, unit="B", unit_scale=True, desc=PurePosixPath(place.url).name, disable=None) as bar:
         for number, file in enumerate(listing.files):
             target, journal = files / file.name, part / "chunks" / str(number)
-            digest = _fetch(place, listing, file, target, journal, bar.update)
-            if digest is None:  # once more, from the start
-                digest = _fetch(place, listing, file, target, journal, bar.update)
+            fetch = partial(_fetch, place, listing, file, target, journal, bar.update)
+            digest = fetch() or fetch()  # once more, from the start
             if digest is None:
                 raise StorageError(
                     f"{place.url}: {file.name} arrived twice with other bytes than the server's checksum promises. "
                     "The copy there, or something on the way, is damaged."
                 )
-            stat = target.stat()
-            entries[file.name] = {
-                "size": stat.st_size,
-                "sha256": digest,
-                "mtime_ns": stat.st_mtime_ns,
-                "etag": file.etag,
-            }
+            size, time_ns = target.stat().st_size, target.stat().st_mtime_ns
+            entries[file.name] = {"size": size, "sha256": digest, "mtime_ns": time_ns, "etag": file.etag}
     manifest = {
         "from": place.url,
         "version": listing.version,

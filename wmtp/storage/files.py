@@ -66,6 +66,14 @@ def sync_folder(folder: Path) -> None:
         os.close(opened)
 
 
+def sync_all(folder: Path) -> None:
+    """Let a new folder and everything in it reach the disk, and be read by whom the umask allows."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_file():
+            give_usual_mode(path)
+        sync_folder(path)
+
+
 def recover(path: Path) -> None:
     """Put back what was moved aside, if a kill came before its successor had the name."""
     if not path.exists() and _aside(path).exists():

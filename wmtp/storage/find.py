@@ -21,6 +21,7 @@ from wmtp.storage.listing import choose
 from wmtp.storage.s3 import S3Place, is_s3
 
 MODEL_FILES = ("*.json", "*.safetensors", "consolidated.pth", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*")
+GGUF = ".gguf"
 MODEL_MARKS = ("config.json", "params.json")  # transformers' format, Meta's
 
 
@@ -49,14 +50,9 @@ class Storage:
         **unknown: Any,
     ) -> None:
         refuse_secrets({"storage": {"s3": s3, **unknown}})
-        for key in unknown:
-            raise ConfigError(nested_form(f"storage.{key}") or f"storage.{key} is not a key; see conf/storage/.")
-        for key in s3 or {}:
-            if key not in S3_KEYS:
-                raise ConfigError(
-                    nested_form(f"storage.s3.{key}")
-                    or f"storage.s3.{key} is not a key; there are {', '.join(S3_KEYS)}."
-                )
+        for key in (*unknown, *(f"s3.{key}" for key in s3 or {} if key not in S3_KEYS)):
+            there = f"there are {', '.join(S3_KEYS)}" if key.startswith("s3.") else "see conf/storage/"
+            raise ConfigError(nested_form(f"storage.{key}") or f"storage.{key} is not a key; {there}.")
         check_choice("storage.mode", mode, ("auto", "offline"))
         self.s3 = {key: (s3 or {}).get(key) for key in S3_KEYS}
         self.offline = mode == "offline" or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
@@ -108,7 +104,8 @@ class Storage:
             folders, tried = [Path(path).expanduser()], [f"in {key}={path}"]
             remedy = "Correct the path, or leave it out to look in $WMTP_DATA, the cache, S3 and the Hub."
         for folder in folders:
-            files = [folder] if folder.is_file() else _matches(folder, patterns, several)
+            here = [f.relative_to(folder).as_posix() for pattern in patterns for f in sorted(folder.glob(pattern))]
+            files = [folder] if folder.is_file() else [folder / name for name in choose(here, patterns, several)]
             if files:
                 self.used[name] = {"from": str(folder)}
                 return files
@@ -124,16 +121,19 @@ class Storage:
         """Find a model's folder: a local one, s3://bucket/key, or organization/name in the cache, S3 or on the Hub.
 
         [동작] 한 저장소에 모델이 여럿이면 organization/name/폴더. 그 폴더와, 저장소 맨 위의 tokenizer.model만 가져온다.
+        .gguf로 끝나는 이름은 파일이고, 그 파일만 가져온다. safetensors 없이 .gguf 하나만 든 로컬 폴더는 그 파일이다.
 
-        Args:
-            path: 로컬 폴더, s3:// 주소, 또는 Hub의 이름.
-            key: 오류 문장에 쓸 설정의 이름.
+        Returns:
+            폴더, 또는 .gguf 파일.
 
         Raises:
             DataNotFoundError: config.json(Meta의 형식은 params.json)이 있는 폴더가 어디에도 없을 때.
+            ConfigError: 폴더에 .gguf가 여럿일 때.
             StorageError: 있지만 가져올 수 없거나, 라이선스를 먼저 받아들여야 할 때.
         """
         folder = Path(path).expanduser()
+        if file := _gguf_in(folder, key):
+            return file
         if _is_model(folder):
             return folder
         if (folder / "adapter_config.json").is_file():
@@ -141,25 +141,37 @@ class Storage:
                 f"{key} = {path} is an adapter without its model. Load both with peft, call merge_and_unload(), and "
                 "give the folder that save_pretrained then writes; or give the base model."
             )
-        places: list[Place] = []
-        tried = [] if is_s3(path) else [f"in {folder}"]
-        inside = ""
-        named = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:/([\w.-]+))?", path)
-        if is_s3(path):
-            places = [self._s3_url(path, MODEL_FILES, several=True)]
-        # A mistyped local path must not be looked up elsewhere: its first folder, at least, is there.
-        elif named and not folder.exists() and not (named[2] and Path(folder.parts[0]).exists()):
-            repo, inside, patterns = named[1], named[2] or "", MODEL_FILES
-            if inside:
-                patterns = (*(f"{inside}/{pattern}" for pattern in MODEL_FILES), "tokenizer.model")
-            places = [*self._s3(repo, patterns, True), HubPlace(repo, "model", patterns, True, self.accepted)]
+        is_file = path.endswith(GGUF)
+        tried = [] if is_s3(path) else [f"in {folder.parent if is_file else folder}"]
+        places, inside = self._model_places(path, folder)
         copy = self._anywhere(path, places, tried, revalidate=is_s3(path))
+        if copy is not None and (file := _gguf_in(copy / inside, key)):
+            return file
         if copy is None or not _is_model(copy / inside):
+            wanted = folder.name if is_file else "config.json"
             raise DataNotFoundError(
-                f"{key} = {path}: no config.json {_listed(tried)}. Give a folder that save_pretrained wrote, "
-                "s3://bucket/key, a name on the Hub, or asset:tiny-base."
+                f"{key} = {path}: no {wanted} {_listed(tried)}. Give a folder that save_pretrained wrote, a .gguf "
+                "file, s3://bucket/key, a name on the Hub, or asset:tiny-base."
             )
         return copy / inside
+
+    def _model_places(self, path: str, folder: Path) -> tuple[list[Place], str]:
+        """Return where a model that is not in a local folder would be, and where it lies in a copy of that place."""
+        if is_s3(path):
+            above, _, name = path.rpartition("/")
+            if name.endswith(GGUF):
+                return [self._s3_url(above, (name,), several=False)], name
+            return [self._s3_url(path, MODEL_FILES, several=True)], ""
+        named = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:/([\w.-]+))?", path)
+        # A mistyped local path must not be looked up elsewhere: its first folder, at least, is there.
+        if not named or folder.exists() or (named[2] and Path(folder.parts[0]).exists()) or named[1].endswith(GGUF):
+            return [], ""
+        repo, inside, patterns = named[1], named[2] or "", MODEL_FILES
+        if inside.endswith(GGUF):
+            patterns = (inside,)
+        elif inside:
+            patterns = (*(f"{inside}/{pattern}" for pattern in MODEL_FILES), "tokenizer.model")
+        return [*self._s3(repo, patterns, True), HubPlace(repo, "model", patterns, True, self.accepted)], inside
 
     def find_checkpoint(self, url: str) -> Path:
         """Mirror a .ckpt file of S3 with the tokenizer beside it, or a run directory, or a model folder.
@@ -191,8 +203,8 @@ class Storage:
         """Return where the configured bucket would hold something, if there is a bucket."""
         if not self.s3["bucket"]:
             return []
-        key = "/".join(part for part in ((self.s3["prefix"] or "").strip("/"), name) if part)
-        return [S3Place(self.s3["bucket"], key, patterns, several, self.s3["endpoint_url"], self.s3["region"])]
+        where = [self.s3["bucket"], (self.s3["prefix"] or "").strip("/"), name]
+        return [self._s3_url("s3://" + "/".join(filter(None, where)), patterns, several)]
 
     def _s3_url(self, url: str | os.PathLike, patterns: tuple[str, ...], several: bool) -> S3Place:
         bucket, _, key = str(url).removeprefix("s3://").partition("/")
@@ -239,9 +251,19 @@ def _is_model(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in MODEL_MARKS)
 
 
-def _matches(folder: Path, patterns: Sequence[str], several: bool) -> list[Path]:
-    names = [found.relative_to(folder).as_posix() for pattern in patterns for found in sorted(folder.glob(pattern))]
-    return [folder / name for name in choose(names, patterns, several)]
+def _gguf_in(path: Path, key: str) -> Path | None:
+    """Return a GGUF file, or the only one of a folder that holds no other weights."""
+    if path.suffix == GGUF and path.is_file():
+        return path
+    files = sorted(path.glob(f"*{GGUF}"))
+    if not files or any(path.glob("*.safetensors")):
+        return None
+    if len(files) > 1:
+        raise ConfigError(
+            f"{key} = {path} holds {len(files)} GGUF files ({', '.join(file.name for file in files)}); name "
+            f"one of them: {key}={files[0]}"
+        )
+    return files[0]
 
 
 def _listed(tried: Sequence[str]) -> str:

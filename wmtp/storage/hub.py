@@ -19,8 +19,6 @@ class HubPlace:
     Args:
         repo: "조직/이름".
         kind: "dataset" 또는 "model".
-        patterns: 원하는 파일 이름들 (`choose` 참고).
-        several: 맞는 이름을 모두 가져올지.
         accepted: 라이선스를 몰라도 쓰겠다고 사용자가 밝힌 저장소들.
     """
 

@@ -52,7 +52,6 @@ def choose(names: Sequence[str], patterns: Sequence[str], several: bool = False)
     """Pick file names by patterns in which * stays within one folder.
 
     Args:
-        names: 있는 이름들.
         patterns: 원하는 이름들. 앞의 것이 먼저다.
         several: 어느 패턴이든 맞는 이름을 모두. False면 처음으로 무언가에 맞은 패턴의 것만.
 

@@ -22,8 +22,6 @@ def alone(file: Path, wait: bool = True, waiting_for: str = "") -> Iterator[bool
     """Hold a lock; yield False where there are no locks to be had, and everybody goes on.
 
     Args:
-        file: 잠금 파일. 없으면 만든다.
-        wait: 다른 프로세스가 잡고 있으면 기다릴지.
         waiting_for: 기다려야 하면 화면에 쓸 문장.
 
     Raises:

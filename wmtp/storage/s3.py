@@ -19,12 +19,10 @@ class S3Place:
     """Read the files under one key of a bucket, or the one file that has this key.
 
     Args:
-        bucket: 버킷.
         key: 폴더나 파일의 키.
         patterns: 원하는 파일 이름들 (`choose` 참고).
         several: 맞는 이름을 모두 가져올지.
         endpoint_url: AWS가 아닌 서버의 주소.
-        region: 리전.
     """
 
     bucket: str
@@ -85,13 +83,8 @@ class S3Place:
         from fsspec.asyn import sync
 
         try:
-            answer = self.filesystem.call_s3(
-                "get_object",
-                Bucket=self.bucket,
-                Key=file.key,
-                Range=f"bytes={start}-{end - 1}",
-                IfMatch=f'"{file.etag}"',
-            )
+            asked = dict(Key=file.key, Range=f"bytes={start}-{end - 1}", IfMatch=f'"{file.etag}"')
+            answer = self.filesystem.call_s3("get_object", Bucket=self.bucket, **asked)
         except FileNotFoundError as error:
             raise Changed from error
         except OSError as error:

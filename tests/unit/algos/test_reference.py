@@ -12,6 +12,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import LambdaCallback
 from transformers import AutoModelForCausalLM
 
+from tests.tolerance import assert_same_up_to_rounding, distance, relative_rounding, terms_of
 from wmtp.algos import reference as cached_reference
 from wmtp.algos.reference import CachedReference, OnlineReference
 from wmtp.algos.rho1 import Rho1
@@ -43,6 +44,10 @@ def data_module(size: int = 30, **source) -> MTPDataModule:
     return data
 
 
+def terms() -> int:
+    return terms_of(load_model(find_model(REFERENCE)), positions=512)
+
+
 def score(data, reference=None):
     reference = reference or CachedReference(REFERENCE, BASE)
     samples = data.samples["train"]
@@ -54,16 +59,16 @@ def test_the_losses_are_those_of_the_reference_in_transformers():
     samples = score(data_module(8))
     folder = Path(str(resources.files("wmtp"))) / "assets" / "tiny-reference"
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    found, expected = [], []
     for sample in samples:
         ids = sample.input_ids[None].long()
         with torch.no_grad():
             logits = plain(ids).logits[0]
-        expected = torch.nn.functional.cross_entropy(logits[:-1], ids[0, 1:], reduction="none")
-        got = sample.reference_nll
-        torch.testing.assert_close(
-            got[sample.prompt_length :], expected[sample.prompt_length - 1 :], rtol=1e-4, atol=1e-5
-        )
-        assert (got[: sample.prompt_length] == 0).all()
+        nll = torch.nn.functional.cross_entropy(logits[:-1], ids[0, 1:], reduction="none")
+        expected.append(nll[sample.prompt_length - 1 :])
+        found.append(sample.reference_nll[sample.prompt_length :])
+        assert (sample.reference_nll[: sample.prompt_length] == 0).all()
+    assert_same_up_to_rounding(found, expected, terms())
 
 
 def train(tmp_path, reference, steps=8):
@@ -97,13 +102,13 @@ def test_the_cache_gives_the_weights_of_online_scoring_and_needs_no_reference(tm
     algo, cached, shown_cached = train(tmp_path / "c", CachedReference(REFERENCE, BASE))
     assert not in_memory(algo)
     assert len(online) == len(cached) == 8
-    for a, b in zip(online, cached, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    rounding = relative_rounding(terms(), torch.float32)
+    assert distance(cached, online) <= rounding
     for a, b in zip(shown_online, shown_cached, strict=True):
         for stage in ("start", "end"):
             assert a[stage]["weight"][a["prompt_length"] :] == pytest.approx(
-                b[stage]["weight"][b["prompt_length"] :], abs=2e-3
-            )
+                b[stage]["weight"][b["prompt_length"] :], abs=1e-4 + 3 * rounding
+            )  # shown to four places; none is above 3
 
 
 def test_a_run_that_sees_less_than_the_data_scores_as_it_goes_unless_the_cache_has_it(tmp_path, capsys):
@@ -129,12 +134,12 @@ def test_other_data_another_reference_or_precision_is_another_entry(tmp_path):
     assert CachedReference(REFERENCE, BASE).files(data_module().samples["train"], "32-true")[0] == files[0]
 
 
-@pytest.mark.parametrize(("weights", "error"), [("bfloat16", 0.02), ("float16", 0.002), ("int8", 0.03), ("int4", None)])
-def test_a_reference_held_in_fewer_bits_gives_nearly_the_same_losses(weights, error):
+@pytest.mark.parametrize(("weights", "bits"), [("bfloat16", 8), ("float16", 11), ("int8", 7), ("int4", None)])
+def test_a_reference_held_in_fewer_bits_gives_nearly_the_same_losses(weights, bits):
     if weights.startswith("int"):
         pytest.importorskip("bitsandbytes", reason="the extra `quantized` is not installed")
     data = data_module(20)
-    if error is None:
+    if bits is None:
         with pytest.raises(ConfigError, match=r"inputs are multiples of 64 on a CPU, .* has one of 352; set .*=int8"):
             score(data, CachedReference(REFERENCE, BASE, weights=weights))
         return
@@ -142,7 +147,7 @@ def test_a_reference_held_in_fewer_bits_gives_nearly_the_same_losses(weights, er
         torch.cat([sample.reference_nll[sample.prompt_length :] for sample in samples])
         for samples in (score(data), score(data, CachedReference(REFERENCE, BASE, weights=weights)))
     )
-    assert 0 < (exact - held).abs().mean() < error
+    assert 0 < (exact - held).abs().mean() < 4 * 2.0**-bits  # of logits of about 4
     assert OnlineReference(REFERENCE, BASE, weights).frozen.load().unembedding_VD.element_size() == 2
 
 
@@ -186,10 +191,10 @@ def test_two_ranks_share_the_work_and_a_killed_one_is_replaced(tmp_path, monkeyp
     fork = multiprocessing.get_context("fork")
 
     def rank(n):
+        torch.set_num_threads(1)  # a forked child lost its parent's pool, and two threads may not replace it at once
         reference = CachedReference(REFERENCE, BASE)
         reference.compute(data.samples["train"], token_budget=512, pad_token_id=0, rank=n, world_size=2)
 
-    torch.set_num_threads(1)
     ranks = [fork.Process(target=rank, args=(n,), name=f"rank{n}") for n in range(2)]
     for process in ranks:
         process.start()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.tolerance import assert_same_up_to_rounding, terms_of
 from wmtp.algos.combined import Combined
 from wmtp.algos.reference import CachedReference
 from wmtp.critic.fitting import value_loss
@@ -51,14 +52,14 @@ def test_a_value_depends_on_no_later_token_and_on_no_other_sequence(value, model
     whole = values_of(value, batch, model)
     alone = {key: batch[key][1:, :6] for key in ("input_ids_BT", "labels_BT")}
     alone["targets"] = int(target_mask(alone["labels_BT"]).sum())
-    torch.testing.assert_close(values_of(value, alone, model), whole[1:, :6], rtol=1e-4, atol=1e-5)
+    assert_same_up_to_rounding(values_of(value, alone, model), whole[1:, :6], terms_of(model, 24))
 
 
 @torch.no_grad()
 def test_reading_along_gives_the_values_that_were_fitted(value, model):
     batch = a_batch(12, 9)
     read = value.read(batch, model.mtp(batch["input_ids_BT"]))
-    torch.testing.assert_close(read, values_of(value, batch, model), rtol=1e-5, atol=1e-6)
+    assert_same_up_to_rounding(read, values_of(value, batch, model), terms_of(model, 24))
 
 
 @torch.no_grad()

@@ -12,12 +12,22 @@ from importlib import resources
 import pytest
 from transformers import AutoTokenizer
 
-from wmtp.data.grammar import AGGREGATIONS, OPERATIONS
+from wmtp.data.grammar import AGGREGATIONS, OPERATIONS, STEP_OF_STATEMENT
 from wmtp.data.problem import Problem
-from wmtp.data.synthetic import Synthetic, composition
+from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError
 
 SPLITS = ("train", "validation", "test")
+
+
+def composition(source: str) -> tuple[str, ...]:
+    """Read the operation names, in order, out of a clean solution."""
+    return tuple(STEP_OF_STATEMENT[line].operation for line in source.splitlines()[1:])
+
+
+def test_the_composition_of_a_solution_is_its_operations_in_order():
+    assert composition("def solve(xs):\n    xs = [x + 3 for x in xs]\n    return sum(xs)") == ("add", "sum")
+
 
 # Worked out by hand, one value an operation; a step with several constants is tried at the constant given.
 NUMBERS, WORDS = [5, -2, 4, 4, 9, -3], ["tea", "apple", "sea", "tea", "star"]

@@ -6,7 +6,8 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.data.problem import Problem
 from wmtp.data.prompts import MbppPaper3Shot, Synthetic0Shot
-from wmtp.data.tokenization import tokenize_continuation, tokenize_problem
+from wmtp.data.tokenization import tokenize_problem
+from wmtp.models.encoding import encode_continuation
 
 CODE = "def f(x):\n    return x + 1\n"
 TEXTS = [CODE, "    return x\n", " x", "\n\nx = 1", "x", "", "값"]
@@ -36,7 +37,7 @@ def any_tokenizer(request, tokenizer):
 @pytest.mark.parametrize("text", TEXTS)
 def test_what_follows_a_prompt_reads_as_it_was_written(any_tokenizer, text):
     prompt = any_tokenizer("say it:\n", add_special_tokens=False)["input_ids"]
-    ids, places = tokenize_continuation(text, any_tokenizer)
+    ids, places = encode_continuation(any_tokenizer, text)
     assert any_tokenizer.decode([*prompt, *ids]) == any_tokenizer.decode(prompt) + text
     assert len(ids) == len(places) and all(0 <= start <= end <= len(text) for start, end in places)
     assert set().union(*(range(start, end) for start, end in places)) == set(range(len(text)))

@@ -4,7 +4,6 @@
 
 import dataclasses
 import math
-import time
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wmtp.errors import ConfigError, NonFiniteScoreError
 from wmtp.maths.weighting import (
@@ -25,6 +25,8 @@ from wmtp.maths.weighting import (
     standardize,
 )
 
+# Weights are float64 until the end: their float32 is rounded once, and once more where they are blended with 1.
+ROUNDED = 2 * torch.finfo(torch.float32).eps
 SHAPES = {
     "normal": lambda score_BT: score_BT,
     "equal": lambda score_BT: torch.full_like(score_BT, 0.1),
@@ -90,9 +92,9 @@ def test_mean_is_one_and_bounds_hold_in_every_scope(case, weighting):
     assert weight_BT.dtype == torch.float32 and not weight_BT.requires_grad
     assert weight_BT[~mask_BT].eq(0).all()
     for (weight_N,) in scopes_of(weighting.scope, weight_BT, mask_BT):
-        assert abs(weight_N.double().mean().item() - 1) <= 1e-4
-        assert weighting.epsilon - 1e-6 <= weight_N.min().item()
-        assert weight_N.max().item() <= weighting.w_max * (1 + 1e-7) + 1e-6
+        assert weight_N.double().mean().item() == pytest.approx(1, rel=ROUNDED)
+        assert weighting.epsilon * (1 - ROUNDED) <= weight_N.min().item()
+        assert weight_N.max().item() <= weighting.w_max * (1 + ROUNDED)
 
 
 @search
@@ -102,7 +104,7 @@ def test_hard_selection_has_mean_one_and_two_values(case, selection):
     weight_BT = selection(score_BT.requires_grad_(), mask_BT)
     assert not weight_BT.requires_grad and weight_BT[~mask_BT].eq(0).all()
     for (weight_N,) in scopes_of(selection.scope, weight_BT, mask_BT):
-        assert weight_N.double().mean().item() == pytest.approx(1, abs=1e-5)
+        assert weight_N.double().mean().item() == pytest.approx(1, rel=ROUNDED)
         assert len(weight_N[weight_N > 0].unique()) == 1
 
 
@@ -112,7 +114,7 @@ def test_a_higher_score_never_gets_a_lower_weight(case, weighting):
     score_BT, mask_BT = case
     for score_N, weight_N in scopes_of(weighting.scope, score_BT, weighting(score_BT, mask_BT), mask_BT):
         ordered_N = weight_N[score_N.argsort()].double()
-        assert (ordered_N.diff() >= -1e-6 * ordered_N[1:]).all()
+        assert (ordered_N.diff() >= -ROUNDED * ordered_N[1:]).all()
 
 
 @search
@@ -129,7 +131,9 @@ def test_weights_do_not_depend_on_padding(case, weighting):
     score_BT, mask_BT = case
     plain_BT = weighting(score_BT, mask_BT, draw=7)
     padded_BT = weighting(pad(score_BT, (0, 9), value=5.0), pad(mask_BT, (0, 9), value=False), draw=7)
-    torch.testing.assert_close(padded_BT, pad(plain_BT, (0, 9)), rtol=1e-6, atol=1e-7)
+    # z is float32, at most √N, and divided by the temperature in the exponent.
+    rounded = ROUNDED * (1 + math.sqrt(mask_BT.numel()) / getattr(weighting, "temperature", 1))
+    torch.testing.assert_close(padded_BT, pad(plain_BT, (0, 9)), rtol=rounded, atol=0)
 
 
 @search
@@ -161,9 +165,9 @@ def test_a_million_tokens_keep_mean_bounds_and_order(kind):
     score_BT = SHAPES[kind](torch.randn(1, 1_000_000, generator=generator))
     weighting = SoftWeighting(lam=1.0, temperature=0.1, percentile=0.3)
     weight_N = weighting(score_BT, torch.ones(1, 1_000_000, dtype=torch.bool))[0]
-    assert abs(weight_N.double().mean().item() - 1) <= 1e-6
-    assert weight_N.min() >= 0.05 - 1e-6 and weight_N.max() <= 3 + 1e-6
-    assert weight_N[score_BT[0].argsort()].diff().min() >= -1e-6
+    assert weight_N.double().mean().item() == pytest.approx(1, rel=ROUNDED)
+    assert weight_N.min() >= 0.05 * (1 - ROUNDED) and weight_N.max() <= 3 * (1 + ROUNDED)
+    assert weight_N[score_BT[0].argsort()].diff().min() >= -3 * ROUNDED
 
 
 def test_rounding_makes_no_difference_between_many_equal_scores():
@@ -195,7 +199,7 @@ def test_clipping_constant_is_the_one_that_bisection_finds(case, weighting):
             middle = (low + high) / 2
             clipped_N = (log_weight_N + middle).clamp(math.log(weighting.epsilon), math.log(weighting.w_max)).exp()
             low, high = (middle, high) if clipped_N.mean() < 1 else (low, middle)
-        torch.testing.assert_close(weight_N.double(), clipped_N, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(weight_N.double(), clipped_N, rtol=ROUNDED, atol=0)
 
 
 def test_a_plateau_where_every_token_sits_on_a_bound_is_solved():
@@ -311,13 +315,17 @@ def test_a_value_that_cannot_work_is_named_with_the_way_out(key, value, sentence
 
 
 @pytest.mark.parametrize("scope", ["batch", "sequence"])
-def test_weighting_costs_milliseconds(scope):
-    # A training step of the default model takes hundreds of them (16 × 70 tokens). Normally 1 ms.
-    score_BT, mask_BT = torch.randn(16, 70), torch.ones(16, 70, dtype=torch.bool)
-    weighting = SoftWeighting(scope=scope)
-    best = math.inf
-    for _ in range(20):
-        start = time.process_time()
-        weighting(score_BT, mask_BT)
-        best = min(best, time.process_time() - start)
-    assert best < 0.005
+def test_weighting_takes_as_many_kernels_for_few_tokens_as_for_many(scope):
+    class Count(TorchDispatchMode):
+        kernels = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.kernels += 1
+            return func(*args, **(kwargs or {}))
+
+    def kernels(B: int, T: int) -> int:
+        with Count() as count:
+            SoftWeighting(scope=scope)(torch.randn(B, T), torch.ones(B, T, dtype=torch.bool))
+        return count.kernels
+
+    assert kernels(16, 70) == kernels(2, 5) < 200

@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,12 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from transformers.convert_slow_tokenizer import import_protobuf
 
+from tests.pieces import pieces_of, sentencepiece_bpe, write_tokenizer
+from tests.tolerance import assert_same_up_to_rounding, in_float64, terms_of
 from wmtp.errors import CheckpointError, ConfigError, DataNotFoundError, StorageError
 from wmtp.models import loading
+from wmtp.models.export import Export
 from wmtp.models.frozen import find_reference
 from wmtp.models.generation import generate
 from wmtp.models.loading import ModelSource, find_model, load_model
@@ -31,27 +32,6 @@ PARAMS = dict(
     vocab_size=-1, norm_eps=0.05, rope_theta=5000.0,
 )  # fmt: skip
 WIDTH = 88  # 2/3 of 4 · dim, rounded up to a multiple of 8
-BYTES = [f"<0x{i:02X}>" for i in range(256)]
-SCORED = ["▁f", "or", "▁for", "in", "▁in", "▁x", "re", "▁re", "▁ret", "urn", "▁return", "▁▁", "▁▁▁▁", "+1", "def"]
-LETTERS = ["▁", *"abcdefghijklmnopqrstuvwxyz+1():\n"]
-
-
-def write_tokenizer(file: Path, model_type: int = 2) -> None:
-    """Write a SentencePiece model like Llama's: controls, bytes, then merged pieces by score, then letters."""
-    proto = import_protobuf().ModelProto()
-    kinds = [("<unk>", 2), ("<s>", 3), ("</s>", 3), *((byte, 6) for byte in BYTES)]
-    extra = ["ur", "urn", "de", "def", "▁r", "et"]
-    for i, (piece, kind) in enumerate([*kinds, *((piece, 1) for piece in dict.fromkeys([*SCORED, *extra, *LETTERS]))]):
-        proto.pieces.add(piece=piece, score=float(-i) if kind == 1 else 0.0, type=kind)
-    spec = proto.trainer_spec
-    spec.model_type, spec.unk_id, spec.bos_id, spec.eos_id, spec.byte_fallback = model_type, 0, 1, 2, True
-    file.write_bytes(proto.SerializeToString())
-
-
-def pieces_of(file: Path) -> dict[str, tuple[int, float]]:
-    proto = import_protobuf().ModelProto()
-    proto.ParseFromString(file.read_bytes())
-    return {piece.piece: (i, piece.score) for i, piece in enumerate(proto.pieces)}
 
 
 def make_weights(params: dict, vocabulary: int, dtype=torch.float32) -> dict[str, Tensor]:
@@ -141,10 +121,17 @@ def published_logits(weights: dict[str, Tensor], params: dict, ids_BT: Tensor) -
     return torch.stack([norm(block(trunk_BTD, h), "norm") @ weights["output.weight"].T for h in heads], dim=2)
 
 
+def turn_exactly(model: LlamaForCausalLM) -> None:
+    """Compute the speeds of rotation anew: transformers keeps them in float32."""
+    rotary = model.model.rotary_emb
+    rotary.inv_freq, _ = rotary.compute_default_rope_parameters(model.config)
+
+
 def logits_and_expected(released: Path, converted: Path, params: dict, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
     weights = {name: w.double() for name, w in torch.load(released / "consolidated.pth", weights_only=True).items()}
     model = load_model(converted).double().eval()
-    with torch.no_grad():
+    with torch.no_grad(), in_float64():
+        turn_exactly(model)
         ours_BTHV = torch.stack([hidden @ model.unembedding_VD.T for hidden in model.mtp(ids_BT).hidden], dim=2)
     return ours_BTHV, published_logits(weights, params, ids_BT)
 
@@ -170,7 +157,7 @@ def test_params_are_read_as_meta_means_them(tmp_path, written, meant):
         (folder / "params.json").write_text(json.dumps(said))
         converted = convert(folder, tmp_path / "cache")
         ours_BTHV, expected_BTHV = logits_and_expected(folder, converted, params, ids_BT)
-        torch.testing.assert_close(ours_BTHV, expected_BTHV, rtol=1e-4, atol=1e-4 * float(expected_BTHV.abs().max()))
+        assert_same_up_to_rounding(ours_BTHV, expected_BTHV, terms_of(load_model(converted), ids_BT.numel()))
         to_meta(converted, tmp_path / "back")
         assert json.loads((tmp_path / "back" / "params.json").read_text()) == said
 
@@ -178,15 +165,16 @@ def test_params_are_read_as_meta_means_them(tmp_path, written, meant):
 def test_logits_of_all_heads_are_those_of_the_published_architecture(released, converted):
     ids_BT = torch.randint(3, 250, (2, 17), generator=torch.Generator().manual_seed(42))
     ours_BTHV, expected_BTHV = logits_and_expected(released, converted, PARAMS, ids_BT)
-    model = load_model(converted).double().eval()
+    model = load_model(converted)
+    terms = terms_of(model, ids_BT.numel())
     assert model.heads == 3
     assert model.config.num_hidden_layers == 3
-    with torch.no_grad():
-        # transformers keeps rotary angles in float32
-        torch.testing.assert_close(ours_BTHV, expected_BTHV, rtol=1e-4, atol=1e-4 * float(expected_BTHV.abs().max()))
-        head_zero = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.float64).eval()
-        assert type(head_zero) is LlamaForCausalLM
-        torch.testing.assert_close(head_zero(ids_BT).logits, ours_BTHV[:, :, 0])
+    assert_same_up_to_rounding(ours_BTHV, expected_BTHV, terms)
+    head_zero = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.float64).eval()
+    assert type(head_zero) is LlamaForCausalLM
+    with torch.no_grad(), in_float64():
+        turn_exactly(head_zero)
+        assert_same_up_to_rounding(head_zero(ids_BT).logits, ours_BTHV[:, :, 0], terms)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -208,8 +196,10 @@ def test_a_model_trained_and_saved_since_goes_back_as_well(converted, tmp_path):
     model = load_model(converted)
     with torch.no_grad():
         model.extra_heads[1].mlp.up_proj.weight.mul_(2)
-    model.save_pretrained(tmp_path / "trained")
+    Export().write(model, converted, tmp_path / "trained")
     to_meta(tmp_path / "trained", tmp_path / "back")
+    original = (converted / "meta" / "tokenizer.model").read_bytes()
+    assert (tmp_path / "back" / "tokenizer.model").read_bytes() == original
     to_meta(converted, tmp_path / "untrained")
     trained, untrained = (
         torch.load(tmp_path / name / "consolidated.pth", weights_only=True) for name in ("back", "untrained")
@@ -220,9 +210,8 @@ def test_a_model_trained_and_saved_since_goes_back_as_well(converted, tmp_path):
 
 @pytest.mark.parametrize(("heads", "init"), [(1, "saved"), (2, "saved"), (4, "copy")])
 def test_a_model_with_other_heads_since_goes_back_as_what_it_is(converted, tmp_path, heads, init):
-    load_model(converted, heads, init).save_pretrained(tmp_path / "ours")
+    Export().write(load_model(converted, heads, init), converted, tmp_path / "ours")
     to_meta(tmp_path / "ours", tmp_path / "back")
-    shutil.copy(converted / "meta" / "tokenizer.model", tmp_path / "back")
     ids_BT = torch.arange(3, 20)[None]
     ours, again = load_model(tmp_path / "ours"), load_model(convert(tmp_path / "back", tmp_path / "cache"))
     assert ours.heads == again.heads == heads
@@ -240,20 +229,6 @@ def test_the_7b_layout_has_the_291_tensors_that_were_published():
 
 
 # ---- the tokenizer ---------------------------------------------------------------------------------------------------
-
-
-def sentencepiece_bpe(text: str, pieces: dict[str, tuple[int, float]]) -> list[int]:
-    """Merge the best-scored neighbours until none is a piece; what no piece covers goes by bytes."""
-    symbols = list("▁" + text.replace(" ", "▁"))
-    while True:
-        scores = [pieces[a + b][1] if a + b in pieces else None for a, b in pairwise(symbols)]
-        pairs = [(score, -i) for i, score in enumerate(scores) if score is not None]
-        if not pairs:
-            break
-        i = -max(pairs)[1]
-        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
-    ids = [[pieces[s][0]] if s in pieces else [pieces[BYTES[byte]][0] for byte in s.encode()] for s in symbols]
-    return [i for group in ids for i in group]
 
 
 @pytest.mark.parametrize(

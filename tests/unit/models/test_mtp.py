@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from tests.tiny import tiny_model
+from tests.tolerance import assert_same_up_to_rounding, in_float64, terms_of
 from wmtp.models import head_start
 from wmtp.models.mtp import MTPForCausalLM, put_heads_on
 
@@ -35,27 +36,29 @@ def test_head_zero_is_the_plain_causal_lm(ids_BT):
     assert torch.equal(logits_BTV, plain(ids_BT).logits)
 
 
+@in_float64()
 def test_every_head_reads_the_trunk_alone(ids_BT):
     """Head k by hand: its layer on the trunk's output, the shared norm, nothing of head 0."""
-    model = make()
+    model = make().double()
     with model.trunk_call() as call:
         output = model.mtp(ids_BT)
     (trunk_BTD,) = call["args"]
     position_ids = torch.arange(9)[None]
     rotary = model.model.rotary_emb(trunk_BTD, position_ids)
-    mask = torch.full((9, 9), float("-inf")).triu(1)[None, None]
-    for head, hidden_BTD in zip([model.model.layers[-1], *model.extra_heads], output.hidden, strict=True):
-        by_hand = model.model.norm(head(trunk_BTD, attention_mask=mask, position_embeddings=rotary))
-        torch.testing.assert_close(hidden_BTD, by_hand, rtol=1e-5, atol=1e-6)
+    mask = torch.full((9, 9), float("-inf")).triu(1)[None, None].double()
+    heads = [model.model.layers[-1], *model.extra_heads]
+    by_hand = [model.model.norm(head(trunk_BTD, attention_mask=mask, position_embeddings=rotary)) for head in heads]
+    assert_same_up_to_rounding(output.hidden, by_hand, terms_of(model, ids_BT.numel()))
 
 
+@in_float64()
 def test_padding_changes_no_head(ids_BT):
-    model = make()
+    model = make().double()
     padded = torch.cat([ids_BT, torch.zeros(2, 4, dtype=torch.long)], dim=1)
     mask = (torch.arange(13) < 9).long().expand(2, 13)
     for how in ({}, {"attention_mask": mask}):
-        for plain, with_padding in zip(model.mtp(ids_BT).hidden, model.mtp(padded, **how).hidden, strict=True):
-            torch.testing.assert_close(plain, with_padding[:, :9], rtol=1e-5, atol=1e-6)
+        with_padding = [hidden_BTD[:, :9] for hidden_BTD in model.mtp(padded, **how).hidden]
+        assert_same_up_to_rounding(with_padding, model.mtp(ids_BT).hidden, terms_of(model, padded.numel()))
 
 
 def test_one_head_is_next_token_prediction(ids_BT):

@@ -40,6 +40,13 @@ def ids_of(rows: int = 2, length: int = 9) -> torch.Tensor:
     return torch.randint(1, 512, (rows, length), generator=torch.Generator().manual_seed(42))
 
 
+def export(folder, target, **how):
+    """Load a model and write it as a run does at its end, without having trained it; return what is in the files."""
+    source = ModelSource(str(folder), **{"heads": None, "heads_init": "auto"} | how)
+    source.write(source.load(), target)
+    return load_file(target / "model.safetensors")
+
+
 def load(folder, **how):
     return ModelSource(str(folder), heads=None, heads_init="auto", **how).load().eval()
 
@@ -105,11 +112,13 @@ def test_an_untrained_model_is_exported_bit_for_bit(folders, name, tmp_path):
     """Every tensor under its own name, whether the layers were heads or not."""
     source = load_file(folders[name] / "model.safetensors")
     for heads in (None, 1):
-        ModelSource(str(folders[name]), heads=heads, heads_init="auto").load().save_pretrained(tmp_path / str(heads))
-        written = load_file(tmp_path / str(heads) / "model.safetensors")
+        written = export(folders[name], tmp_path / str(heads), heads=heads)
         assert written.keys() == source.keys()
         assert all(torch.equal(written[n], source[n]) for n in source)
-        AutoModelForCausalLM.from_pretrained(tmp_path / str(heads))
+        config = json.loads((tmp_path / str(heads) / "config.json").read_text())
+        source_config = json.loads((folders[name] / "config.json").read_text())
+        more = {"mtp_heads": config.get("mtp_heads"), "mtp_arrangement": "sequential"} if heads is None else {}
+        assert config == source_config | more
     again = load_model(tmp_path / "None").eval()
     for a, b in zip(load(folders[name]).mtp(ids_of()).hidden, again.mtp(ids_of()).hidden, strict=True):
         assert torch.equal(a, b)
@@ -173,8 +182,8 @@ def test_models_with_states_decode_in_batches_as_transformers_does(folders, name
 
 @pytest.mark.parametrize("name", ["glm4_moe", "deepseek_v3", "deepseek_v3_of_two", "mellum"])
 def test_generate_with_use_mtp_on_the_export_is_plain_greedy(folders, name, tmp_path):
-    load(folders[name]).save_pretrained(tmp_path)
-    plain, ids_BT = plain_with_layers(tmp_path, name), ids_of(1, 7)
+    export(folders[name], tmp_path / "out")
+    plain, ids_BT = plain_with_layers(tmp_path / "out", name), ids_of(1, 7)
     how = dict(max_new_tokens=10, do_sample=False, eos_token_id=None, pad_token_id=0)
     assert torch.equal(plain.generate(ids_BT, use_mtp=True, **how), plain.generate(ids_BT, **how))
 
@@ -193,10 +202,8 @@ def test_what_is_used_and_what_goes_stale_is_said_in_one_line(folders, capsys):
 
 def test_new_layers_take_the_place_of_shipped_ones(folders, tmp_path):
     source = load_file(folders["glm4_moe"] / "model.safetensors")
-    ModelSource(
-        str(folders["glm4_moe"]), heads=2, heads_init="copy", heads_arrangement="sequential"
-    ).load().save_pretrained(tmp_path)
-    written = load_file(tmp_path / "model.safetensors")
+    how = dict(heads=2, heads_init="copy", heads_arrangement="sequential")
+    written = export(folders["glm4_moe"], tmp_path / "out", **how)
     assert written.keys() == source.keys()
     changed = {n for n in source if not torch.equal(source[n], written[n])}
     assert "model.layers.3.eh_proj.weight" in changed and all(n.startswith("model.layers.3.") for n in changed)
@@ -218,12 +225,13 @@ def test_heads_of_the_other_arrangement_are_not_taken_for_those_that_are_there(f
             ModelSource(path, heads=2, heads_init=init, heads_arrangement=arrangement).load()
     with pytest.raises(ConfigError, match=r"2 new layers cannot take the place of the 1 .*; set model.heads=2, or"):
         ModelSource(str(folders["glm4_moe"]), 3, "copy", heads_arrangement="sequential").load()
-    model = ModelSource("asset:tiny-base", 3, "auto", heads_arrangement="sequential").load()
+    source = ModelSource("asset:tiny-base", 3, "auto", heads_arrangement="sequential")
+    model = source.load()
     assert len(model.extra_heads) == 2 and model.new_heads.first == 1
     assert "its 4 saved heads are left out, as model.heads_arrangement=sequential says." in capsys.readouterr().out
-    model.save_pretrained(tmp_path)
-    more = ModelSource(str(tmp_path), 4, "copy", heads_arrangement="sequential").load()
-    assert len(more.extra_heads) == 3 and more.left_alone is None
+    source.write(model, tmp_path / "out")
+    more = ModelSource(str(tmp_path / "out"), 4, "copy", heads_arrangement="sequential").load()
+    assert len(more.extra_heads) == 3
 
 
 @pytest.fixture
@@ -248,8 +256,8 @@ def test_an_unknown_layout_is_refused_with_what_would_be_lost_and_carried_along_
         ConfigError, match=r"does not know for qwen2 \(16 tensors: model.mtp_block.final_layernorm.weight, .*=copy"
     ):
         ModelSource(str(folder), heads=None, heads_init="auto").load()
-    ModelSource(str(folder), heads=3, heads_init="copy").load().save_pretrained(tmp_path / "out")
-    source, written = load_file(folder / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    source = load_file(folder / "model.safetensors")
+    written = export(folder, tmp_path / "out", heads=3, heads_init="copy")
     assert all(torch.equal(written[n], t) for n, t in source.items())
     assert shipped_layers(tmp_path / "out", load_model(tmp_path / "out").config).names
 
@@ -284,9 +292,9 @@ def test_of_a_model_that_also_sees_the_language_model_is_trained_with_its_layers
     model = load(tmp_path / "seeing")
     for a, b in zip(model.mtp(ids_of()).hidden, load(folders["qwen3_5"]).mtp(ids_of()).hidden, strict=True):
         assert torch.equal(a, b)
-    model.save_pretrained(tmp_path / "out")
-    written = load_file(tmp_path / "out" / "model.safetensors")
-    assert written.keys() == renamed.keys() and all(torch.equal(written[n], t) for n, t in renamed.items())
+    written = export(tmp_path / "seeing", tmp_path / "out")
+    everything = tensors | renamed
+    assert written.keys() == everything.keys() and all(torch.equal(written[n], t) for n, t in everything.items())
     assert load_model(tmp_path / "out").heads == 2
 
 

@@ -1,5 +1,7 @@
 """Heads that read each other: the arithmetic of transformers, our loss, drafts that equal those from scratch."""
 
+import json
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -179,7 +181,10 @@ def test_what_heads_share_with_head_zero_hears_them_in_part_and_the_layers_whole
 def test_an_export_is_read_again_and_head_zero_is_a_plain_model(folders, family, tmp_path):
     for arrangement, heads in (("sequential", 3), ("recurrent", 4)):
         model = make(folders[family], heads, arrangement)
-        model.save_pretrained(tmp_path / arrangement)
+        ModelSource(str(folders[family]), heads, "random").write(model, tmp_path / arrangement)
+        config = json.loads((tmp_path / arrangement / "config.json").read_text())
+        assert config["architectures"] == (["MiMoForCausalLM"] if family == "qwen2" else [type(model).__name__])
+        assert config["num_nextn_predict_layers"] == len(model.extra_heads)
         again = load_model(tmp_path / arrangement).eval()
         assert again.heads == heads and len(again.extra_heads) == len(model.extra_heads)
         ours, theirs = model.state_dict(), again.state_dict()

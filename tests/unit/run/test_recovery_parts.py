@@ -6,6 +6,7 @@ import os
 import re
 import struct
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from pytorch_lightning import Callback, Trainer
 from safetensors.torch import load_file
 
 from tests.tiny import InMemory, tiny_model
+from wmtp.algos.optimizers import adamw
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks.finite_guard import FiniteGuard
 from wmtp.callbacks.graceful_stop import GracefulStop
@@ -216,6 +218,27 @@ def test_the_scaled_learning_rate_is_the_one_that_is_used_also_after_a_resume(tm
     assert rates(0.25, tmp_path / "4.ckpt") == pytest.approx([rate / 4 for rate in whole[4:]])
     assert rates(0.5, tmp_path / "4.ckpt") == halved[2:]
     assert rates(0.5) == pytest.approx([rate / 2 for rate in whole])
+    assert rates(1.0, tmp_path / "2.ckpt") == whole[2:]
+
+
+def test_a_run_that_goes_on_has_the_optimizer_of_its_config_and_not_of_its_checkpoint(tmp_path, tokenizer):
+    def trained(steps, ckpt_path=None, **optimizer):
+        seen = []
+
+        class Watch(Callback):
+            def on_before_optimizer_step(self, trainer, algo, optimizer):
+                seen.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]))
+
+        algo = rho1()
+        algo.optimizer = partial(adamw, **optimizer)
+        trainer = train(tmp_path, algo, tokenizer, [Watch(), LearningRateScale()], ckpt_path=ckpt_path, max_steps=steps)
+        trainer.save_checkpoint(tmp_path / "end.ckpt")
+        return seen
+
+    trained(3, lr=0.1, weight_decay=0.5)
+    longer = trained(6, tmp_path / "end.ckpt", lr=0.01, weight_decay=0.25)
+    whole = trained(6, lr=0.01, weight_decay=0.25)
+    assert longer == whole[3:] and all(rate > 0 for rate, _ in longer)
 
 
 def save(file, step, value=1.0):

@@ -16,7 +16,7 @@ from pytorch_lightning import LightningModule, Trainer
 from wmtp.errors import DataFormatError
 from wmtp.run.metrics_csv import MetricsCSV
 from wmtp.run.mlflow_store import flatten, log_evaluation, mlflow_ui_command, short_name
-from wmtp.run.tracking import MLflowLogger, mlflow_logger
+from wmtp.run.tracking import MLflowLogger
 from wmtp.secrets import mask_secrets
 
 
@@ -68,7 +68,7 @@ def fit(run_dir, loggers, steps=3, **kwargs):
 
 
 def test_a_training_run_appears_in_mlflow_with_parameters_metrics_and_files(run_dir):
-    logger = mlflow_logger(run_dir, experiment="mtp/rho1/synthetic")
+    logger = MLflowLogger(run_dir, experiment="mtp/rho1/synthetic")
     logger.log_hyperparams({"algo": {"name": "rho1", "weighting": {"lam": 0.3}}, "hf_token": "hf_very_secret"})
     fit(run_dir, [logger])
     (run_dir / "report.md").write_text("# a report")
@@ -90,12 +90,12 @@ def test_a_training_run_appears_in_mlflow_with_parameters_metrics_and_files(run_
 
 
 def test_a_resumed_run_continues_the_same_mlflow_run(run_dir):
-    first = mlflow_logger(run_dir, "mtp/rho1/synthetic")
+    first = MLflowLogger(run_dir, "mtp/rho1/synthetic")
     first.log_hyperparams({"trainer": {"max_steps": 3}})
     first.log_metrics({"loss": 2.0}, step=1)
     first.finalize("success")
     assert first.flush()
-    second = mlflow_logger(run_dir, "mtp/rho1/synthetic")
+    second = MLflowLogger(run_dir, "mtp/rho1/synthetic")
     second.log_hyperparams({"trainer": {"max_steps": 6}, "new": 1})
     second.log_metrics({"loss": 1.0}, step=4)
     second.finalize("success")
@@ -109,12 +109,12 @@ def test_a_resumed_run_continues_the_same_mlflow_run(run_dir):
 
 
 def test_a_run_that_someone_deleted_starts_anew_instead_of_failing(run_dir):
-    first = mlflow_logger(run_dir, "mtp/rho1/synthetic")
+    first = MLflowLogger(run_dir, "mtp/rho1/synthetic")
     first.log_metrics({"loss": 2.0}, step=1)
     first.finalize("success")
     assert first.flush()
     client_of(first).delete_run(first.run_id)
-    second = mlflow_logger(run_dir, "mtp/rho1/synthetic")
+    second = MLflowLogger(run_dir, "mtp/rho1/synthetic")
     second.log_metrics({"loss": 2.0}, step=1)
     assert second.flush() and second.run_id != first.run_id
 
@@ -122,10 +122,10 @@ def test_a_run_that_someone_deleted_starts_anew_instead_of_failing(run_dir):
 ONE_OF_TWO = """
 import sys
 from pathlib import Path
-from wmtp.run.tracking import mlflow_logger
+from wmtp.run.tracking import MLflowLogger
 run = Path(sys.argv[1])
 run.mkdir()
-logger = mlflow_logger(run, "mtp/x/y")
+logger = MLflowLogger(run, "mtp/x/y")
 logger.log_hyperparams({"seed": 42})
 logger.log_metrics({"loss": 1.0}, step=0)  # while the other thread still imports MLflow
 logger.finalize("success")
@@ -155,14 +155,14 @@ def test_runs_that_start_together_on_a_new_store_are_all_in_it(tmp_path):
 
 
 def test_a_run_that_is_not_in_the_store_is_not_linked_to(run_dir, capsys):
-    first = mlflow_logger(run_dir, "mtp/rho1/deleted")
+    first = MLflowLogger(run_dir, "mtp/rho1/deleted")
     first.log_metrics({"loss": 1.0}, step=0)
     assert first.flush()
     number = client_of(first).get_experiment_by_name("mtp/rho1/deleted").experiment_id
     client_of(first).delete_experiment(number)
     (run_dir / "mlflow.json").unlink()
 
-    second = mlflow_logger(run_dir, "mtp/rho1/deleted")
+    second = MLflowLogger(run_dir, "mtp/rho1/deleted")
     second.log_metrics({"loss": 1.0}, step=0)
     second.log_metrics({"loss": 0.5}, step=1)
     assert not second.flush(60)
@@ -176,7 +176,7 @@ def test_a_run_that_is_not_in_the_store_is_not_linked_to(run_dir, capsys):
 
     command = [sys.executable, "-m", *restore.split()]
     subprocess.run(command, check=True, env={**os.environ, "MLFLOW_TRACKING_URI": second.tracking_uri})
-    third = mlflow_logger(run_dir, "mtp/rho1/deleted")
+    third = MLflowLogger(run_dir, "mtp/rho1/deleted")
     third.log_metrics({"loss": 1.0}, step=0)
     assert third.flush(60) and third.where()[0].startswith("mlflow server")
 
@@ -188,7 +188,7 @@ def test_runs_of_other_algorithms_on_the_same_data_are_found_together(run_dir):
         folder = run_dir.parent / f"{algo}-synthetic-tiny-base{point}"
         folder.mkdir()
         experiment = f"mtp/{algo}/synthetic"
-        loggers.append(mlflow_logger(folder, experiment, short_name(folder.name, experiment, point)))
+        loggers.append(MLflowLogger(folder, experiment, short_name(folder.name, experiment, point)))
         loggers[-1].describe(algo, "synthetic", config, ["algo.weighting.lam=0.1"] if point else [], point)
         loggers[-1].log_metrics({"after/synthetic/pass@1": 0.5, "after/synthetic/n": 1, "after/synthetic/seed": 42}, 9)
         loggers[-1].finalize("success")
@@ -214,7 +214,7 @@ def test_runs_of_other_algorithms_on_the_same_data_are_found_together(run_dir):
 
 def test_a_torn_note_of_the_mlflow_run_starts_a_new_one(run_dir):
     (run_dir / "mlflow.json").write_text('{"tracking_uri": "sqlite:')
-    logger = mlflow_logger(run_dir, "mtp/x")
+    logger = MLflowLogger(run_dir, "mtp/x")
     logger.log_metrics({"loss": 1.0}, step=0)
     assert logger.flush(60) and json.loads((run_dir / "mlflow.json").read_text())["run_id"] == logger.run_id
     (run_dir / "mlflow.json").write_text("[]")
@@ -230,7 +230,7 @@ def test_metrics_csv_that_is_no_table_is_said_in_a_sentence(tmp_path, content):
 
 
 def test_a_locked_store_neither_stops_nor_delays_training_and_gets_its_metrics_afterwards(run_dir, capsys):
-    logger = mlflow_logger(run_dir, "mtp/rho1/synthetic")
+    logger = MLflowLogger(run_dir, "mtp/rho1/synthetic")
     logger.log_metrics({"before": 1.0}, step=0)
     assert logger.flush()
     logger.patience_seconds, logger.retry_seconds = 0.2, 0.1
@@ -262,7 +262,7 @@ def test_an_unreachable_server_costs_one_sentence(tmp_path, capsys):
 
 def test_a_password_in_the_address_of_the_store_is_not_written_into_the_run_directory(run_dir, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", str(run_dir.parent))
-    logger = mlflow_logger(run_dir, "mtp/x")
+    logger = MLflowLogger(run_dir, "mtp/x")
     logger.log_metrics({"loss": 1.0}, step=0)
     assert logger.flush()
     assert str(run_dir.parent) not in (run_dir / "mlflow.json").read_text()
@@ -272,15 +272,13 @@ def test_a_password_in_the_address_of_the_store_is_not_written_into_the_run_dire
 def test_what_is_still_waiting_is_written_when_the_program_ends(run_dir):
     program = f"""
 from pathlib import Path
-from wmtp.run.tracking import mlflow_logger
-logger = mlflow_logger(Path({str(run_dir)!r}), "mtp/x")
+from wmtp.run.tracking import MLflowLogger
+logger = MLflowLogger(Path({str(run_dir)!r}), "mtp/x")
 logger.log_metrics({{"loss": 1.0}}, step=0)
 logger.finalize("success")
 """
     subprocess.run([sys.executable, "-c", program], check=True)
-    run = client_of(mlflow_logger(run_dir, "mtp/x")).get_run(
-        json.loads((run_dir / "mlflow.json").read_text())["run_id"]
-    )
+    run = client_of(MLflowLogger(run_dir, "mtp/x")).get_run(json.loads((run_dir / "mlflow.json").read_text())["run_id"])
     assert run.info.status == "FINISHED" and run.data.metrics == {"loss": 1.0}
 
 

@@ -108,15 +108,12 @@ class Rewards:
 
     def given(self, problems: Sequence[Problem]) -> list[tuple[int, str, bool]]:
         """List the data's own programs: the number of the problem, the program, whether it is said to be right."""
-        return [
-            (i, program, claimed)
-            for i, problem in enumerate(problems)
-            for claimed, programs in (
-                (True, problem.solutions[: self.solutions]),
-                (False, problem.incorrect_solutions[: self.incorrect]),
-            )
-            for program in dict.fromkeys(programs)
-        ]
+        listed = []
+        for i, problem in enumerate(problems):
+            right, wrong = problem.solutions[: self.solutions], problem.incorrect_solutions[: self.incorrect]
+            listed += [(i, program, True) for program in dict.fromkeys(right)]
+            listed += [(i, program, False) for program in dict.fromkeys(wrong)]
+        return listed
 
     def unproven(self, problems: Sequence[Problem], source: Source) -> list[tuple[int, str, Spans]]:
         """List the programs of problems without running any: the number of the problem, the program, its spans."""
@@ -150,10 +147,9 @@ class Rewards:
         rank = data.trainer.global_rank if data.trainer else 0
         shards: dict[Path, list[Judged]] = {}
         with progress_bar(f"rewards: {self.name}", limit, 0, rank == 0, "problem") as bar:
-            for file, problems, entry in build_together(
-                _cut(folder, _once(data.source.stream(split)), limit),
-                lambda problems: _pack(problems, rows_of(problems) if problems else []),
-            ):
+            shards_of = _cut(folder, _once(data.source.stream(split)), limit)
+            judge = lambda problems: _pack(problems, rows_of(problems) if problems else [])  # noqa: E731
+            for file, problems, entry in build_together(shards_of, judge):
                 shards[file] = _unpack(entry)
                 bar.update(len(problems))
         return [shards[file] for file in sorted(shards)]
@@ -217,11 +213,8 @@ def _read(folder: Path, limit: int | None) -> list[list[Judged]] | None:
 
 def _pack(problems: Sequence[Problem], rows: Sequence[Sequence[Row]]) -> dict[str, Tensor]:
     """Write judged problems; their own programs and inputs are not needed any more."""
-    bare = [
-        replace(problem, solutions=(), incorrect_solutions=(), noise_spans=(), stdio=(), origin="")
-        for problem in problems
-    ]
-    return {"json": pack([[vars(problem), programs] for problem, programs in zip(bare, rows, strict=True)])}
+    bare = dict(solutions=(), incorrect_solutions=(), noise_spans=(), stdio=(), origin="")
+    return {"json": pack([[vars(replace(one, **bare)), judged] for one, judged in zip(problems, rows, strict=True)])}
 
 
 def _unpack(entry: dict[str, Tensor]) -> list[Judged]:

@@ -34,11 +34,14 @@ class NegCE(Rewards):
         return super().judge(data, split, limit, model)
 
     def key(self, data: MTPDataModule, split: str, model: Any) -> dict[str, Any]:
-        return super().key(data, split, model) | {
-            "tokens": data.key(split),
-            "model": _weights(model),
-            "precision": str(data.trainer.precision) if data.trainer else "32-true",
-        }
+        # Where ranks share the shards out, a sharded model would wait for those that score another one.
+        if any(hasattr(tensor, "full_tensor") for tensor in model.state_dict().values()):
+            raise ConfigError(
+                "algo/rewards = neg_ce cannot score with a sharded model; take algo/rewards=tests or trainer=ddp."
+            )
+        precision = str(data.trainer.precision) if data.trainer else "32-true"
+        more = {"tokens": data.key(split), "model": weights_digest(model), "precision": precision}
+        return super().key(data, split, model) | more
 
     @contextmanager
     def judging(self, data: MTPDataModule, model: Any) -> Iterator[Callable[[Sequence[Problem]], list[list[Row]]]]:
@@ -68,16 +71,3 @@ class NegCE(Rewards):
             yield rows_of
         finally:
             model.train(was_training)
-
-
-def _weights(model: Any) -> str:
-    """Name a model by its weights.
-
-    Raises:
-        ConfigError: 가중치가 랭크들에 나뉘어 있을 때. 다발을 나누어 채점하면 서로 기다리게 된다.
-    """
-    if any(hasattr(tensor, "full_tensor") for tensor in model.state_dict().values()):
-        raise ConfigError(
-            "algo/rewards = neg_ce cannot score with a sharded model; take algo/rewards=tests or trainer=ddp."
-        )
-    return weights_digest(model)

@@ -36,7 +36,7 @@ class RewardModel(Rewards):
     Args:
         path: 보상모델. 폴더, s3:// 주소, Hub의 이름.
         token_budget: 배치 하나의 자리 수 상한.
-        solutions, incorrect, mutants, seed: 어떤 프로그램을 쓸지 (`Rewards`).
+        **which: 어떤 프로그램을 쓸지 (`Rewards`).
 
     Raises:
         ConfigError: num_labels가 1이나 2가 아니거나, transformers가 모르는 구조일 때.
@@ -45,16 +45,8 @@ class RewardModel(Rewards):
 
     name = "reward_model"
 
-    def __init__(
-        self,
-        path: str,
-        token_budget: int = 8192,
-        solutions: int = 1,
-        incorrect: int = 1,
-        mutants: int = 1,
-        seed: int = 42,
-    ) -> None:
-        super().__init__(solutions, incorrect, mutants, seed)
+    def __init__(self, path: str, token_budget: int = 8192, **which: int) -> None:
+        super().__init__(**which)
         check_whole_number("algo.rewards.token_budget", token_budget, advice="Try 8192.")
         self.token_budget = token_budget
         self.folder = find_model(path, KEY)

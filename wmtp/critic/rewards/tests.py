@@ -23,25 +23,16 @@ class Tests(Rewards):
     timeout이 나온 문제는 참조 정답이 느린지 재고, 느리면 한도를 늘려 다시 채점한다.
 
     Args:
-        solutions, incorrect, mutants, seed: 어떤 프로그램을 쓸지 (`Rewards`). 돌연변이는 통과한 정답으로 만들고,
-            실패하는 것만 센다.
         sandbox: 프로그램을 돌릴 곳 (닫힌 것). 채점할 것이 있을 때만 연다. None이면 `Sandbox()`.
         limits: 프로그램 하나의 한도. None이면 `Limits()`.
+        **which: 어떤 프로그램을 쓸지 (`Rewards`). 돌연변이는 통과한 정답으로 만들고, 실패하는 것만 센다.
     """
 
     name = "tests"
     binary = True
 
-    def __init__(
-        self,
-        solutions: int = 1,
-        incorrect: int = 1,
-        mutants: int = 1,
-        seed: int = 42,
-        sandbox: Sandbox | None = None,
-        limits: Limits | None = None,
-    ) -> None:
-        super().__init__(solutions, incorrect, mutants, seed)
+    def __init__(self, sandbox: Sandbox | None = None, limits: Limits | None = None, **which: int) -> None:
+        super().__init__(**which)
         self.sandbox, self.limits = sandbox or Sandbox(), limits or Limits()
         self.packages = self.sandbox.packages
 
@@ -103,11 +94,8 @@ class Tests(Rewards):
         slow = [i for i in sorted(late) if problems[i].solutions]
         references = [program_of(problems[i], problems[i].solutions[0], self.limits) for i in slow]
         limits |= dict(zip(slow, limits_from_references(self.sandbox, references), strict=True))
-        again = [
-            n
-            for n, (i, _) in enumerate(programs)
-            if i in slow and statuses[n] == "timeout" and limits[i] != self.limits
-        ]
+        longer = {i for i in slow if limits[i] != self.limits}
+        again = [n for n, (i, _) in enumerate(programs) if i in longer and statuses[n] == "timeout"]
         for n, status in zip(again, self._run(problems, [programs[n] for n in again], limits), strict=True):
             statuses[n] = status
         return [None if status == "harness_error" else status == "passed" for status in statuses]

@@ -20,7 +20,6 @@ def places_by_references(sandbox: Sandbox, references: Sequence[Program]) -> lis
     """Find for each problem the most trustworthy place where its reference solution passes.
 
     Args:
-        sandbox: 열려 있는 샌드박스.
         references: 참조 정답과 그 시험. 참조 정답이 없는 문제는 source가 빈 글이다.
 
     Returns:

@@ -284,10 +284,8 @@ class _Worker:
         if "LD_LIBRARY_PATH" in os.environ:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         if rung == "bubblewrap":
-            command = [
-                *_bubblewrap([package, *(path for paths in packages.values() for path in paths)], python),
-                *command,
-            ]
+            folders = [package, *(path for paths in packages.values() for path in paths)]
+            command = _bubblewrap(folders, python) + command
         try:
             self.process = subprocess.Popen(
                 command,
@@ -307,26 +305,26 @@ class _Worker:
 
     def wait_until_ready(self) -> None:
         """Wait for the first message of the worker."""
-        self.channel.settimeout(_START_SECONDS)
-        try:
-            message = wire.receive(self.channel.recv)
-        except OSError:
-            message = None
+        message = self.hear()
         if message is None or message[0] != "ready":
             self.end()
             raise _NotHereError(message[1] if message else f"{self.rung}: the worker did not start")
         _, self.isolation, self.directory = message
-        self.channel.settimeout(None)
+
+    def hear(self, asked: bytes = b"") -> list | None:
+        """Ask the worker something and wait for its next message; None where it ends before."""
+        self.channel.settimeout(_START_SECONDS)
+        try:
+            self.channel.sendall(asked)
+            return wire.receive(self.channel.recv)
+        except OSError:
+            return None
+        finally:
+            self.channel.settimeout(None)
 
     def probe(self) -> str | None:
         """Try whether programs run and are confined; return what is wrong."""
-        self.channel.settimeout(_START_SECONDS)
-        try:
-            self.channel.sendall(wire.pack([-1, _plain(_PROBE)]))
-            answer = wire.receive(self.channel.recv)
-        except OSError:
-            answer = None
-        self.channel.settimeout(None)
+        answer = self.hear(wire.pack([-1, _plain(_PROBE)]))
         if answer is None:
             return "the worker ended at the first program"
         return None if answer[1] == "passed" else f"the probe {answer[3] or answer[1]}"
@@ -360,25 +358,24 @@ class _Worker:
         judge는 프로그램이 지은 값을 만지므로 이쪽은 judge의 말도 믿지 않는다: 판정이 아닌 것이 오면 작업자를 버린다.
         """
         while len(self.received) >= 4 and not self.is_garbled:
-            length = int.from_bytes(self.received[:4], "little")
-            if length > _VERDICT_BYTES:
-                self.is_garbled = True
-            elif len(self.received) < 4 + length:
+            end = 4 + int.from_bytes(self.received[:4], "little")
+            if len(self.received) < end <= 4 + _VERDICT_BYTES:
                 return
-            else:
-                try:
-                    number, status, seconds, message, place = json.loads(self.received[4 : 4 + length])
-                    status, place = STATUSES[STATUSES.index(status)], PLACES[PLACES.index(place)]
-                    verdict = Verdict(status, float(seconds), " ".join(message.split()), place)
-                    if not 0 <= verdict.seconds < _LONGEST_SECONDS:
-                        raise ValueError(seconds)
-                    job = self.jobs.pop(number)
-                except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                    self.is_garbled = True
-                    return
-                del self.received[: 4 + length]
-                self.silence = 0.0
-                yield job, verdict
+            try:
+                if end > 4 + _VERDICT_BYTES:
+                    raise ValueError(end)
+                number, status, seconds, message, place = json.loads(self.received[4:end])
+                status, place = STATUSES[STATUSES.index(status)], PLACES[PLACES.index(place)]
+                verdict = Verdict(status, float(seconds), " ".join(message.split()), place)
+                if not 0 <= verdict.seconds < _LONGEST_SECONDS:
+                    raise ValueError(seconds)
+                job = self.jobs.pop(number)
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                self.is_garbled = True
+                return
+            del self.received[:end]
+            self.silence = 0.0
+            yield job, verdict
 
     def is_overdue(self) -> bool:
         """Tell whether the worker has been silent for longer than its program may take.

@@ -22,7 +22,6 @@ def limits_from_references(sandbox: Sandbox, references: Sequence[Program]) -> l
     [동작] 한도는 두 배씩 늘린다. 참조 정답의 시간은 잴 때마다 조금씩 달라도 한도는 같게 나온다.
 
     Args:
-        sandbox: 열려 있는 샌드박스.
         references: 참조 정답과 그 시험. limits는 이 문제의 평소 한도.
 
     Returns:

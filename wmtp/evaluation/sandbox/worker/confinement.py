@@ -17,6 +17,7 @@ judge도 어느 단에서나 갇힌다 (`confine_judge()`): 거기서 프로그�
 [디버깅] 단 하나를 강제하려면 `Sandbox(rung="landlock")`.
 """
 
+import contextlib
 import math
 import os
 import platform
@@ -79,10 +80,8 @@ class Unsafe:
     def kill(self, pid: int) -> None:
         """End a program, with its process group."""
         for end in (os.killpg, os.kill):
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 end(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
 
     def confine(self, limits: list) -> None:
         """Take from the calling process what a program may not have."""
@@ -118,10 +117,8 @@ class Unsafe:
         total = 0
         for folder, folders, names in os.walk(self.directory):
             for name in (*folders, *names):
-                try:
+                with contextlib.suppress(OSError):
                     total += (DIRECTORY_BYTES // _DIRECTORY_FILES) + os.lstat(os.path.join(folder, name)).st_size
-                except OSError:
-                    pass
             if total > DIRECTORY_BYTES:
                 break
         return total
@@ -206,10 +203,8 @@ class Namespaces(Unsafe):
 
     def kill(self, pid: int) -> None:
         """End a program; the kernel ends its whole pid namespace."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def confine(self, limits: list) -> None:
         """Take from the calling process what a program may not have."""
@@ -240,7 +235,11 @@ def confine_judge() -> None:
     [동작] 단과 무관하게 커널에 있는 것을 모두 쓴다. judge는 남의 파일도, 제 파일도 쓰지 못하고, 소켓을 열지도,
     exec하지도, fork하지도, 남에게 신호를 보내지도 못한다.
     """
-    _set_limits(_judge_limits())
+    # It lives for thousands of programs, so its CPU time is not bounded.
+    limits = [(resource.RLIMIT_CORE, (0, 0)), (resource.RLIMIT_NOFILE, (256, 256))]
+    if sys.platform == "linux":
+        limits += [(resource.RLIMIT_AS, (_JUDGE_BYTES,) * 2), (resource.RLIMIT_FSIZE, (_JUDGE_BYTES,) * 2)]
+    _set_limits(limits)
     if kernel.MACHINE is not None:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         if kernel.landlock_abi():
@@ -280,14 +279,6 @@ def prepare_limits(limits: dict, isolated: bool) -> list[tuple[int, tuple[int, i
     return wanted
 
 
-def _judge_limits() -> list[tuple[int, tuple[int, int]]]:
-    """Bound what the judge may use; it lives for thousands of programs, so its CPU time is not bounded."""
-    limits = [(resource.RLIMIT_CORE, (0, 0)), (resource.RLIMIT_NOFILE, (256, 256))]
-    if sys.platform == "linux":
-        limits += [(resource.RLIMIT_AS, (_JUDGE_BYTES,) * 2), (resource.RLIMIT_FSIZE, (_JUDGE_BYTES,) * 2)]
-    return limits
-
-
 def _set_limits(limits: list[tuple[int, tuple[int, int]]]) -> None:
     """Apply what prepare_limits() made."""
     for name, pair in limits:
@@ -296,12 +287,10 @@ def _set_limits(limits: list[tuple[int, tuple[int, int]]]) -> None:
 
 def _make_removable(function, path, _) -> None:
     """Open a directory that a program has closed, then remove it."""
-    try:
+    with contextlib.suppress(OSError):
         os.chmod(os.path.dirname(path), 0o700)
         os.chmod(path, 0o700)
         shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)
-    except OSError:
-        pass
 
 
 def _enter_user_namespace(also: int, proc: int) -> None:

@@ -39,7 +39,6 @@ class Hidden:
     """Hold rewritten tests.
 
     Attributes:
-        texts: 프로그램의 프로세스로 갈 글.
         comparisons: 거기서 빠진 비교들.
         due: 끝까지 갔다면 한 번은 왔어야 하는 비교의 번호 (맨 바깥의 assert).
     """
@@ -81,7 +80,6 @@ def hide(texts: tuple[str, ...], tested: tuple[str, ...], strict: bool) -> Hidde
     """Rewrite tests wherever a value of the program may be at hand.
 
     Args:
-        texts: setup과 시험들.
         tested: 언제나 프로그램의 것인 이름들 (`Uses.tested_builtins`).
         strict: 두 값의 계산(`f(x) - 1`)도 고쳐 써서, 프로그램의 객체가 평범한 값과 섞이는지 볼 것인가.
 

@@ -75,14 +75,7 @@ class _Names(dict):
 
 
 def run(
-    answering,
-    imports: str,
-    tools: list,
-    texts: list,
-    nonce: str,
-    strict: bool,
-    entry_point: str | None,
-    tested: list,
+    answering, imports: str, tools: list, texts: list, nonce: str, strict: bool, entry_point: str | None, tested: list
 ) -> str:
     """Run tests; return the nonce where they all pass.
 
@@ -101,7 +94,8 @@ def run(
     def compare(number, *operands, names=None):
         if names is not None and all(map(_is_plain, operands)):  # nothing is hidden, and nothing can be forged
             return _compare(names, operands)
-        answer = _exchange(answering, ["compare", number, answering.encode(list(operands))])
+        answering.send(["compare", number, answering.encode(list(operands))])
+        answer = answering.answer_until("result")  # and what the judge asks in between
         if isinstance(answer, list):  # the objects may answer for themselves: here is what they are compared with
             operators, places, others = answer
             others = dict(zip(places, wire.decode(others, answering.resolve), strict=True))
@@ -157,12 +151,6 @@ def _is_plain(value) -> bool:
 def _are_plain(values) -> bool:
     """Tell it of many values; fast where all are scalars."""
     return set(map(type, values)) <= _SCALARS or all(map(_is_plain, values))
-
-
-def _exchange(answering, message):
-    """Ask the judge, and answer what it asks in between."""
-    answering.send(message)
-    return answering.answer_until("result")
 
 
 def _import(name, globals=None, locals=None, fromlist=(), level=0):

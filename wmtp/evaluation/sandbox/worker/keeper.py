@@ -24,9 +24,7 @@ class Keeper:
     """Serve one judge.
 
     Args:
-        rung: confinement.py의 한 단.
         proc: /proc의 디스크립터. 없는 기계에서는 (macOS) None이고, 그때는 아무것도 재지 못한다.
-        judge, zygote: 두 자식의 pid.
     """
 
     def __init__(self, rung, proc: int | None, judge: int, zygote: int):

@@ -37,14 +37,11 @@ MODULES = frozenset(
 )
 #: What tests use without an import, where no reference solution says what it is.
 _WELL_KNOWN = {
-    "isclose": math.isclose,
-    "Counter": collections.Counter,
-    "OrderedDict": collections.OrderedDict,
-    "defaultdict": collections.defaultdict,
-    "deque": collections.deque,
-    "deepcopy": copy.deepcopy,
-    "Decimal": decimal.Decimal,
-    "Fraction": fractions.Fraction,
+    tool.__name__: tool
+    for tool in (
+        *(math.isclose, copy.deepcopy, decimal.Decimal, fractions.Fraction),
+        *(collections.Counter, collections.OrderedDict, collections.defaultdict, collections.deque),
+    )
 }
 
 
@@ -81,10 +78,10 @@ class Names(dict):
     def __missing__(self, name):
         if name.startswith("__") and name.endswith("__"):
             raise KeyError(name)
-        if name in self.uses.tools and name != self.entry_point:
-            if (tool := find_tool(name, self.imports)) is not None:
-                self[name] = tool
-                return tool
+        wanted = name in self.uses.tools and name != self.entry_point
+        if wanted and (tool := find_tool(name, self.imports)) is not None:
+            self[name] = tool
+            return tool
         try:
             value = self.session.request("name", name)
         except NameError:
@@ -98,10 +95,6 @@ class Names(dict):
 
 def find_tool(name: str, imports: str):
     """Return the tool that a name means, None where it means none.
-
-    Args:
-        name: 시험 속의 이름.
-        imports: 참조 정답의 import 문들.
 
     Example:
         >>> find_tool("isclose", "from math import isclose") is math.isclose

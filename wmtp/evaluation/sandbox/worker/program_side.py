@@ -26,35 +26,18 @@ import types
 
 from . import inside, wire
 
-OPERATIONS = {
+# By the names that they have where they come from; those that are not simply passed on stand last.
+_PASSED_ON = {
+    builtins: "getattr setattr delattr iter next reversed bool len str repr isinstance issubclass",
+    operator: "getitem setitem delitem lt le gt ge add sub mul truediv floordiv mod pow matmul and_ or_ xor neg pos "
+    "abs invert",
+    copy: "copy deepcopy",
+}
+OPERATIONS = {name: getattr(module, name) for module, names in _PASSED_ON.items() for name in names.split()} | {
     "call": lambda target, arguments, keywords: target(*arguments, **keywords),
-    "getattr": getattr,
-    "setattr": setattr,
-    "delattr": delattr,
-    "getitem": operator.getitem,
-    "setitem": operator.setitem,
-    "delitem": operator.delitem,
-    "iter": iter,
-    "next": next,
-    "reversed": reversed,
-    "bool": bool,
-    "len": len,
-    "str": str,
-    "repr": repr,
-    "copy": copy.copy,
-    "deepcopy": copy.deepcopy,
     "content": lambda value, base: wire.content_of(value, wire.BASES[base]),
     "exit": lambda manager, kind, text: manager.__exit__(*_error(kind, text)),
     "eq": lambda left, right: bool(left == right),
-    "isinstance": isinstance,
-    "issubclass": issubclass,
-    **{
-        name: getattr(operator, name)
-        for name in (
-            *("lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"),
-            *("and_", "or_", "xor", "neg", "pos", "abs", "invert"),
-        )
-    },
 }
 _MUTABLE = (list, dict, set, bytearray)
 _DEEP = 5000  # a value may be nested deeper than a program may recurse
@@ -232,7 +215,14 @@ def _lay_out_files(input_file: str, output_file: str) -> None:
 
 def _of_standard_files(opener):
     """Make open() know the names of the standard files, for which there is no /dev or /proc here."""
-    numbers = {path: number for number, name in enumerate(("in", "out", "err")) for path in _names_of(number, name)}
+    numbers = {
+        path: number
+        for number, name in enumerate(("in", "out", "err"))
+        for path in (
+            f"/dev/std{name}",
+            *(f"/{place}/fd/{number}" for place in ("dev", "proc/self", "proc/thread-self")),
+        )
+    }
 
     @functools.wraps(opener)
     def opens(file, *arguments, **keywords):
@@ -245,11 +235,6 @@ def _of_standard_files(opener):
         return descriptor if opener.__module__ == "posix" else opener(descriptor, *arguments, **keywords)
 
     return opens
-
-
-def _names_of(number: int, name: str) -> tuple[str, ...]:
-    """List the paths of a standard file."""
-    return f"/dev/std{name}", f"/dev/fd/{number}", f"/proc/self/fd/{number}", f"/proc/thread-self/fd/{number}"
 
 
 def _finish() -> None:

@@ -24,44 +24,8 @@ class Remote:
     def __call__(self, *arguments, **keywords):
         return self._session.call(self, arguments, keywords)
 
-    def __getattr__(self, name):
-        return self._session.request("getattr", [self, name])
-
-    def __setattr__(self, name, value):
-        self._session.request("setattr", [self, name, value])
-
-    def __delattr__(self, name):
-        self._session.request("delattr", [self, name])
-
-    def __getitem__(self, key):
-        return self._session.request("getitem", [self, key])
-
-    def __setitem__(self, key, value):
-        self._session.request("setitem", [self, key, value])
-
-    def __delitem__(self, key):
-        self._session.request("delitem", [self, key])
-
-    def __iter__(self):
-        return self._session.request("iter", [self])
-
-    def __next__(self):
-        return self._session.request("next", [self])
-
-    def __reversed__(self):
-        return self._session.request("reversed", [self])
-
     def __bool__(self):
         return bool(self._session.request("bool", [self]))
-
-    def __len__(self):
-        return self._session.request("len", [self])
-
-    def __str__(self):
-        return self._session.request("str", [self])
-
-    def __repr__(self):
-        return self._session.request("repr", [self])
 
     def __enter__(self):
         return self._session.request("getattr", [self, "__enter__"])()
@@ -69,9 +33,6 @@ class Remote:
     def __exit__(self, kind, error, traceback):
         # The class of the exception cannot cross, but whether there is one can.
         return self._session.request("exit", [self, None if kind is None else kind.__name__, str(error)])
-
-    def __copy__(self):
-        return self._session.request("copy", [self])
 
     def __deepcopy__(self, memo):
         return self._session.request("deepcopy", [self])
@@ -89,26 +50,26 @@ class Remote:
         return number_of(kind) is not None and bool(self._session.request("issubclass", [kind, self]))
 
 
-def _between_objects(operation: str):
+def _ask(operation: str):
+    """Make the method that asks the program about one of its objects."""
+    return lambda self, *operands: self._session.request(operation, [self, *operands])
+
+
+def _ask_about_two(operation: str):
     """Make the operator that asks the program, but only about two objects of its own."""
-
-    def operator(self, other):
-        return self._session.request(operation, [self, other]) if isinstance(other, Remote) else NotImplemented
-
-    return operator
-
-
-def _of_object(operation: str):
-    """Make the operator that asks the program about one of its objects."""
-    return lambda self: self._session.request(operation, [self])
+    ask = _ask(operation)
+    return lambda self, other: ask(self, other) if isinstance(other, Remote) else NotImplemented
 
 
 for _name in ("lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
-    setattr(Remote, f"__{_name}__", _between_objects(_name))
+    setattr(Remote, f"__{_name}__", _ask_about_two(_name))
 for _name in ("and", "or", "xor"):
-    setattr(Remote, f"__{_name}__", _between_objects(f"{_name}_"))
-for _name in ("neg", "pos", "abs", "invert"):
-    setattr(Remote, f"__{_name}__", _of_object(_name))
+    setattr(Remote, f"__{_name}__", _ask_about_two(f"{_name}_"))
+for _name in (
+    *("getattr", "setattr", "delattr", "getitem", "setitem", "delitem", "iter", "next", "reversed"),
+    *("len", "str", "repr", "copy", "neg", "pos", "abs", "invert"),
+):
+    setattr(Remote, f"__{_name}__", _ask(_name))
 
 
 class RemoteContainer(Remote):

@@ -90,7 +90,9 @@ class Session:
         while True:
             kind, *rest = self.receive()
             if kind == "callback":
-                self.process.send(wire.pack(["result", self.run_callback(*rest)]))
+                number, arguments = rest  # a function of the tests, and values of the program
+                values, _ = self.interpret("value", arguments, None)
+                self.process.send(wire.pack(["result", wire.encode(self.functions[number](*values), self.export)]))
             else:
                 break
         return self.interpret(kind, *rest)
@@ -129,8 +131,3 @@ class Session:
         self.error.args = (text,)
         self.error.sandbox_name = name if exact else f"an exception of its own ({name})"
         raise self.error
-
-    def run_callback(self, number, arguments):
-        """Run a function of the tests on values of the program."""
-        values, _ = self.interpret("value", arguments, None)
-        return wire.encode(self.functions[number](*values), self.export)

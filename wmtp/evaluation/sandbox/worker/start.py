@@ -16,16 +16,8 @@ from . import confinement, judge, keeper, kernel, wire, zygote
 
 
 def main(name: str, packages: dict[str, list[str]], parent: socket.socket) -> None:
-    """Run one worker of the given rung.
-
-    Args:
-        name: `confinement.RUNGS`의 이름.
-        packages: 프로그램이 import해도 되는 패키지의 이름과 그 경로들.
-        parent: 학습 프로세스와의 소켓.
-    """
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_DFL
-    )  # whoever started us may have it ignored, and no child could be counted
+    """Run one worker of the given rung."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by whoever started us, no child could be counted
     builtins.exit = builtins.quit = sys.exit  # the site module, which is not loaded here, would define them
     for module in zygote.PRELOADED:
         importlib.import_module(module)

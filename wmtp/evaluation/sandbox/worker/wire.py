@@ -68,7 +68,6 @@ def encode(value, export):
     """Turn a value into what JSON can hold; `export(value, base)` stands in for anything that is not plain.
 
     Args:
-        value: 건넬 값.
         export: 평범하지 않은 객체를 대신하는 것을 만든다. base는 어느 평범한 종류의 하위 클래스인지, 아니면 None.
     """
     kind = type(value)

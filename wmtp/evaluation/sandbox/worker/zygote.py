@@ -45,9 +45,7 @@ class Zygote:
         if proc is not None:
             os.close(proc)
         self.prepared: dict[bytes, tuple] = {}
-        self.remembers = (
-            False  # what modules are like before a program, for tests inside; it costs memory, so fork time
-        )
+        self.remembers = False  # what modules were like, for tests inside; it costs memory, so fork time
 
     def serve(self) -> None:
         """Start programs as the judge asks, until the judge is gone."""
