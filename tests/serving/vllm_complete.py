@@ -1,0 +1,29 @@
+"""Complete prompts greedily with vLLM; runs in vLLM's own environment.
+
+    PYTHON vllm_complete.py FOLDER TOKENS [SPECULATIVE] < prompts.json > completions.json
+
+Prompts and completions are lists of token ids. SPECULATIVE is the number of tokens that the model's own multi-token
+layer drafts. What vLLM says goes to stderr.
+"""
+
+import json
+import os
+import sys
+
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+def main(folder: str, tokens: str, speculative: str = "0") -> None:
+    from vllm import LLM, SamplingParams
+
+    drafts = {"method": "mtp", "num_speculative_tokens": int(speculative)} if int(speculative) else None
+    answers = os.dup(1)
+    os.dup2(2, 1)  # its workers print too
+    model = LLM(folder, dtype="float32", enforce_eager=True, max_model_len=256, seed=42, speculative_config=drafts)
+    prompts = [{"prompt_token_ids": ids} for ids in json.load(sys.stdin)]
+    done = model.generate(prompts, SamplingParams(temperature=0, max_tokens=int(tokens)), use_tqdm=False)
+    os.write(answers, json.dumps([list(one.outputs[0].token_ids) for one in done]).encode())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
