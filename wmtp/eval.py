@@ -67,21 +67,12 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
                 if cfg.ckpt is not None:
                     assist(benchmark, out, ranks=ranks, **subject.source)
             return {}
+        how = dict(ks=tuple(cfg.ks), overwrite=cfg.overwrite, progress=cfg.progress)
+        how |= {"suite": subject.suite, "checkpoint": subject.checkpoint}
         with build(cfg.sandbox) as sandbox:
             print(f"isolation: {sandbox.isolation}")
             for benchmark, out in zip(subject.suite, folders, strict=True):
-                found = evaluate(
-                    benchmark,
-                    out,
-                    sandbox=sandbox,
-                    suite=subject.suite,
-                    ks=tuple(cfg.ks),
-                    overwrite=cfg.overwrite,
-                    progress=cfg.progress,
-                    ranks=ranks,
-                    checkpoint=subject.checkpoint,
-                    **subject.source,
-                )
+                found = evaluate(benchmark, out, sandbox=sandbox, ranks=ranks, **how, **subject.source)
                 report = write_evaluation_report(out, benchmark.problems, texts)
                 print(evaluation_summary(benchmark.name, found, report, texts))
                 if subject.run:

@@ -39,12 +39,8 @@ def precompute(cfg: DictConfig) -> None:
     data.source, _ = guard(data.source, build(cfg.benchmark.suite), cfg.data.leakage)
     data.setup()
     reference.frozen.check_reads(data)
-    fabric = Fabric(
-        accelerator=cfg.trainer.accelerator,
-        devices=cfg.trainer.devices,
-        num_nodes=cfg.trainer.get("num_nodes", 1),
-        precision=cfg.trainer.precision,
-    )
+    where = {key: cfg.trainer[key] for key in ("accelerator", "devices", "precision")}
+    fabric = Fabric(num_nodes=cfg.trainer.get("num_nodes", 1), **where)
     fabric.launch()
     samples = data.samples["train"]
     reference.compute(

@@ -283,21 +283,14 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any) -> dict[
     from wmtp.reporting.screen import evaluating
     from wmtp.reporting.texts import Texts
 
-    metrics, weights, texts = {}, weights_digest(model), Texts(cfg.lang)
+    metrics, texts = {}, Texts(cfg.lang)
+    subject = dict(model=model, tokenizer=parts.tokenizer, sampling=parts.sampling, checkpoint=weights_digest(model))
     with build(cfg.sandbox) as sandbox:
         for benchmark in parts.benchmarks:
             print(evaluating(when, benchmark, sandbox.isolation, texts))
             out = Path(cfg.run_dir) / "eval" / when / benchmark.name
-            metrics |= evaluate(
-                benchmark,
-                out,
-                sandbox=sandbox,
-                model=model,
-                tokenizer=parts.tokenizer,
-                sampling=parts.sampling,
-                checkpoint=weights,
-                overwrite=True,  # the same weights go on; of others the folder's name says nothing
-            )
+            # Overwrite: the same weights go on; of others the folder's name says nothing.
+            metrics |= evaluate(benchmark, out, sandbox=sandbox, overwrite=True, **subject)
             write_evaluation_report(out, benchmark.problems, texts)
     return {f"{when}/{key}": value for key, value in metrics.items() if isinstance(value, (int, float))}
 

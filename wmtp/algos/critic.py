@@ -49,14 +49,9 @@ class Critic(WeightedMTP):
         super().__init__(model, **step)
         check_choice("algo.value_score", value_score, ("delta", "value"), "See docs/maths.md; try delta.")
         self.value_score = self.score_name = value_score
-        # In a tuple, so that V is neither trained nor saved with the model: the callback does both.
-        self._value = (value,)
+        # No submodule, so that V is neither trained nor saved with the model: the callback does both.
+        object.__setattr__(self, "value", value)
         self._callbacks = [pretraining(rewards=rewards), localisation(rewards=rewards)]
-
-    @property
-    def value(self) -> PolicyValue:
-        """Return V."""
-        return self._value[0]
 
     def check(self, trainer: Any, data: Any) -> None:
         """Refuse to start where a model of V's own cannot read the data."""

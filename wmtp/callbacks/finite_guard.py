@@ -142,12 +142,9 @@ def statistics(tensor: Tensor) -> dict[str, Any]:
     value = tensor.detach().double()
     finite = value[torch.isfinite(value)]
     numbers = [finite.min(), finite.max(), finite.mean()] if finite.numel() else []
-    return {
-        "shape": list(tensor.shape),
-        "dtype": str(tensor.dtype).removeprefix("torch."),
-        "nan": int(torch.isnan(value).sum()),
-        "inf": int(torch.isinf(value).sum()),
-    } | dict(zip(("min", "max", "mean"), (float(number) for number in numbers), strict=False))
+    described = {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+    described |= {"nan": int(torch.isnan(value).sum()), "inf": int(torch.isinf(value).sum())}
+    return described | dict(zip(("min", "max", "mean"), map(float, numbers), strict=False))
 
 
 def write_recipe(

@@ -89,12 +89,9 @@ class TokenWeights(Callback):
             sample, n = samples[row], len(samples[row].input_ids)
             target = mask_BT[row, :n]
             weights = {"weight": _rounded(weight_BT[row, :n], target), "score": _rounded(score_BT[row, :n], target)}
-            fixed = {
-                "problem_id": sample.task_id,
-                "prompt_length": sample.prompt_length,
-                "pieces": text_pieces(data.tokenizer, sample.input_ids.tolist()),
-                "noise": list(map(bool, sample.noise)),
-            }
+            pieces = text_pieces(data.tokenizer, sample.input_ids.tolist())
+            fixed = {"problem_id": sample.task_id, "prompt_length": sample.prompt_length}
+            fixed |= {"pieces": pieces, "noise": list(map(bool, sample.noise))}
             rows.append({**earlier.get(sample.task_id, {}), **fixed, stage: weights})
         write_atomically(self.path, json.dumps({"samples": rows}, ensure_ascii=False).encode())
 

@@ -219,9 +219,7 @@ def _tests(problem: Problem) -> set[int]:
 def _remembered(source: Source, benchmarks: Sequence[Any]) -> dict[str, Any]:
     """Find the leaks of a source, or remember them from the last time that the same contents met."""
     content = source.fingerprint()  # first: a path that both have is the data's, and so is the sentence about it
-    asked = [
-        [benchmark.name, benchmark.split, benchmark.source.fingerprint(benchmark.split)] for benchmark in benchmarks
-    ]
+    asked = [[one.name, one.split, one.source.fingerprint(one.split)] for one in benchmarks]
     key = digest_of([content, asked, code_of(sys.modules[__name__])])
 
     def find() -> str:

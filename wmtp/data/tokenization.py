@@ -156,12 +156,8 @@ def tokenize_problem(
         any(start < span_end + shift and span_start + shift < end for span_start, span_end in problem.noise_spans)
         for start, end in places
     ]
-    return TokenizedSample(
-        task_id=problem.task_id,
-        input_ids=(*prompt_ids, *target_ids),
-        prompt_length=len(prompt_ids),
-        noise=(*(False for _ in prompt_ids), *noise),
-    )
+    input_ids, noise = (*prompt_ids, *target_ids), (*(False for _ in prompt_ids), *noise)
+    return TokenizedSample(problem.task_id, input_ids, prompt_length=len(prompt_ids), noise=noise)
 
 
 def tokenize_problems(

@@ -17,6 +17,7 @@ from wmtp.data.prompts import Prompt
 from wmtp.data.sources import FileSource
 from wmtp.errors import ConfigError, DataFormatError
 from wmtp.evaluation.sandbox import Limits, Program, imports_of
+from wmtp.evaluation.sandbox.timing import times
 
 
 @dataclass(frozen=True)
@@ -114,26 +115,12 @@ class Benchmark:
 
 def program_of(problem: Problem, source: str, limits: Limits, place: str = "either") -> Program:
     """Join a program and the tests of its problem, which may allow it more time and memory than the limits do."""
-    stretch = max(1.0, problem.time_limit / limits.cpu_seconds)
-    limits = replace(
-        limits,
-        cpu_seconds=limits.cpu_seconds * stretch,
-        wall_seconds=limits.wall_seconds * stretch,
-        memory_bytes=max(limits.memory_bytes, problem.memory_limit),
-    )
-    return Program(
-        source=source,
-        tests=problem.tests,
-        setup=problem.setup,
-        stdio=problem.stdio,
-        input_file=problem.input_file,
-        output_file=problem.output_file,
-        imports=imports_of(problem.solutions[0]) if problem.solutions else "",
-        entry_point=problem.entry_point,
-        place=place,
-        task_id=problem.task_id,
-        limits=limits,
-    )
+    stretched = times(limits, max(1.0, problem.time_limit / limits.cpu_seconds))
+    limits = replace(stretched, memory_bytes=max(limits.memory_bytes, problem.memory_limit))
+    of_problem = ("tests", "setup", "stdio", "input_file", "output_file", "entry_point", "task_id")
+    shared = {name: getattr(problem, name) for name in of_problem}
+    imports = imports_of(problem.solutions[0]) if problem.solutions else ""
+    return Program(source, imports=imports, place=place, limits=limits, **shared)
 
 
 def choose(metrics: Sequence[str], benchmarks: Mapping[str, Benchmark]) -> list[Benchmark]:

@@ -28,14 +28,12 @@ class HeadPlan:
         config: 모델의 config. 헤드의 수와 짜임이 적혀 있다.
         kept: 폴더에서 오는 헤드의 수, head 0까지. 나머지는 새로 시작한다.
         mapping: 폴더의 텐서 이름을 우리 이름으로 바꾸는 정규식들 (`from_pretrained`의 key_mapping).
-        left_alone: 폴더에 있지만 쓰지 않는 층. 내보낼 때 그대로 옮겨진다 (`wmtp.models.export`).
         said: 한 줄로 알릴 것. 없으면 빈 문자열.
     """
 
     config: Any
     kept: int
     mapping: dict[str, str]
-    left_alone: ShippedLayers | None
     said: str
 
     @property
@@ -132,7 +130,7 @@ def _layers_of_folder(
     used = f"{layers} {'is' if count == 1 else 'are'} used as"
     which = "head 1" if heads == 2 else f"heads 1 to {heads - 1}"
     said = f"{key} = {folder}: its {count} multi-token {used} {which} (model.heads_init=copy starts new ones)."
-    return HeadPlan(config, heads, key_mapping(config, shipped.names), None, said)
+    return HeadPlan(config, heads, key_mapping(config, shipped.names), said)
 
 
 def _heads_of_wmtp(
@@ -160,7 +158,7 @@ def _heads_of_wmtp(
         _replace_layers(folder, config, shipped, 1 if arrangement == "recurrent" else heads - 1, key)
         shipped = None
     reason = f"heads_init={heads_init}" if heads_init != "auto" else f"heads_arrangement={arrangement}"
-    return HeadPlan(config, kept, {}, shipped, _saying(f"{key} = {folder}", saved, config, kept, reason, shipped))
+    return HeadPlan(config, kept, {}, _saying(f"{key} = {folder}", saved, config, kept, reason, shipped))
 
 
 def _replace_layers(folder: Path, config: Any, shipped: ShippedLayers | None, count: int, key: str) -> None:

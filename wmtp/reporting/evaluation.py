@@ -119,13 +119,8 @@ def timing(evaluation: Evaluation, metrics: dict[str, Any], t: Texts) -> dict[st
     if judged:
         median = t("median {seconds:.3f} s a program", seconds=judged[len(judged) // 2])
         rows.append((t("judging"), seconds(sum(judged)), median))
-    return {
-        "rows": rows,
-        "slowest": [
-            (task_id, t("{seconds:.3f} s", seconds=value))
-            for task_id, value in sorted(longest.items(), key=lambda item: -item[1])[:_SLOWEST]
-        ],
-    }
+    slowest = sorted(longest.items(), key=lambda item: -item[1])[:_SLOWEST]
+    return {"rows": rows, "slowest": [(task_id, t("{seconds:.3f} s", seconds=value)) for task_id, value in slowest]}
 
 
 def by_problem(evaluation: Evaluation, metrics: dict[str, Any], t: Texts) -> list[tuple[str, int, int, str]]:

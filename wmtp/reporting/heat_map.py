@@ -6,40 +6,26 @@
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from wmtp.reporting.texts import Texts
 
 LEVELS = 8
 
 
-@dataclass(frozen=True)
-class ShadedToken:
-    """Hold one token as the page shows it.
+class ShadedToken(NamedTuple):
+    """Hold one token as the page shows it."""
 
-    Attributes:
-        text: 보일 글. 제어 문자는 보이는 기호로 바뀌어 있다.
-        shade: CSS 클래스. "up1" … "up8", "down1" … "down8", 또는 "" (1에 가까움, 학습 대상 아님).
-        corrupted: 일부러 망가뜨린 토큰이면 True.
-        note: 마우스를 올리면 보일 설명.
-    """
-
-    text: str
-    shade: str
-    corrupted: bool
-    note: str
+    text: str  # control characters made visible
+    shade: str  # a CSS class, up1 … up8 or down1 … down8; "" near 1, and where there is no weight
+    corrupted: bool  # on purpose
+    note: str  # shown to who points at it
 
 
 def weight_range(samples: Sequence[dict[str, Any]]) -> tuple[float, float]:
     """Find the lowest and highest weight among all that is shown."""
-    weights = [
-        weight
-        for sample in samples
-        for stage in ("start", "end")
-        for weight in sample.get(stage, {}).get("weight", [])
-        if weight is not None
-    ]
+    stages = (sample.get(stage, {}) for sample in samples for stage in ("start", "end"))
+    weights = [weight for stage in stages for weight in stage.get("weight", []) if weight is not None]
     return min(weights, default=1.0), max(weights, default=1.0)
 
 

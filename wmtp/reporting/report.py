@@ -196,12 +196,8 @@ def ranked_tokens(run: RunResults, most: int = 15) -> dict[str, list[dict[str, A
         {'heaviest': [{'text': '·x↵', 'weight': 2.0, 'count': 9}], 'lightest': []}
     """
     signs = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
-    return {
-        side: [
-            row | {"text": str(row["text"]).translate(signs)} for row in (run.token_ranking or {}).get(side, [])[:most]
-        ]
-        for side in ("heaviest", "lightest")
-    }
+    sides = {side: run.token_ranking.get(side, [])[:most] for side in ("heaviest", "lightest")}
+    return {s: [row | {"text": str(row["text"]).translate(signs)} for row in rows] for s, rows in sides.items()}
 
 
 def frequent_failures(run: RunResults, most: int = 8) -> list[tuple[str, str, int, str]]:

@@ -54,11 +54,8 @@ class Recovery:
     requeue_exit_code: int = 75
 
     def __post_init__(self) -> None:
-        for key, value, least, most in (
-            ("max_attempts", self.max_attempts, 0, 1000),
-            ("requeue_exit_code", self.requeue_exit_code, 1, 255),
-        ):
-            check_whole_number(f"recovery.{key}", value, least, most)
+        check_whole_number("recovery.max_attempts", self.max_attempts, 0, 1000)
+        check_whole_number("recovery.requeue_exit_code", self.requeue_exit_code, 1, 255)
 
     def attempts(
         self,

@@ -15,12 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 JOINT = ("non_finite", "loss_explosion")  # the guards raise these on all ranks at once
 RATE = "callbacks.learning_rate.scale"
-CHANGES = (
-    RATE,
-    "data.token_budget",
-    "data.pieces",
-    *(f"trainer.{key}" for key in ("precision", "accumulate_grad_batches", "val_check_interval")),
-)
+OF_TRAINER = ("trainer.precision", "trainer.accumulate_grad_batches", "trainer.val_check_interval")
+CHANGES = (RATE, "data.token_budget", "data.pieces", *OF_TRAINER)
 
 Remedy = tuple[str, dict[str, Any]]
 

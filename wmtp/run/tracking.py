@@ -25,16 +25,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from wmtp.reporting.reading import flatten
-from wmtp.run.mlflow_store import (
-    default_uri,
-    is_permanent,
-    kept_run,
-    metric_entities,
-    mlflow_ui_command,
-    now_in_milliseconds,
-    open_store,
-    tag_entities,
-)
+from wmtp.run import mlflow_store
 from wmtp.secrets import mask_secrets
 from wmtp.storage.files import write_atomically
 
@@ -72,7 +63,7 @@ class MLflowLogger(Logger):
     ) -> None:
         super().__init__()
         self.run_dir = Path(run_dir).expanduser().resolve()
-        self.tracking_uri = tracking_uri or default_uri(self.run_dir.parent)
+        self.tracking_uri = tracking_uri or mlflow_store.default_uri(self.run_dir.parent)
         self.patience_seconds = patience_seconds
         self.retry_seconds = retry_seconds
         self._experiment_name = experiment
@@ -101,7 +92,7 @@ class MLflowLogger(Logger):
         """Say how to open this store and to compare what is in it; or that the run is not there."""
         if self._refused or self.run_id is None or self._jobs.unfinished_tasks:
             return ["(this run is not in MLflow, or not all of it: see the warning above)"]
-        return [mlflow_ui_command(self.tracking_uri), *([self.comparison] if self.comparison else [])]
+        return [mlflow_store.mlflow_ui_command(self.tracking_uri), *([self.comparison] if self.comparison else [])]
 
     @property
     def comparison(self) -> str:
@@ -123,7 +114,7 @@ class MLflowLogger(Logger):
         if self._terminated:  # Lightning finalizes after validate() too, and then goes on
             self._terminated = False
             self._submit(lambda: self._client.update_run(self.run_id, status="RUNNING"))
-        now, numbers = now_in_milliseconds(), dict(metrics)
+        now, numbers = mlflow_store.now_in_milliseconds(), dict(metrics)
         self._submit(lambda: self._write_metrics(numbers, step or 0, now))
 
     @rank_zero_only
@@ -140,7 +131,7 @@ class MLflowLogger(Logger):
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Tag the run, secrets masked; a later value of a tag replaces the one before."""
         said = dict(tags)
-        self._submit(lambda: self._client.log_batch(self.run_id, tags=tag_entities(said)))
+        self._submit(lambda: self._client.log_batch(self.run_id, tags=mlflow_store.tag_entities(said)))
 
     @rank_zero_only
     def describe(self, algo: str, data: str, config: Mapping[str, Any], differs: Iterable[str], point: str) -> None:
@@ -200,7 +191,7 @@ class MLflowLogger(Logger):
                     break
                 except Exception as error:  # whatever a store, a driver or a network throws: training must go on
                     reason = (str(error).strip() or repr(error)).splitlines()[0]
-                    if not is_permanent(error):
+                    if not mlflow_store.is_permanent(error):
                         self._warn(f"does not answer ({reason})")
                         time.sleep(self.retry_seconds)
                         continue
@@ -221,11 +212,11 @@ class MLflowLogger(Logger):
     def _open_run(self) -> None:
         self._creating = self.tracking_uri.startswith("sqlite:///")
         try:
-            self._client = self._client or open_store(self.tracking_uri)
+            self._client = self._client or mlflow_store.open_store(self.tracking_uri)
         finally:
             self._creating = False
             self._progress = time.monotonic()
-        state = kept_run(self.run_dir) or {}
+        state = mlflow_store.kept_run(self.run_dir) or {}
         if state.get("tracking_uri") == mask_secrets(self.tracking_uri) and self._continue_run(state["run_id"]):
             return
         experiment_id = self._experiment()
@@ -277,7 +268,7 @@ class MLflowLogger(Logger):
         return True
 
     def _write_metrics(self, metrics: Mapping[str, float], step: int, now: int) -> None:
-        batch = metric_entities(metrics, step, now)
+        batch = mlflow_store.metric_entities(metrics, step, now)
         for start in range(0, len(batch), _METRICS_A_BATCH):
             self._client.log_batch(self.run_id, metrics=batch[start : start + _METRICS_A_BATCH])
 

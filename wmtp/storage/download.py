@@ -60,14 +60,8 @@ def download(place: Place, listing: Listing, part: Path) -> Path:
                 )
             size, time_ns = target.stat().st_size, target.stat().st_mtime_ns
             entries[file.name] = {"size": size, "sha256": digest, "mtime_ns": time_ns, "etag": file.etag}
-    manifest = {
-        "from": place.url,
-        "version": listing.version,
-        "commit": listing.commit,
-        "licence": listing.licence,
-        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": entries,
-    }
+    manifest = {"from": place.url} | {name: getattr(listing, name) for name in ("version", "commit", "licence")}
+    manifest |= {"fetched": datetime.now(UTC).isoformat(timespec="seconds"), "files": entries}
     write_atomically(files / MANIFEST, json.dumps(manifest, indent=1).encode())
     for folder in {target.parent for target in files.rglob("*")}:
         sync_folder(folder)

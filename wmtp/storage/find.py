@@ -94,10 +94,8 @@ class Storage:
             root = os.environ.get("WMTP_DATA")
             folders = [*([Path(root).expanduser() / name] if root else []), self.cache / "data" / name]
             tried = [f"in $WMTP_DATA/{name}" + ("" if root else " (not set)")]
-            places = [
-                *self._s3(name, patterns, several),
-                HubPlace(hub[0], "dataset", tuple(hub[1:]), True, self.accepted),
-            ]
+            on_hub = HubPlace(hub[0], "dataset", tuple(hub[1:]), True, self.accepted)
+            places = [*self._s3(name, patterns, several), on_hub]
         elif is_s3(path):
             places = [self._s3_url(path, patterns, several)]
         else:

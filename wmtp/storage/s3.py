@@ -58,12 +58,13 @@ class S3Place:
         """List the wanted files; None if there are none."""
         found: dict[str, RemoteFile] = {}
         folder = f"{self.key.rstrip('/')}/" if self.key else ""
-        more: dict[str, str] = {}
-        while True:
+        more: dict[str, str] | None = {}
+        while more is not None:
             try:
                 answer = self.filesystem.call_s3("list_objects_v2", Bucket=self.bucket, Prefix=self.key, **more)
             except FileNotFoundError:  # no such bucket
                 return None
+            more = {"ContinuationToken": answer["NextContinuationToken"]} if answer.get("IsTruncated") else None
             for item in answer.get("Contents", []):
                 key, etag = item["Key"], item["ETag"].strip('"')
                 digest = ("md5", etag) if re.fullmatch("[0-9a-f]{32}", etag) else None
@@ -72,9 +73,6 @@ class S3Place:
                 if key.startswith(folder):
                     name = key.removeprefix(folder)
                     found[name] = RemoteFile(name, key, item["Size"], etag, digest)
-            if not answer.get("IsTruncated"):
-                break
-            more = {"ContinuationToken": answer["NextContinuationToken"]}
         chosen = choose(sorted(found), self.patterns, self.several)
         return Listing(tuple(found[name] for name in chosen)) if chosen else None
 

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.modeling_layers import MtpModel
 
 from tests.published import CONFIGS, LINEAR_ATTENTION, publish
+from tests.tolerance import assert_same_up_to_rounding, terms_of
 from wmtp.algos.baseline import Baseline
 from wmtp.data.batching import collate
 from wmtp.data.tokenization import TokenizedSample
@@ -81,7 +82,7 @@ def test_the_layers_are_those_that_transformers_reads(folders, name):
     for k in range(1, len(hidden)):
         ahead_BT = torch.cat([ids_BT[:, k:], ids_BT[:, :k]], dim=1)
         states_BTD = theirs.forward_layer(k - 1, states_BTD, torch.arange(k, 9 + k)[None], None, input_ids=ahead_BT)
-        torch.testing.assert_close(hidden[k][:, : 9 - k], states_BTD[:, : 9 - k], rtol=1e-5, atol=1e-5)
+        assert_same_up_to_rounding(hidden[k][:, : 9 - k], states_BTD[:, : 9 - k], terms_of(model, 2 * 9))
 
 
 def test_mimo_reads_its_states_before_the_embedding(folders):
@@ -104,7 +105,7 @@ def test_mimo_reads_its_states_before_the_embedding(folders):
     angles = model.model.rotary_emb(x_BTD, torch.arange(1, 10)[None])
     mask = torch.full((9, 9), float("-inf")).triu(1)[None, None]
     expected = norm(block(x_BTD, attention_mask=mask, position_embeddings=angles), own["final_layernorm.weight"])
-    torch.testing.assert_close(model.mtp(ids_BT).hidden[1][:, :8], expected[:, :8], rtol=1e-4, atol=1e-5)
+    assert_same_up_to_rounding(model.mtp(ids_BT).hidden[1][:, :8], expected[:, :8], terms_of(model, 2 * 9))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

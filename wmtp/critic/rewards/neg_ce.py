@@ -51,12 +51,8 @@ class NegCE(Rewards):
 
         def rows_of(problems: Sequence[Problem]) -> list[list[Row]]:
             programs = self.unproven(problems, data.source)
-            samples = [
-                tokenize_problem(
-                    replace(problems[i], solutions=(program,), noise_spans=()), data.prompt, data.tokenizer, shots
-                )
-                for i, program, _ in programs
-            ]
+            asked = (replace(problems[i], solutions=(program,), noise_spans=()) for i, program, _ in programs)
+            samples = [tokenize_problem(problem, data.prompt, data.tokenizer, shots) for problem in asked]
             fitting = [n for n, sample in enumerate(samples) if len(sample.input_ids) <= data.length]
             packed = TokenizedSamples.pack(samples[n] for n in fitting)
             with autocast():

@@ -286,17 +286,10 @@ class _Worker:
         if rung == "bubblewrap":
             folders = [package, *(path for paths in packages.values() for path in paths)]
             command = _bubblewrap(folders, python) + command
+        apart = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        apart |= {"env": environment, "pass_fds": [theirs.fileno()], "start_new_session": True, "cwd": "/"}
         try:
-            self.process = subprocess.Popen(
-                command,
-                env=environment,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                cwd="/",
-            )
+            self.process = subprocess.Popen(command, **apart)
         finally:
             theirs.close()
 

@@ -51,8 +51,7 @@ def _stretch(base: Limits, seconds: float) -> Limits:
     return times(base, factor)
 
 
-def times(limits: Limits, factor: int) -> Limits:
+def times(limits: Limits, factor: float) -> Limits:
     """Multiply the time limits."""
-    return dataclasses.replace(
-        limits, cpu_seconds=limits.cpu_seconds * factor, wall_seconds=limits.wall_seconds * factor
-    )
+    cpu_seconds, wall_seconds = limits.cpu_seconds * factor, limits.wall_seconds * factor
+    return dataclasses.replace(limits, cpu_seconds=cpu_seconds, wall_seconds=wall_seconds)
