@@ -1,6 +1,6 @@
 """Complete prompts greedily with llama.cpp; runs in llama-cpp-python's own environment.
 
-    PYTHON llama_complete.py FILE.gguf TOKENS < prompts.json > completions.json
+    PYTHON llama_complete.py FILE.gguf TOKENS < prompts.json > answer.json
 
 Prompts and completions are lists of token ids.
 """
@@ -18,7 +18,7 @@ def main(file: str, tokens: str) -> None:
     for prompt in json.load(sys.stdin):
         model.reset()
         completions.append(list(islice(model.generate(prompt, temp=0.0, repeat_penalty=1.0), int(tokens))))
-    json.dump(completions, sys.stdout)
+    json.dump({"completions": completions}, sys.stdout)
 
 
 if __name__ == "__main__":

