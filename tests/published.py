@@ -59,10 +59,10 @@ CONFIGS: dict[str, PretrainedConfig] = {
 LINEAR_ATTENTION = {"qwen3_next", "qwen3_5", "qwen3_5_moe", "bailing_hybrid"}
 
 
-def publish(name: str, folder: Path) -> Path:
-    """Write the model `name` of `CONFIGS` into a folder; return it."""
+def publish(name: str, folder: Path, **sizes: int) -> Path:
+    """Write the model `name` of `CONFIGS`, in other sizes where they are given, into a folder; return it."""
     torch.manual_seed(42)
-    config = CONFIGS[name]
+    config = type(CONFIGS[name]).from_dict(CONFIGS[name].to_dict() | sizes)
     model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
     tensors = load_file(folder / "model.safetensors")
