@@ -16,10 +16,8 @@ def cache_of_this_session(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def ctrl_c():
-    """Give Ctrl-C its meaning back: a Lightning trainer that is interrupted leaves it ignored."""
-    handler = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, handler)
+    """Give Ctrl-C its meaning: a shell's background job ignores it, and so does a Lightning trainer that heard one."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
