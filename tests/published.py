@@ -80,6 +80,7 @@ def publish(name: str, folder: Path, **sizes: int) -> Path:
         tensors[f"{where}{projection}.weight"] = torch.randn(width, 2 * width) * 0.15
         tensors[f"{where}{after}.weight"] = norm()
 
+    tensors["model.norm.weight"] = norm()  # a norm of ones hides whether states are taken before or after it
     if name == "mimo":
         layer("model.mtp_layers.0.", "token_layernorm", "hidden_layernorm", "input_proj", "final_layernorm")
     elif name.startswith(("qwen", "mellum")):

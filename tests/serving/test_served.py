@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, Qwen2Config
@@ -93,6 +94,7 @@ def without_layers(tmp_path, tokenizer) -> Path:
     sizes = dict(vocab_size=512, num_hidden_layers=2, num_key_value_heads=2, max_position_embeddings=512)
     shape = {size: WIDE[size] for size in WIDE if size != "head_dim"}
     model = AutoModelForCausalLM.from_config(Qwen2Config(**shape, **sizes, initializer_range=0.15))
+    torch.nn.init.uniform_(model.model.norm.weight, 0.5, 1.5)
     model.save_pretrained(tmp_path / "qwen2")
     tokenizer.save_pretrained(tmp_path / "qwen2")
     return tmp_path / "qwen2"

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.errors import CheckpointError, ConfigError
-from wmtp.models.native_layout import ShippedLayers, check_known, key_mapping, layer_count, shipped_layers
+from wmtp.models.native_layout import (
+    ShippedLayers,
+    as_mimo_reads,
+    check_known,
+    key_mapping,
+    layer_count,
+    shipped_layers,
+)
 
 HEADS_INIT = ("saved", "native", "auto", "copy", "random", "identity")
 ARRANGEMENTS = ("parallel", "sequential", "recurrent")
@@ -125,7 +132,7 @@ def _layers_of_folder(
         )
     _fill_kinds(config.get_text_config(), count)
     if shipped.like_mimo:
-        config.mtp_hidden_states_first = True
+        as_mimo_reads(config)
     config.mtp_heads, config.mtp_arrangement, config.mtp_names = heads, "sequential", list(shipped.names)
     used = f"{layers} {'is' if count == 1 else 'are'} used as"
     which = "head 1" if heads == 2 else f"heads 1 to {heads - 1}"
@@ -168,7 +175,7 @@ def _replace_layers(folder: Path, config: Any, shipped: ShippedLayers | None, co
     if shipped is None or shipped.like_mimo:
         _add_layers(config, count)
         config.num_nextn_predict_layers = count  # where a server looks for it in this layout
-        config.mtp_hidden_states_first = True
+        as_mimo_reads(config)
     elif shipped.count != count:
         raise ConfigError(
             f"model.heads_arrangement: {count} new layers cannot take the place of the {shipped.count} that {folder} "

@@ -34,7 +34,8 @@ LIKE_MIMO = ("qwen2",)
 SAME_AS = {"mimo": "qwen2"}
 # What a config.json says of layers that are new to a model.
 KEYS = (
-    "num_mtp_layers", "num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types", "mtp_hidden_states_first"
+    "num_mtp_layers", "num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types", "mtp_hidden_states_first",
+    "mtp_states_before_norm",
 )  # fmt: skip
 # What servers call an architecture that has got layers under MiMo's names.
 ARCHITECTURES = {"qwen2": ["MiMoForCausalLM"]}
@@ -75,6 +76,11 @@ class ShippedLayers:
 def layer_count(config: Any) -> int:
     """Return how many multi-token layers a config speaks of; 0 where it speaks of none."""
     return getattr(config.get_text_config(), "num_mtp_layers", None) or 0
+
+
+def as_mimo_reads(config: Any) -> None:
+    """Let layers read what MiMo's do (vLLM's mimo.py): the trunk's states before its final norm, and those first."""
+    config.mtp_hidden_states_first = config.mtp_states_before_norm = True
 
 
 def shipped_layers(folder: Path, config: Any) -> ShippedLayers | None:

@@ -1,7 +1,7 @@
 """Let every head read the one before it and the token in between: the arrangement that models ship with.
 
 [연구 맥락] DeepSeek-V3(arXiv 2412.19437, 2.2절)부터 많은 모델이 이런 층을 품고 나온다. 위치 t에서
-    h_0[t] = 몸통의 마지막 norm을 지난 은닉상태                                  head 0: y[t+1]
+    h_0[t] = 몸통의 마지막 norm을 지난 은닉상태 (MiMo의 배치에서는 지나기 전)    head 0: y[t+1]
     h_k[t] = norm(층_k( W [norm(임베딩(x[t+k])) ; norm(h_{k−1}[t])] ))            head k: y[t+1+k]
     임베딩과 출력 행렬은 몸통의 것이다. 나란한 헤드와 달리 head k는 그 사이의 토큰 x[t+1] … x[t+k]를 안다. 그래서 더 잘
     맞히지만, 초안을 쓸 때는 하나씩 차례로 써야 한다 (`drafting.SequentialDrafter`).
@@ -121,19 +121,22 @@ class SequentialHeads(MTPMixin):
 
     @contextmanager
     def trunk_call(self) -> Iterator[dict[str, Any]]:
-        """Catch what went into the trunk and what came out of its final norm."""
+        """Catch what went into the trunk and what came out of its final norm, or went into that (MiMo)."""
         call: dict[str, Any] = {}
 
         def catch(_module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
             call["input_ids_BT"] = args[0] if args else kwargs["input_ids"]
             call["position_ids"] = kwargs.get("position_ids")
-            call["states_BTD"] = output.last_hidden_state
+            call.setdefault("states_BTD", output.last_hidden_state)
 
-        hook = self.base_model.register_forward_hook(catch, with_kwargs=True)
+        hooks = [self.base_model.register_forward_hook(catch, with_kwargs=True)]
+        if getattr(self.config, "mtp_states_before_norm", False):
+            hooks.append(self.final_norm.register_forward_pre_hook(lambda _, args: call.update(states_BTD=args[0])))
         try:
             yield call
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
 
     def _through_heads(self, call: dict[str, Any], trunk_gradient: float) -> tuple[Tensor, ...]:
         input_ids_BT, positions_BT = call["input_ids_BT"], call["position_ids"]

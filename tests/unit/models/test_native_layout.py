@@ -86,7 +86,7 @@ def test_the_layers_are_those_that_transformers_reads(folders, name):
 
 
 def test_mimo_reads_its_states_before_the_embedding(folders):
-    """By hand, as vLLM's mimo_mtp.py computes it: norms, [states ; embedding], the block, a norm."""
+    """By hand, as vLLM's mimo.py and mimo_mtp.py compute it: states before the last norm, [states ; embedding], …"""
     model, tensors = load(folders["mimo"]), load_file(folders["mimo"] / "model.safetensors")
     ids_BT = ids_of()
     own = {n.removeprefix("model.mtp_layers.0."): t for n, t in tensors.items() if n.startswith("model.mtp_layers.0.")}
@@ -94,7 +94,14 @@ def test_mimo_reads_its_states_before_the_embedding(folders):
     def norm(x, weight):
         return weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + model.config.rms_norm_eps)
 
-    states_BTD = model.base_model(ids_BT).last_hidden_state
+    x_BTD = tensors["model.embed_tokens.weight"][ids_BT]
+    mask, angles = (
+        torch.full((9, 9), float("-inf")).triu(1)[None, None],
+        model.model.rotary_emb(x_BTD, torch.arange(9)[None]),
+    )
+    for layer in model.decoder_layers:
+        x_BTD = layer(x_BTD, attention_mask=mask, position_embeddings=angles)
+    states_BTD = x_BTD
     embedded_BTD = tensors["model.embed_tokens.weight"][torch.cat([ids_BT[:, 1:], ids_BT[:, :1]], dim=1)]
     both = torch.cat(
         [norm(states_BTD, own["hidden_layernorm.weight"]), norm(embedded_BTD, own["token_layernorm.weight"])], -1
@@ -103,7 +110,6 @@ def test_mimo_reads_its_states_before_the_embedding(folders):
     assert all(torch.equal(t, own[n]) for n, t in block.state_dict().items())
     x_BTD = both @ own["input_proj.weight"].T
     angles = model.model.rotary_emb(x_BTD, torch.arange(1, 10)[None])
-    mask = torch.full((9, 9), float("-inf")).triu(1)[None, None]
     expected = norm(block(x_BTD, attention_mask=mask, position_embeddings=angles), own["final_layernorm.weight"])
     assert_same_up_to_rounding(model.mtp(ids_BT).hidden[1][:, :8], expected[:, :8], terms_of(model, 2 * 9))
 

@@ -47,7 +47,7 @@ def folders(tmp_path_factory):
 
 def make(folder, heads: int = 3, arrangement: str = "sequential", heads_init: str = "random"):
     model = load_model(folder, heads, heads_init, arrangement=arrangement).eval()
-    for norm in (n for name, n in model.extra_heads.named_modules() if name.endswith("norm")):
+    for norm in (model.final_norm, *(n for name, n in model.extra_heads.named_modules() if name.endswith("norm"))):
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)  # a norm of ones hides which of them was taken
     return model
 
@@ -63,8 +63,12 @@ def by_transformers(model, ids_BT: torch.Tensor) -> list[torch.Tensor]:
     """Head 0 by the plain model, the others by `MtpModel`, each on tokens shifted by hand."""
     theirs = MtpModel(model, len(model.extra_heads)).to(model.dtype)
     theirs.layers = model.extra_heads
-    states_BTD = model.base_model(ids_BT, use_cache=False).last_hidden_state
+    before = {}
+    with model.final_norm.register_forward_pre_hook(lambda _, args: before.update(norm=args[0])):
+        states_BTD = model.base_model(ids_BT, use_cache=False).last_hidden_state
     hidden, T = [states_BTD], ids_BT.shape[1]
+    if getattr(model.config, "mtp_states_before_norm", False):  # new layers are MiMo's
+        states_BTD = before["norm"]
     for k in range(1, model.heads):
         ahead_BT = torch.cat([ids_BT[:, k:], ids_BT.new_full((len(ids_BT), k), 7)], dim=1)
         layer = min(k, len(model.extra_heads)) - 1
