@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ def cache_of_this_session(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WMTP_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Give Ctrl-C its meaning: a shell's background job ignores it, and so does a Lightning trainer that heard one."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -105,8 +105,9 @@ def write_gguf(
     writer.add_token_list(vocabulary)
     writer.add_token_types([3 if token in special else 1 for token in vocabulary])
     writer.add_token_merges([" ".join(pair) for pair in content["model"]["merges"]])
-    writer.add_bos_token_id(tokenizer.token_to_id("<|im_start|>"))
-    writer.add_eos_token_id(tokenizer.token_to_id("<|im_end|>"))
+    for add, token in ((writer.add_bos_token_id, "<|im_start|>"), (writer.add_eos_token_id, "<|im_end|>")):
+        if (number := tokenizer.token_to_id(token)) is not None:
+            add(number)
     settings(writer)
     for name, weight in model.state_dict().items():
         theirs = their_name(name)

@@ -9,6 +9,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -61,6 +62,14 @@ def let_lightning_unscale(optimizer: Any) -> None:
 def attention_of(model: Any) -> str:
     """Name the attention that a transformers model uses; `set_attn_implementation` sets it, nothing public tells it."""
     return model.config._attn_implementation
+
+
+def take_apart(converters: list[Any], config: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Undo conversions (experts in one tensor, …) of tensors that are no whole model's, for which nothing public is."""
+    from transformers.core_model_loading import revert_weight_conversion  # slow, for callbacks
+
+    part = SimpleNamespace(_weight_conversions=converters, config=config)
+    return revert_weight_conversion(part, tensors) if converters else tensors
 
 
 def readings() -> list[tuple[Any, str, Callable[..., Any]]]:

@@ -24,10 +24,10 @@ from test_split import MUON_PRODUCTS
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import register_fsdp_forward_method
 from training import kill_session, train_here
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 import wmtp
-from tests.tiny import SHAPE
+from tests.tiny import tiny_model
 from tests.tolerance import adaptive_rounding, distance, relative_rounding, terms_of
 from wmtp.checkpoints.integrity import check_bits
 from wmtp.checkpoints.io import AtomicCheckpointIO, read_meta, read_weights, save_shards
@@ -38,7 +38,7 @@ from wmtp.checkpoints.strategy import PRECISIONS, ShardedStrategy
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.maths.loss import weighted_mtp_loss
 from wmtp.models.loading import ModelSource, load_model
-from wmtp.models.mtp import MTPForCausalLM, MTPOutput
+from wmtp.models.mtp import MTPMixin, MTPOutput
 from wmtp.ranks.meeting import join
 from wmtp.ranks.sharding import shard
 from wmtp.run.directory import newest_run
@@ -157,11 +157,11 @@ def test_a_sharded_run_killed_in_the_middle_ends_where_ddp_does_on_two_ranks_and
         read_checkpoint(saved)
 
 
-class Inside(MTPForCausalLM):
+class Inside:
     """Compute the loss before the forward pass ends, where FSDP promises that the output matrix is whole."""
 
     def loss(self, batch: dict) -> torch.Tensor:
-        return loss_of(MTPForCausalLM.mtp(self, batch["input_ids_BT"]), batch)
+        return loss_of(MTPMixin.mtp(self, batch["input_ids_BT"]), batch)
 
 
 def loss_of(output: MTPOutput, batch: dict) -> torch.Tensor:
@@ -174,9 +174,10 @@ def take_losses(rank: int, port: int, results: Path) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
     ids_BT = torch.randint(2, 512, (3, 20), generator=torch.Generator().manual_seed(42 + rank))
     batch, found = {"input_ids_BT": ids_BT, "labels_BT": ids_BT, "targets": 57}, {}
-    for tied, precision, inside in itertools.product((True, False), PRECISIONS, (True, False)):
-        torch.manual_seed(42)
-        model = Inside(LlamaConfig(**SHAPE, mtp_heads=3, tie_word_embeddings=tied))
+    models = [("parallel", True), ("parallel", False), ("sequential", True), ("recurrent", False)]
+    for (arrangement, tied), precision, inside in itertools.product(models, PRECISIONS, (True, False)):
+        model = tiny_model(heads=3, arrangement=arrangement, tie_word_embeddings=tied)
+        model.__class__ = type("Inside", (Inside, type(model)), {})
         shard(model, init_device_mesh("cpu", (2,)), PRECISIONS[precision])
         register_fsdp_forward_method(model, "loss")
         with torch.no_grad():
@@ -186,7 +187,7 @@ def take_losses(rank: int, port: int, results: Path) -> None:
         gradients = [parameter.grad.full_tensor() for parameter in model.parameters()]
         model.unshard()  # and see what FSDP, which hangs a hook on what a forward returns, has left on the parameters
         hooks = sum(len(parameter._backward_hooks or ()) for parameter in model.parameters())
-        found.setdefault(f"{tied} {precision}", []).append(([before, loss.detach(), *gradients], hooks))
+        found.setdefault(f"{arrangement} {tied} {precision}", []).append(([before, loss.detach(), *gradients], hooks))
     torch.save(found, results / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -204,7 +205,7 @@ def test_the_loss_outside_a_sharded_model_and_its_gradients_are_bit_for_bit_thos
     assert [rank.exitcode for rank in ranks] == [0, 0]
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
-        assert len(found) == 4
+        assert len(found) == 8
         for case, ((inside, _), (outside, hooks)) in found.items():
             assert len(inside) > 20 and all(map(torch.equal, inside, outside)), case
             assert any(tensor.any() for tensor in inside[2:]) and hooks == 0, case
@@ -217,8 +218,9 @@ def test_a_precision_without_float32_masters_is_refused():
 
 
 def test_a_model_without_weights_has_the_names_and_shapes_of_the_real_one():
-    for heads, init in ((4, "saved"), (6, "copy")):
-        source = ModelSource(path="asset:tiny-base", heads=heads, heads_init=init, activation_checkpointing=True)
+    for heads, init, arrangement in ((4, "saved", None), (6, "copy", "parallel"), (3, "copy", "sequential")):
+        how = dict(heads_init=init, heads_arrangement=arrangement, activation_checkpointing=True)
+        source = ModelSource(path="asset:tiny-base", heads=heads, **how)
         real, empty = source.load(), source.load(empty=True)
         assert all(parameter.is_meta for parameter in empty.parameters())
         shapes = [
@@ -229,13 +231,15 @@ def test_a_model_without_weights_has_the_names_and_shapes_of_the_real_one():
         assert len(list(real.parameters())) == len(list(empty.parameters()))  # tied in both
 
 
-def test_activation_checkpointing_recomputes_every_head_and_changes_no_gradient():
+@pytest.mark.parametrize("arrangement", ["parallel", "sequential"])
+def test_activation_checkpointing_recomputes_every_head_and_changes_no_gradient(arrangement):
     ids_BT = torch.randint(0, 512, (2, 16), generator=torch.Generator().manual_seed(42))
     gradients, calls = [], []
     for recompute in (False, True):
-        model = ModelSource(path="asset:tiny-base", activation_checkpointing=recompute).load().train()
+        how = dict(heads_init="copy", heads_arrangement=arrangement, activation_checkpointing=recompute)
+        model = ModelSource(path="asset:tiny-base", **how).load().train()
         count = []
-        for layer in (*model.decoder_layers, *model.extra_heads):
+        for layer in (*model.decoder_layers, *(getattr(head, "mtp_block", head) for head in model.extra_heads)):
             layer.mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
         sum(hidden_BTD.square().sum() for hidden_BTD in model.mtp(ids_BT).hidden).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})

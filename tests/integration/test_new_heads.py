@@ -44,11 +44,15 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
+@pytest.mark.parametrize(
+    ("adapter", "arrangement"),
+    [("none", "parallel"), ("lora", "parallel"), ("lora", "sequential")],
+)
 def test_new_heads_are_fitted_once_and_neither_a_later_run_nor_a_resumed_one_does_it_again(
-    config, tmp_path, cache, capsys, monkeypatch, adapter
+    config, tmp_path, cache, capsys, monkeypatch, adapter, arrangement
 ):
-    short = [*NEW, *FEW, f"model/adapter={adapter}", "eval.before=false", "eval.after=false", "recovery=off"]
+    short = [*NEW, *FEW, f"model/adapter={adapter}", f"model.heads_arrangement={arrangement}"]
+    short += ["eval.before=false", "eval.after=false", "recovery=off"]
     short += ["data.train_size=60", "data.module.source.validation_size=8", "optimizer=adamw"]
     train(config(*short, "trainer.max_steps=2", "name=first"))
     first = tmp_path / "runs" / "first"
@@ -114,7 +118,11 @@ def test_a_run_killed_in_stage_0_goes_on_to_the_same_heads(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keys", [[], ["model/adapter=lora"]], ids=["whole", "lora"])
+@pytest.mark.parametrize(
+    "keys",
+    [[], ["model/adapter=lora"], ["model.heads_arrangement=sequential"], ["model.heads_arrangement=recurrent"]],
+    ids=["whole", "lora", "sequential", "recurrent"],
+)
 def test_two_ranks_sharded_or_not_fit_the_heads_that_one_does_and_train_alike(tmp_path, keys):
     def run(name: str, *more: str) -> Path:
         environment = {"WMTP_CACHE": str(tmp_path / f"cache-{name}")}

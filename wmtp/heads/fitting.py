@@ -4,7 +4,8 @@
     검증 CE가 1.33 → 2.46, docs/new_heads.md). 헤드가 쓸 만해질 때까지 몸통을 얼려 두면 아무것도 잃지 않고, 비싼 몸통은
     표본마다 한 번만 계산하면 된다.
 [동작] 배치의 묶음은 고정이고 순서만 에폭마다 바뀐다. 그래서 몸통의 출력을 배치째 기억할 수 있다 (limit 바이트까지).
-    헤드 k는 서로 나누어 가진 것이 없으므로 함께 맞추어도 하나씩 맞춘 것과 같다. 기울기 자르기도 헤드마다 따로 한다.
+    나란한 헤드는 서로 나누어 가진 것이 없으므로 함께 맞추어도 하나씩 맞춘 것과 같다. 기울기 자르기도 헤드마다
+    따로 한다.
     랭크가 여럿이면 배치의 행을 나누고 기울기를 더한다.
     autocast는 스텝마다, 잴 때마다 새로 켠다: 켜 둔 동안은 가중치의 bf16 사본을 기억하므로, 켠 채로 여러 스텝을 가면
     모든 스텝이 처음 가중치로 계산된다.
@@ -74,7 +75,7 @@ class TrunkCalls:
             rows = [replace(row, prompt_length=0) for row in rows]
         mine = collate(rows[self.rank :: self.world_size], sum(row.targets for row in rows), self.pad_token_id)
         batch = move_data_to_device(mine, self.model.device)
-        with torch.no_grad(), self.model.last_layer_call() as call:
+        with torch.no_grad(), self.model.trunk_call() as call:
             output = self.model.mtp(batch["input_ids_BT"])
         # By the whole batch, so that all ranks remember the same ones: those of a sharded model wait for each other.
         positions = len(rows) * max(len(row.input_ids) for row in rows) / self.world_size

@@ -87,6 +87,7 @@ class HeadPretraining(Callback):
         return {
             "trunk": digest_of_model(Path(model.new_heads.folder)),
             "start": [model.new_heads.start, model.new_heads.seed, model.new_heads.first, model.heads],
+            "arrangement": [getattr(model.config, "mtp_arrangement", "parallel"), len(model.extra_heads)],
             "precision": str(trainer.precision),
             "samples": [train.fingerprint, heldout.fingerprint],
             "settings": {name: value for name, value in vars(self).items() if not name.startswith("_")},

@@ -2,7 +2,7 @@
 
 [연구 맥락] 7B 모델을 통째로 미세조정하면 옵티마이저까지 매개변수의 네 배를 메모리에 둔다. LoRA(Hu et al. 2021,
     arXiv 2106.09685)는 몸통의 행렬 W를 얼리고 W + (alpha/r)·B·A의 작은 A, B만 배운다. B는 0에서 시작하므로 학습 전의
-    모델은 원래 모델과 비트까지 같다. 헤드는 새로 만든 것이므로 (head 0도 헤드다) 통째로 배운다.
+    모델은 원래 모델과 비트까지 같다. 헤드의 층은 통째로 배운다. 나란한 헤드라면 마지막 층도 헤드(head 0)다.
 [동작] peft가 층을 제자리에서 바꾼다. 모델의 클래스는 그대로라서 `mtp`, `generate`, 추측 복호가 그대로 돈다.
     체크포인트에는 얼린 가중치도 함께 넣는다: 파일 하나로 이어 가고 평가할 수 있어야 한다. 내보낼 때는
     (`wmtp.models.export`) 합치거나(`merge`), 배운 것만 peft의 폴더로 쓴다(`as_peft`).
@@ -75,14 +75,14 @@ class Lora:
             fan_in_fan_out=isinstance(model.get_submodule(linear[0]), Conv1D),
         )
         inject_adapter_in_model(settings, model)  # freezes everything but the new matrices
-        for head in (model.decoder_layers[-1], *model.extra_heads):
+        for head in (*model.decoder_layers[len(model.trunk_layers) :], *model.extra_heads):
             head.requires_grad_(True)
         model.adapter = self
 
 
 def _linear_layers(model: "MTPMixin") -> list[tuple[str, str]]:
     """List the linear layers of the trunk as (where, name)."""
-    trunk = set(model.decoder_layers[:-1].modules())
+    trunk = set(model.trunk_layers.modules())
     names = [n for n, module in model.named_modules() if module in trunk and isinstance(module, (nn.Linear, Conv1D))]
     return [(place, name) for place, _, name in (n.rpartition(".") for n in names)]
 
@@ -132,7 +132,7 @@ def as_peft(model: "MTPMixin") -> tuple[LoraConfig, dict[str, Tensor]]:
     """
     names = {module: name for name, module in model.named_modules()}
     adapted = [name for module, name in names.items() if isinstance(module, LoraLayer)]
-    head_zero = names[model.decoder_layers[-1]]
+    head_zero = [names[layer] for layer in model.decoder_layers[len(model.trunk_layers) :]]
     one: LoraLayer = model.get_submodule(adapted[0])
     settings = LoraConfig(
         task_type="CAUSAL_LM",
@@ -140,9 +140,10 @@ def as_peft(model: "MTPMixin") -> tuple[LoraConfig, dict[str, Tensor]]:
         lora_alpha=model.adapter.alpha,
         lora_dropout=model.adapter.dropout,
         target_modules=adapted,
-        modules_to_save=[head_zero],
+        modules_to_save=head_zero or None,
         fan_in_fan_out=one.fan_in_fan_out,
         inference_mode=True,
     )
-    learned = {n: t for n, t in model.state_dict().items() if ".lora_" in n or n.startswith(f"{head_zero}.")}
+    ours = tuple(f"{name}." for name in head_zero)
+    learned = {n: t for n, t in model.state_dict().items() if ".lora_" in n or n.startswith(ours)}
     return settings, {f"base_model.model.{name.replace('.default.', '.')}": t for name, t in learned.items()}

@@ -5,7 +5,7 @@
 [동작] 본보기는 언제나 원본 폴더다.
     텐서          원본의 이름마다 하나. 모델이 내는 값(`MTPMixin.exported_tensors`)을 원본의 정밀도로 쓴다. 모델이 읽지
                   않은 것(회전 위치의 표, 쓰지 않는 MTP 층)은 바이트 그대로 복사하고, 이름을 알린다. 그 뒤에 extra_heads
-    config.json   원본에서 architectures, mtp_heads, dtype 가운데 달라진 것만
+    config.json   원본에서 architectures, dtype, 헤드에 대한 것(`exported_config`) 가운데 달라진 것만
     나머지        토크나이저, 채팅 템플릿(chat template), generation_config.json, 라이선스는 그대로 복사한다
     다른 이름의 폴더에 다 쓰고 디스크에 내린 뒤 이름을 바꾼다: 전부 보이거나 전혀 안 보인다.
 [디버깅] 학습하지 않고 내보낸 텐서는 원본과 비트까지 같다 (tests/unit/models/test_export.py). 학습하는 동안의 float32는
@@ -97,7 +97,7 @@ class Export:
         check_choice("model.export.heads", self.heads, ("keep", "drop"))
         check_choice("model.export.adapter", self.adapter, ("merged", "only"))
 
-    def check(self, heads: int, adapter: Lora | None) -> None:
+    def check(self, heads: int | None, adapter: Lora | None) -> None:
         """Refuse, before anything slow, what no folder can hold.
 
         Raises:
@@ -108,7 +108,7 @@ class Export:
                 "model.export.adapter = only, but the model is trained whole; set model/adapter=lora, or "
                 "model.export.adapter=merged."
             )
-        if self.adapter == "only" and heads > 1 and self.heads == "keep":
+        if self.adapter == "only" and heads != 1 and self.heads == "keep":
             raise ConfigError(
                 f"model.export.adapter = only cannot keep the heads of model.heads = {heads}, for which the base model "
                 "of a peft folder has no place; set model.export.heads=drop, or model.export.adapter=merged."
@@ -161,12 +161,12 @@ class Export:
 
     def _write_model(self, model: MTPMixin, source: Path, folder: Path) -> Exported:
         held, state = _places(source), model.exported_tensors(model.state_dict())
-        extra = {name for name in [*held, *state] if name.startswith(EXTRA_HEADS)}
+        extra = {name for name in [*held, *state] if model.is_of_heads(name)}
         ours = {name: tensor for name, tensor in state.items() if self.heads == "keep" or name not in extra}
         # The model's name of each tensor that is written; None where it has none and the source's is copied.
         written = {name: _own_name(name, ours, model.base_model_prefix) for name in held}
         written = {name: own for name, own in written.items() if own or name not in extra}
-        new = _without_a_place(ours, {own for own in written.values() if own}, source)
+        new = _without_a_place(ours, {own for own in written.values() if own}, extra, source)
 
         groups: dict[Path, list[str]] = {}
         for name in written:
@@ -214,9 +214,10 @@ class Export:
         """Return the source's config.json with what the folder holds otherwise."""
         if config.get("architectures") in (None, [], [NO_ARCHITECTURE]):
             config["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING[type(model.config)].__name__]
-        config.pop("mtp_heads", None)
+        for key in ("mtp_heads", "mtp_arrangement"):
+            config.pop(key, None)
         if heads > 1:
-            config["mtp_heads"] = heads
+            config |= model.exported_config()
         if self.dtype != "source":
             config["torch_dtype" if "torch_dtype" in config else "dtype"] = self.dtype
         return config
@@ -262,11 +263,11 @@ def _own_name(name: str, ours: Mapping[str, Tensor], prefix: str) -> str | None:
     return next((own for own in (name, f"{prefix}.{name}") if own in ours), None)
 
 
-def _without_a_place(ours: Mapping[str, Tensor], placed: set[str], source: Path) -> list[str]:
+def _without_a_place(ours: Mapping[str, Tensor], placed: set[str], extra: set[str], source: Path) -> list[str]:
     """List what the source has no name for: new heads; a second name of a tied tensor is none."""
     written = {ours[name].data_ptr() for name in placed}
     new = [name for name, tensor in ours.items() if name not in placed and tensor.data_ptr() not in written]
-    if strange := [name for name in new if not name.startswith(EXTRA_HEADS)]:
+    if strange := [name for name in new if name not in extra]:
         raise CheckpointError(
             f"model.path = {source} has no tensor {strange[0]} ({len(strange)} of the trained ones), so its layout "
             "cannot be written; convert it with transformers' save_pretrained, and train from that folder."

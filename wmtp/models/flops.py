@@ -70,9 +70,11 @@ def step_flops(model: MTPMixin) -> StepFlops:
     config = model.config.get_text_config()
     unembedding_VD = model.unembedding_VD
     elsewhere = {id(unembedding_VD)} | {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    matrices = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in elsewhere]
+    again = model.layers_of_heads[len(model.extra_heads) :]  # one layer may serve several heads
+    used = [*model.parameters(), *(p for layer in again for p in layer.parameters())]
+    matrices = [p for p in used if p.ndim >= 2 and id(p) not in elsewhere]
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    layers = len(model.decoder_layers) + len(model.extra_heads)
+    layers = len(model.decoder_layers) + len(model.layers_of_heads)
     return StepFlops(
         per_token=sum((6 if p.requires_grad else 4) * p.numel() for p in matrices),
         per_pair=12 * layers * config.num_attention_heads * head_width,

@@ -19,18 +19,20 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wmtp.errors import ConfigError
 from wmtp.maths.speculative import accept_matching, accept_sampled
+from wmtp.models.drafting import Drafts, join
 from wmtp.models.draw import draw_tokens, noise_seed, nucleus_probabilities, uniform
 from wmtp.models.encoding import check_embedded, encode_prompt
 from wmtp.models.pace import Pace
 from wmtp.models.sampling import Completion, Request, Sampling
-from wmtp.models.slot_cache import SlotCache
+from wmtp.models.slot_cache import SlotCache, keeps_state
 from wmtp.private_names import attention_of
 
 
@@ -114,29 +116,20 @@ class _Row:
     near_ties: int = 0
     blocks: int = 0
     accepted: list[int] = field(default_factory=list)
-    prompt_hidden_KD: Tensor | None = None
 
     @property
     def last(self) -> int:
         return self.tokens[-1] if self.tokens else self.prompt[-1]
 
     @property
+    def length(self) -> int:
+        """Number of tokens so far."""
+        return len(self.prompt) + len(self.tokens)
+
+    @property
     def position(self) -> int:
         """Position of the last token, the first one not in the cache."""
-        return len(self.prompt) + len(self.tokens) - 1
-
-
-class _Drafts(NamedTuple):
-    """Hold the extra heads' next tokens, and their distributions where p/q is needed."""
-
-    token_NK: Tensor
-    prob_NKV: Tensor | None = None
-
-    def select(self, order: list[int]) -> "_Drafts":
-        return _Drafts(*(x if x is None else x[order] for x in self))
-
-    def join(self, other: "_Drafts") -> "_Drafts":
-        return _Drafts(*(x if x is None else torch.cat([x, y]) for x, y in zip(self, other, strict=True)))
+        return self.length - 1
 
 
 class _Decoder:
@@ -155,11 +148,13 @@ class _Decoder:
         self.rows: list[_Row] = []
         self.heads = getattr(model, "heads", 1)
         self.device = model.device
-        self.pace = Pace(sampling.decoding if self.heads > 1 else "ordinary", self.device)
+        self.stateful = keeps_state(model.config)
+        self.pace = Pace("ordinary" if self.heads == 1 or self.stateful else sampling.decoding, self.device)
         self.resampling = sampling.decoding == "speculative" and sampling.temperature > 0
-        self.drafts: _Drafts | None = None
+        self.drafts: Drafts | None = None
         slots = max((min(len(p) + sampling.max_new_tokens, self.limit) for p in prompts), default=0) + self.heads
         self.cache = SlotCache(min(sampling.batch_size, len(requests)), slots)
+        self.drafter = model.drafter(self) if self.pace.drafting else None
 
     def run(self) -> Iterator[tuple[int, Completion]]:
         was_training, attention = self.model.training, attention_of(self.model)
@@ -186,31 +181,44 @@ class _Decoder:
     @torch.inference_mode()
     def admit(self) -> None:
         """Fill free rows with waiting requests; run all of each prompt but its last token, equal prompts once."""
-        first, donors = len(self.rows), {tuple(row.prompt): row for row in self.rows}
+        # A state is that of the newest token, so a row in progress has none to give.
+        first, donors = len(self.rows), {} if self.stateful else {tuple(row.prompt): row for row in self.rows}
         fresh, copies = [], []
+        drafts = [self.drafts] if first and self.pace.drafting else []
         while self.queue and first + len(fresh) + len(copies) < self.cache.rows:
             row = self.new_row(self.queue.pop())
             donor = donors.setdefault(tuple(row.prompt), row)
             (fresh if donor is row else copies).append(row)
         self.rows += fresh + copies
-        if fresh:
-            # Right padding writes into slots that the row's own tokens overwrite before anyone sees them.
-            width = max(1, max(len(row.prompt) for row in fresh) - 1)
-            block_NT = self.tensor([row.prompt[:-1] + [0] * (width + 1 - len(row.prompt)) for row in fresh])
-            with self.caught() as call:
-                self.forward(self.model.base_model, first, block_NT, [0] * len(fresh))
-            if self.pace.drafting:
-                hidden_NKD = self.run_heads(call, [max(0, len(row.prompt) - 2) for row in fresh])
-                for row, hidden_KD in zip(fresh, hidden_NKD, strict=True):
-                    row.prompt_hidden_KD = hidden_KD
+        if self.stateful:
+            self.cache.forget_states(first)
+        # Right padding writes into slots that the row's own tokens overwrite before anyone sees them; into a state it
+        # would go for good, so that only prompts of one length are read together there.
+        for _, group in groupby(fresh, key=lambda row: len(row.prompt) if self.stateful else 0):
+            rows = list(group)
+            width = max(len(row.prompt) for row in rows) - 1
+            if width or not self.stateful:
+                self.read_prompts(first, rows, max(1, width))
+            first += len(rows)
+        if fresh and self.pace.drafting:
+            drafts.append(self.drafter.draft(first - len(fresh), fresh))
         for row in copies:
             donor = donors[tuple(row.prompt)]
             self.cache.copy_row(self.rows.index(donor), self.rows.index(row), len(row.prompt) - 1)
-            row.prompt_hidden_KD = donor.prompt_hidden_KD
-        new = fresh + copies
-        if new and self.pace.drafting:
-            drafts = self.draft(torch.stack([row.prompt_hidden_KD for row in new]), new)
-            self.drafts = drafts if first == 0 else self.drafts.join(drafts)
+            if self.pace.drafting:
+                self.drafter.copy(donor, row)
+        if copies and self.pace.drafting:
+            drafts.append(self.drafter.draft(first, copies))
+        if drafts:
+            self.drafts = join(drafts)
+
+    def read_prompts(self, first: int, rows: list[_Row], width: int) -> None:
+        """Run the prompts of the rows from `first` on, each without its last token."""
+        block_NT = self.tensor([row.prompt[:-1] + [0] * (width + 1 - len(row.prompt)) for row in rows])
+        with self.caught() as call:
+            self.forward(self.model.base_model, first, block_NT, [0] * len(rows))
+        if self.pace.drafting:
+            self.drafter.read(call, rows, [max(0, len(row.prompt) - 2) for row in rows])
 
     def new_row(self, i: int) -> _Row:
         request, prompt = self.requests[i], self.prompts[i]
@@ -237,7 +245,8 @@ class _Decoder:
         accepted, written = self.verify(logits_NTV, block_NT[:, 1:])
         self.pace.block_verified(len(rows), written)
         if self.pace.drafting and not all(row.finished for row in rows):
-            self.drafts = self.draft(self.run_heads(call, accepted), rows)
+            self.drafter.read(call, rows, accepted)
+            self.drafts = self.drafter.draft(0, rows)
         self.pace.step_ended()
         return self.release()
 
@@ -290,20 +299,6 @@ class _Decoder:
         logits_1TV = self.model(ids_1T, use_cache=False, logits_to_keep=1).logits[:, -1:]
         return self.draw(logits_1TV, [row], offset=len(drafts))[0].item()
 
-    def run_heads(self, call: dict[str, Any], last_accepted: list[int]) -> Tensor:
-        """Let the extra heads read the block's trunk states, and return what they say after the last accepted token."""
-        # Rejected positions write keys and values too; the next block overwrites them before they are seen.
-        row_N, position_N = self.tensor(range(len(last_accepted))), self.tensor(last_accepted)
-        return torch.stack([hidden_NTD[row_N, position_N] for hidden_NTD in self.model.run_heads(call)], dim=1)
-
-    def draft(self, hidden_NKD: Tensor, rows: list[_Row]) -> "_Drafts":
-        """Draft the tokens after the next one, with the noise that head 0 will draw with."""
-        logits_NKV = self.model.get_output_embeddings()(self.model.final_norm(hidden_NKD))
-        token_NK, _ = self.draw(logits_NKV, rows)
-        if not self.resampling:
-            return _Drafts(token_NK)
-        return _Drafts(token_NK, nucleus_probabilities(logits_NKV, self.sampling.temperature, self.sampling.top_p))
-
     def draw(self, logits_NTV: Tensor, rows: list[_Row], offset: int = 0) -> tuple[Tensor, Tensor]:
         """Draw the tokens that follow the rows' tokens."""
         seed_NT = self.seeds(rows, logits_NTV.shape[1], offset)
@@ -317,7 +312,7 @@ class _Decoder:
         """Run a block of tokens of the rows from `first` on, each from its own position."""
         length = max(start) + block_NT.shape[1]
         position_NT = self.tensor(start)[:, None] + self.tensor(range(block_NT.shape[1]))
-        self.cache.aim(first, position_NT, length)
+        self.cache.aim(first, position_NT, length, begins=max(start) == 0)
         return module(
             input_ids=block_NT,
             attention_mask=self.masks(position_NT, length),
@@ -327,7 +322,15 @@ class _Decoder:
             use_cache=True,
         )
 
-    def masks(self, position_NT: Tensor, length: int) -> Tensor | dict[str, Tensor]:
+    def masks(self, position_NT: Tensor, length: int) -> Tensor | dict[str, Tensor | None]:
+        """Return the mask of every kind of layers where there are several, else that of the only kind."""
+        masks = self.masks_of_kinds(position_NT, length)
+        kinds = getattr(self.model.config, "layer_types", None) or ()
+        if self.stateful or (kinds and len(masks) > 1):
+            return {kind: None for kind in kinds} | masks
+        return masks["sliding_attention" if len(masks) > 1 else "full_attention"]
+
+    def masks_of_kinds(self, position_NT: Tensor, length: int) -> dict[str, Tensor]:
         """Let a position see the slots up to its own; in layers with a window (Mistral, Gemma) only the last ones."""
         config, dtype = self.model.config, self.model.dtype
         slot_S, position_N1T1 = torch.arange(length, device=self.device), position_NT[:, None, :, None]
@@ -335,14 +338,11 @@ class _Decoder:
         unseen = {"full_attention": slot_S > position_N1T1}
         if window:
             unseen["sliding_attention"] = unseen["full_attention"] | (slot_S <= position_N1T1 - window)
-        masks = {kind: unseen_N1TS.to(dtype) * torch.finfo(dtype).min for kind, unseen_N1TS in unseen.items()}
-        # A model of several kinds of layers takes a mask for each kind, another one the mask of its only kind.
-        several = window and getattr(config, "layer_types", None)
-        return masks if several else masks["sliding_attention" if window else "full_attention"]
+        return {kind: unseen_N1TS.to(dtype) * torch.finfo(dtype).min for kind, unseen_N1TS in unseen.items()}
 
     def caught(self) -> AbstractContextManager[dict[str, Any]]:
         """Catch what the extra heads will need to draft, where they are to."""
-        return self.model.last_layer_call() if self.pace.drafting else nullcontext({})
+        return self.model.trunk_call() if self.pace.drafting else nullcontext({})
 
     def append(self, row: _Row, token: int) -> None:
         """Add a token and see whether it ends the row."""

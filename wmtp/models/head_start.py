@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from wmtp.errors import ConfigError
 
@@ -45,12 +44,13 @@ class NewHeads:
 def copy(model: "MTPMixin", first: int = 1) -> None:
     """Start heads `first`, `first` + 1, … as copies of head 0."""
     for head in model.extra_heads[first - 1 :]:
-        head.load_state_dict(model.decoder_layers[-1].state_dict())
+        model.start_as_copy(head)
 
 
 def random(model: "MTPMixin", first: int = 1) -> None:
     """Start those heads as the architecture starts a new layer, whatever a checkpoint held."""
-    model.extra_heads = nn.ModuleList([*model.extra_heads[: first - 1], *model.random_heads()[first - 1 :]])
+    for head, fresh in zip(model.extra_heads[first - 1 :], model.random_heads()[first - 1 :], strict=True):
+        head.load_state_dict(fresh.state_dict())
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def identity(model: "MTPMixin", first: int = 1) -> None:
         for name, parameter in head.named_parameters():
             if OUTPUTS & set(name.split(".")):
                 parameter.zero_()
-    with model.last_layer_call() as call:
+    with model.trunk_call() as call:
         model.base_model(torch.arange(3, device=model.device)[None], use_cache=False)
     trunk_BTD = call["args"][0] if call["args"] else call["kwargs"]["hidden_states"]
     if not all(torch.equal(hidden_BTD, trunk_BTD) for hidden_BTD in [*model.run_heads(call)][first - 1 :]):

@@ -1,9 +1,11 @@
 """Load models from a folder, safely and with all heads.
 
 [동작] 경로는 폴더, GGUF 파일, s3:// 주소, Hub의 이름, 또는 `asset:이름`(패키지에 든 자산). pickle은 읽지 않는다.
-    heads_init: saved  저장된 헤드를 쓴다 (없으면 오류)
+    heads_init: saved   wmtp가 저장한 헤드를 쓴다 (없으면 오류)
+                native  모델이 품고 나온 층을 헤드로 쓴다 (없으면 오류)
+                auto    저장된 헤드나 품고 나온 층이 있으면 쓰고, 없는 것은 마지막 층을 복사한다
                 copy, random, identity  새로 시작한다 (`wmtp.models.head_start`)
-                auto   저장된 헤드가 있으면 쓰고, 없는 것은 마지막 층을 복사한다
+    무엇을 쓸지는 무게를 읽기 전에 정해진다 (`wmtp.models.head_plan`).
     손실은 은닉상태 x unembedding을 로짓으로 여긴다. 그 뒤에 무언가를 더 하는 구조(Gemma 2의 soft cap 등)는 거절한다.
 """
 
@@ -29,9 +31,12 @@ from wmtp.models import gguf_file
 from wmtp.models.adapter import Lora
 from wmtp.models.export import Export, Exported
 from wmtp.models.gguf_file import is_gguf
+from wmtp.models.head_plan import ARRANGEMENTS, HEADS_INIT, HeadPlan, plan_heads
 from wmtp.models.head_start import STARTS, NewHeads
 from wmtp.models.meta_checkpoint import convert, is_meta, read_params
-from wmtp.models.mtp import MTPMixin, put_heads_on
+from wmtp.models.mtp import MTPMixin, ParallelHeads, put_heads_on
+from wmtp.models.native_layout import KEYS, SAME_AS
+from wmtp.models.sequential import SequentialHeads
 from wmtp.models.tokenizer import check_rows, load_tokenizer
 from wmtp.private_names import attention_of
 from wmtp.storage import in_use
@@ -44,8 +49,9 @@ WEIGHTS = {
     "int8": torch.bfloat16,
     "int4": torch.bfloat16,
 }
-HEADS_INIT = ("saved", *STARTS)
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+# By what a config says of its heads; one that says nothing is of Meta's arrangement.
+ARRANGED = {"parallel": ParallelHeads, "sequential": SequentialHeads}
 # What an architecture may do to its logits after the output matrix; the value that does nothing is None or 1.
 LOGIT_CHANGES = ("final_logit_softcapping", "logits_soft_cap", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
@@ -93,7 +99,7 @@ def mtp_class(config: Any) -> type[MTPMixin]:
                 f"{getattr(config, key)}), which the loss of the heads does not compute; set {key} to "
                 "null or 1 in its config.json to go without, or add it to wmtp/maths/loss.py."
             )
-    return put_heads_on(base)
+    return put_heads_on(base, ARRANGED[getattr(config, "mtp_arrangement", "parallel")])
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,10 @@ class ModelSource:
 
     Args:
         path: 모델 폴더 또는 `asset:이름`.
-        heads: H, 한 번에 예측할 토큰 수. 1이면 평범한 다음 토큰 예측.
+        heads: H, 한 번에 예측할 토큰 수. 1이면 평범한 다음 토큰 예측. None이면 모델이 가진 만큼 (`head_plan`).
         heads_init: 헤드의 시작값 (`HEADS_INIT`).
+        heads_arrangement: 헤드의 짜임. parallel은 저마다 몸통을 읽고, sequential은 앞 헤드를 읽고, recurrent는 층
+            하나를 되풀이해 쓴다. None이면 모델이 가진 것의 짜임, 없으면 parallel.
         reference: rho1의 참조모델 폴더 (algo 설정이 읽는다).
         seed: 새 헤드를 초기화하는 씨앗.
         attn_implementation: 어텐션 구현 (`ATTENTIONS`). None이면 transformers가 고른다.
@@ -113,18 +121,23 @@ class ModelSource:
     """
 
     path: str
-    heads: int = 4
-    heads_init: Literal["saved", "auto", "copy", "random", "identity"] = "saved"
+    heads: int | None = 4
+    heads_init: Literal["saved", "native", "auto", "copy", "random", "identity"] = "saved"
     reference: str | None = None
     seed: int = 42
     attn_implementation: str | None = None
     adapter: Lora | None = None
     activation_checkpointing: bool = False
+    heads_arrangement: Literal["parallel", "sequential", "recurrent"] | None = None
     export: Export = field(default_factory=Export)
 
     def __post_init__(self) -> None:
-        check_whole_number("model.heads", self.heads, advice="Try 4.")
+        if self.heads is not None:
+            check_whole_number("model.heads", self.heads, advice="Try 4; null takes as many as the model has.")
         check_choice("model.heads_init", self.heads_init, HEADS_INIT)
+        if self.heads_arrangement is not None:
+            advice = "null is that of the heads that the model has."
+            check_choice("model.heads_arrangement", self.heads_arrangement, ARRANGEMENTS, advice)
         if self.attn_implementation is not None:
             advice = "null lets transformers choose."
             check_choice("model.attn_implementation", self.attn_implementation, ATTENTIONS, advice)
@@ -157,21 +170,22 @@ class ModelSource:
             empty: 가중치를 읽지 않고 모양만 만들지 (meta 장치). 값을 다른 랭크에게서 받을 때 쓴다.
         """
         folder = self.find()
-        if quantized := getattr(read_config(folder, "model.path"), "quantization_config", None):
+        config = read_config(folder, "model.path")
+        if quantized := getattr(config, "quantization_config", None):
             raise ConfigError(
                 f"model.path = {self.path} holds quantised weights ({quantized.get('quant_method')}), which cannot be "
                 "trained; give the model that they were made from."
             )
+        how = (self.heads, self.heads_init, self.heads_arrangement)
+        check_weights(folder, "model.path")
+        plan = plan_heads(folder, config, *how)
         with torch.device("meta") if empty else nullcontext():
             if empty:
-                model = empty_model(folder, self.heads, self.attn_implementation)
+                model = empty_model(plan, self.attn_implementation)
             else:
-                model = load_model(
-                    folder, self.heads, self.heads_init, self.seed, "model.path", self.attn_implementation
-                )
-            kept = _count_kept(self.heads, _saved_heads(read_config(folder, "model.path")), self.heads_init)
-            if kept < self.heads:
-                model.new_heads = NewHeads(folder, self.heads_init, self.seed, kept)
+                model = load_planned(folder, plan, self.heads_init, self.seed, "model.path", self.attn_implementation)
+            if plan.kept < plan.heads:
+                model.new_heads = NewHeads(folder, self.heads_init, self.seed, plan.kept)
             if self.adapter is not None:
                 self.adapter.put_on(model)
         if self.activation_checkpointing:  # not reentrant: the last layer's inputs reach the other heads with gradients
@@ -192,6 +206,7 @@ def load_model(
     key: str = "model.path",
     attn_implementation: str | None = None,
     weights: str = "float32",
+    arrangement: str | None = None,
 ) -> MTPMixin:
     """Load a causal LM folder with `heads` heads (default: as many as it was saved with).
 
@@ -202,12 +217,22 @@ def load_model(
         CheckpointError: 가중치가 없거나, 잘렸거나, 빠졌거나 모양이 다른 텐서가 있을 때.
     """
     config = read_config(folder, key)
-    saved = _saved_heads(config)
-    config.mtp_heads = wanted = saved if heads is None else heads
-    if heads_init == "saved":
-        _check_heads(wanted, saved, folder)
-    kept = _count_kept(wanted, saved, heads_init)
     check_weights(folder, key)
+    plan = plan_heads(folder, config, heads, heads_init, arrangement, key)
+    return load_planned(folder, plan, heads_init, seed, key, attn_implementation, weights)
+
+
+def load_planned(
+    folder: Path,
+    plan: HeadPlan,
+    heads_init: str,
+    seed: int = 42,
+    key: str = "model.path",
+    attn_implementation: str | None = None,
+    weights: str = "float32",
+) -> MTPMixin:
+    """Load a folder with the heads that were planned (`load_model`)."""
+    config, kept, wanted = plan.config, plan.kept, plan.heads
     torch.manual_seed(seed)
     if attn_implementation == "flex_attention" and not torch.accelerator.is_available():
         raise ConfigError(
@@ -224,6 +249,7 @@ def load_model(
             **_quantization(weights),
             ignore_mismatched_sizes=True,  # they are in the report, with their names
             output_loading_info=True,
+            **({"key_mapping": plan.mapping} if plan.mapping else {}),
         )
     except (ImportError, ValueError) as error:
         if attn_implementation is None or "attention" not in str(error).lower():
@@ -246,37 +272,24 @@ def load_model(
             f"{key} = {folder}: {name} is {tuple(saved_shape)} in the weights and {tuple(shape)} by config.json "
             f"({len(report['mismatched_keys'])} tensors differ); copy or save the model again."
         )
-    new_heads = tuple(f"extra_heads.{k - 1}." for k in range(kept, wanted))
+    new_heads = "extra_heads." if kept == 1 else tuple(f"extra_heads.{k - 1}." for k in range(kept, wanted))
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(new_heads))
     if missing:
         raise CheckpointError(
             f"{key} = {folder} lacks {missing[0]} ({len(missing)} tensors in all); copy or save the model again."
         )
+    lost = sorted(name for name in report["unexpected_keys"] if name.startswith("extra_heads.")) if kept > 1 else []
+    if lost and plan.mapping:
+        raise CheckpointError(
+            f"{key} = {folder} holds {lost[0]}, which the multi-token layers of {config.model_type} do not have "
+            f"({len(lost)} tensors in all); set model.heads_init=copy to leave them as they are."
+        )
     if kept < wanted:
         STARTS[heads_init](model, kept)
-    if heads_init != "saved" and min(wanted, saved) > 1:  # a choice that the weights alone do not show
-        _say_which_heads(f"{key} = {folder}", saved, wanted, kept, heads_init)
+    if plan.said and key == "model.path":
+        rank_zero_only(print)(plan.said)
     check_logits(model)
     return model
-
-
-def _saved_heads(config: Any) -> int:
-    return getattr(config, "mtp_heads", 1)
-
-
-def _count_kept(wanted: int, saved: int, heads_init: str) -> int:
-    """Count the heads, head 0 among them, that are a checkpoint's and not new."""
-    return min(wanted, saved) if heads_init in ("saved", "auto") else 1
-
-
-@rank_zero_only
-def _say_which_heads(model: str, saved: int, wanted: int, kept: int, heads_init: str) -> None:
-    if kept == 1:
-        print(f"{model}: its {saved} saved heads are left out, as model.heads_init={heads_init} says.")
-    else:
-        rest = f"; the other {wanted - kept} start as copies of the last layer" if kept < wanted else ""
-        which = f"its {saved}" if kept == saved else f"{kept} of its {saved}"
-        print(f"{model}: {which} saved heads are used{rest} (model.heads_init=copy starts them anew).")
 
 
 def _quantization(weights: str) -> dict[str, Any]:
@@ -294,11 +307,9 @@ def _quantization(weights: str) -> dict[str, Any]:
     return {"quantization_config": settings, "device_map": {"": device}}
 
 
-def empty_model(folder: Path, heads: int, attn_implementation: str | None = None) -> MTPMixin:
-    """Build the shapes of a model as `load_model` would, without reading a weight."""
-    config = read_config(folder, "model.path")
-    config.mtp_heads = heads
-    model = mtp_class(config)(config)
+def empty_model(plan: HeadPlan, attn_implementation: str | None = None) -> MTPMixin:
+    """Build the shapes of a model as `load_planned` would, without reading a weight."""
+    model = mtp_class(plan.config)(plan.config)
     if attn_implementation is not None:
         model.set_attn_implementation(attn_implementation)
     model.tie_weights()
@@ -336,19 +347,32 @@ def check_logits(model: MTPMixin) -> None:
 
 
 def read_config(folder: Path, key: str) -> Any:
-    """Read config.json, and run no code that lies beside it.
+    """Read what config.json says of the language model, and run no code that lies beside it.
 
     Raises:
         ConfigError: transformers가 모르는 구조일 때.
     """
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        content = json.loads((folder / "config.json").read_text())
+        if alike := SAME_AS.get(content.get("model_type")):
+            others = {name: value for name, value in content.items() if name not in ("model_type", "auto_map")}
+            return AutoConfig.for_model(alike, **others)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"{key} = {folder} is of no architecture that this version of transformers has ({reason}); choose one that "
             "AutoModelForCausalLM loads without code of its own."
         ) from error
+    # The language model of one that also sees, as AutoModelForCausalLM takes it (Qwen3.5).
+    text = config.get_text_config()
+    base = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if text is config or base is None or base.config_class is not type(text):
+        return config
+    for key in ("mtp_heads", "mtp_arrangement", *KEYS):
+        if hasattr(config, key):
+            setattr(text, key, getattr(config, key))
+    return text
 
 
 def check_weights(folder: Path, key: str = "ckpt") -> None:

@@ -374,7 +374,7 @@ KOREAN = {
         "여러 헤드와 가중을 함께 한 이득이, 따로 한 이득의 합보다 크다"
     ),
     "there is no baseline among the runs": "실행 가운데 baseline이 없다",
-    "no baseline is set as this arm is, the algorithm aside": "알고리즘 말고 나머지 설정이 이 조건과 같은 baseline이 없다",
+    "no baseline is set as this arm is, the algorithm aside": "나머지 설정이 이 조건과 같은 baseline이 없다",
     "no run has measured it": "잰 실행이 없다",
     "the interval holds both": "구간이 양쪽에 걸친다",
     "one seed says nothing of another; train more seeds of each": (

@@ -124,7 +124,8 @@ class PhaseMeter(Callback):
         """Watch the model: its last layer begins the heads, and what follows the heads is the loss."""
         model, mtp = pl_module.model, pl_module.model.mtp
         self.meter.count([*pl_module.parameters(), *pl_module.buffers()])
-        self._hook = model.decoder_layers[-1].register_forward_pre_hook(lambda *_: self.begin("heads", after="trunk"))
+        first = [*model.decoder_layers[len(model.trunk_layers) :], *model.extra_heads][:1]
+        self._hooks = [m.register_forward_pre_hook(lambda *_: self.begin("heads", after="trunk")) for m in first]
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             output = mtp(*args, **kwargs)
@@ -135,7 +136,8 @@ class PhaseMeter(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the model be as it was."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         del pl_module.model.mtp
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -19,16 +19,16 @@ from wmtp.callbacks.finite_guard import bad_of
 from wmtp.data.batching import StepLoader, collate
 from wmtp.data.tokenization import TokenizedSample, TokenizedSamples
 from wmtp.maths.weighting import HardSelection, SoftWeighting, check_finite
-from wmtp.models.mtp import MTPForCausalLM
+from wmtp.models.mtp import MTPMixin
 
 VOCABULARY = 48
 POSITIONS = 24 * 24  # at most so many samples of so many tokens
 aten = torch.ops.aten
 
 
-def make_model(heads: int = 4, seed: int = 42) -> MTPForCausalLM:
+def make_model(heads: int = 4, seed: int = 42, arrangement: str = "parallel") -> MTPMixin:
     shape = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4)
-    return tiny_model(seed, heads, vocab_size=VOCABULARY, initializer_range=0.2, **shape)
+    return tiny_model(seed, heads, arrangement, vocab_size=VOCABULARY, initializer_range=0.2, **shape)
 
 
 def make_samples(count: int = 16) -> list[TokenizedSample]:
@@ -76,9 +76,9 @@ class Fixed(list):
     """A loader of ready-made micro-batches."""
 
 
-def gradients_of_one_step(groups: list[list[TokenizedSample]]) -> list[torch.Tensor]:
+def gradients_of_one_step(groups: list[list[TokenizedSample]], arrangement: str) -> list[torch.Tensor]:
     """Train one SGD step of rate 1 on one step pieces into `groups`; the change of the weights is the gradient."""
-    model = make_model().double()
+    model = make_model(arrangement=arrangement).double()
     start = copy.deepcopy(model.state_dict())
     targets = sum(sample.targets for group in groups for sample in group)
     loader = Fixed(collate(group, targets, 0) for group in groups)
@@ -88,18 +88,21 @@ def gradients_of_one_step(groups: list[list[TokenizedSample]]) -> list[torch.Ten
     return [start[name] - value for name, value in model.state_dict().items()]
 
 
-def test_gradient_is_the_same_however_the_step_is_split():
+@pytest.mark.parametrize("arrangement", ["parallel", "sequential", "recurrent"])
+def test_gradient_is_the_same_however_the_step_is_split(arrangement):
     samples = make_samples()
     whole, halves, quarters = (
-        gradients_of_one_step([samples[i :: parts] for i in range(parts)]) for parts in (1, 2, 4)
+        gradients_of_one_step([samples[i :: parts] for i in range(parts)], arrangement) for parts in (1, 2, 4)
     )  # fmt: skip
     for parts in (halves, quarters):
         assert_same_up_to_rounding(parts, whole, terms_of(make_model(), POSITIONS))
 
 
-def weighted(**weighting):
+def weighted(arrangement="parallel", **weighting):
     weighting = SoftWeighting(lam=1.0, **weighting)
-    return Rho1(make_model(), InMemory(make_model(heads=1, seed=7)), weighting=weighting, optimizer=sgd)
+    return Rho1(
+        make_model(arrangement=arrangement), InMemory(make_model(heads=1, seed=7)), weighting=weighting, optimizer=sgd
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,6 +111,7 @@ def weighted(**weighting):
         pytest.param(lambda: Baseline(make_model(), sgd), "64-true", id="baseline"),
         pytest.param(lambda: weighted(scope="batch"), "64-true", id="batch"),
         pytest.param(lambda: weighted(scope="sequence"), "64-true", id="sequence"),
+        pytest.param(lambda: weighted("sequential"), "64-true", id="sequential heads"),
         pytest.param(lambda: weighted(control="shuffle", percentile=0.5), "64-true", id="shuffle"),
         pytest.param(lambda: weighted(scope="batch"), "32-true", id="float32"),
     ],
@@ -124,8 +128,9 @@ def test_cutting_micro_batches_into_pieces_changes_no_step(make, precision):
             fit(algo, Loaders(samples, 40)(2, pieces=pieces), accumulate=2 * pieces, steps=2, precision=precision)
         return algo.model.state_dict()
 
-    whole, start = train(1), make_model().state_dict()
-    bound = relative_rounding(terms_of(make_model(), POSITIONS), torch.float64 if exact else torch.float32)
+    model = make().model
+    whole, start = train(1), model.state_dict()
+    bound = relative_rounding(terms_of(model, POSITIONS), torch.float64 if exact else torch.float32)
     for pieces in (2, 4):
         assert distance(train(pieces), whole, start) <= bound
 

@@ -67,6 +67,8 @@ def rho1(weighting):
 
 ALGORITHMS = {
     "baseline": lambda: Baseline(tiny_model(), None, head_weights=[1.0, 0.5]),
+    "sequential": lambda: Baseline(tiny_model(heads=3, arrangement="sequential"), None),
+    "recurrent": lambda: Baseline(tiny_model(heads=3, arrangement="recurrent"), None),
     "rho1": lambda: rho1(SoftWeighting(percentile=0.4)),
     "shuffled": lambda: rho1(SoftWeighting(control="shuffle")),
     "hard": lambda: rho1(HardSelection()),

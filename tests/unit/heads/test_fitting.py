@@ -12,7 +12,7 @@ from wmtp.data.synthetic import Synthetic
 from wmtp.data.tokenization import TokenizedSamples
 from wmtp.heads.fitting import HeadFitting, TrunkCalls
 from wmtp.models.loading import ModelSource
-from wmtp.models.mtp import MTPMixin
+from wmtp.models.mtp import MTPMixin, ParallelHeads
 
 BFLOAT16 = partial(torch.autocast, "cpu", torch.bfloat16)
 
@@ -26,10 +26,10 @@ def samples(tokenizer) -> tuple[TokenizedSamples, TokenizedSamples]:
     return data.samples["train"], data.samples["validation"]
 
 
-@pytest.fixture
-def model() -> MTPMixin:
+@pytest.fixture(params=["parallel", "sequential", "recurrent"])
+def model(request) -> MTPMixin:
     """A model whose three further heads are new."""
-    return ModelSource("asset:tiny-base", heads=4, heads_init="copy").load()
+    return ModelSource("asset:tiny-base", heads=4, heads_init="copy", heads_arrangement=request.param).load()
 
 
 def fitting_of(model, samples, lr=3e-3, **sizes) -> HeadFitting:
@@ -67,12 +67,14 @@ def test_what_is_measured_within_a_fit_in_bfloat16_is_what_the_model_is_afterwar
 
 
 def test_only_new_heads_change(model, samples):
-    model.new_heads = replace(model.new_heads, first=3)
+    new = "extra_heads."
+    if isinstance(model, ParallelHeads):  # beside those that a checkpoint held; layers that read each other are all new
+        model.new_heads, new = replace(model.new_heads, first=3), "extra_heads.2."
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for _ in fitting_of(model, samples).run(3, 3, patience=1):
         pass
     changed = {name for name, p in model.named_parameters() if not torch.equal(before[name], p)}
-    assert changed and all(name.startswith("extra_heads.2.") for name in changed)
+    assert changed and all(name.startswith(new) for name in changed)
     assert all(p.grad is None for p in model.parameters())
 
 

@@ -38,7 +38,7 @@ def model_of(config) -> torch.nn.Module:
 def test_identity_heads_say_what_the_trunk_says_and_can_learn(config, ids_BT):
     model = model_of(config)
     head_start.identity(model)
-    with model.last_layer_call() as call:
+    with model.trunk_call() as call:
         output = model.mtp(ids_BT)
     (trunk_BTD,) = call["args"][:1] or [call["kwargs"]["hidden_states"]]
     for hidden_BTD in output.hidden[1:]:

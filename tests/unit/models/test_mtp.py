@@ -40,7 +40,7 @@ def test_head_zero_is_the_plain_causal_lm(ids_BT):
 def test_every_head_reads_the_trunk_alone(ids_BT):
     """Head k by hand: its layer on the trunk's output, the shared norm, nothing of head 0."""
     model = make().double()
-    with model.last_layer_call() as call:
+    with model.trunk_call() as call:
         output = model.mtp(ids_BT)
     (trunk_BTD,) = call["args"]
     position_ids = torch.arange(9)[None]
