@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # From the ground up: a room knows those before it, never those after it. docs/guide.md draws it.
 ROOMS = (
     "errors", "checks", "secrets", "progress", "private_names", "maths", "storage", "cache", "models", "data", "ranks",
-    "checkpoints", "evaluation", "heads", "critic", "algos", "callbacks", "reporting", "run", "overrides", "cli",
+    "checkpoints", "evaluation", "heads", "critic", "algos", "callbacks", "reporting", "comparison", "run",
+    "overrides", "cli",
 )  # fmt: skip
 DOORS = ("train", "eval", "precompute", "compare", "promote", "cli", "overrides")
 FRONT_DOORS = {f"wmtp.{door}" for door in DOORS}

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 from jinja2 import Environment, nodes
 
+import wmtp.comparison
 import wmtp.reporting
 from wmtp.errors import ConfigError
 from wmtp.reporting import write_evaluation_report, write_report
@@ -298,15 +299,19 @@ def test_the_gain_is_paired_over_the_problems_that_both_have(run_dir):
 # --- languages ---------------------------------------------------------------------------------------------------
 
 
+def translated(kind: str) -> list[Path]:
+    """List the files of a kind that speak the reader's language."""
+    return [file for room in (wmtp.reporting, wmtp.comparison) for file in Path(room.__file__).parent.glob(f"*.{kind}")]
+
+
 def texts_in_use() -> set[str]:
     """Read every text that the code and the templates ask a translation of, where it is written out."""
-    folder = Path(wmtp.reporting.__file__).parent
     asked = set()
-    for path in folder.glob("*.py"):
+    for path in translated("py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 asked.add(node.value)
-    for path in folder.glob("*.j2"):
+    for path in translated("j2"):
         tree = Environment(trim_blocks=True).parse(path.read_text())
         asked |= {node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
     return asked
@@ -314,9 +319,8 @@ def texts_in_use() -> set[str]:
 
 def asked_by_name() -> set[str]:
     """Read the texts that stand right inside a call of the translator."""
-    folder = Path(wmtp.reporting.__file__).parent
     asked = set()
-    for path in folder.glob("*.py"):
+    for path in translated("py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if (
                 isinstance(node, ast.Call)
@@ -330,7 +334,7 @@ def asked_by_name() -> set[str]:
                 and isinstance(node.args[1], ast.Constant)
             ):
                 asked.add(node.args[1].value)
-    for path in folder.glob("*.j2"):
+    for path in translated("j2"):
         for call in Environment(trim_blocks=True).parse(path.read_text()).find_all(nodes.Call):
             if getattr(call.node, "name", "") in ("t", "h2", "h3", "beside") and isinstance(call.args[0], nodes.Const):
                 asked.add(call.args[0].value)

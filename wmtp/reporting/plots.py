@@ -18,11 +18,10 @@ from wmtp.reporting.texts import Texts
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK, _GRID = "#123457", "#654323"  # stand-ins, replaced below; nothing else has these colours
+INK, GRID = "#123457", "#654323"  # stand-ins, replaced below; nothing else has these colours
 
 # Okabe and Ito's palette, darkened or lightened where it would vanish on white or on black.
 BLUE, ORANGE, GREEN, PINK, SKY, GREY = "#2f86c9", "#e08214", "#159a74", "#c96a9e", "#52a9d9", "#8a8f98"
-_NOT_OVER_STEPS = ("weight_histogram", "pass_at_1")
 HEADS = (BLUE, ORANGE, GREEN, PINK, SKY, "#b0912f", "#7a6fc4", GREY)
 
 
@@ -34,8 +33,8 @@ def draw_all(run: RunResults) -> dict[str, str]:
     """
     plots, series = {}, run.series
 
-    def draw(name: str, paint: Callable[..., None], *data: Any, **size: float) -> None:
-        plots[name] = _draw(name, lambda axes: paint(axes, *data, run.texts), **size)
+    def draw(name: str, paint: Callable[..., None], *data: Any, **size: Any) -> None:
+        plots[name] = drawing(name, lambda axes: paint(axes, *data, run.texts), **size)
 
     if loss := series.get("train/loss"):
         draw("loss", _loss, loss)
@@ -43,7 +42,7 @@ def draw_all(run: RunResults) -> dict[str, str]:
         if heads := [k for k in range(64) if f"{split}/ce_head{k}" in series]:
             draw(name, _ce_per_head, series, split, heads)
     if run.histogram:
-        draw("weight_histogram", _histogram, run.histogram)
+        draw("weight_histogram", _histogram, run.histogram, over_steps=False)
     if "weight/mean" in series:
         draw("weights_over_time", _weights_over_time, series)
     if run.critic and run.critic["best"].get("auc") is not None:
@@ -51,7 +50,7 @@ def draw_all(run: RunResults) -> dict[str, str]:
     if "localisation/in_span" in series:
         draw("localisation", _localisation, series)
     if bars := pass_at_1(run):
-        draw("pass_at_1", _pass_at_1, bars, height=0.9 + 0.45 * len(bars))
+        draw("pass_at_1", _pass_at_1, bars, height=0.9 + 0.45 * len(bars), over_steps=False)
     return plots
 
 
@@ -72,19 +71,22 @@ def pass_at_1(run: RunResults) -> list[tuple[str, str, float, float, float]]:
 
 def standalone(svg: str) -> str:
     """Turn a drawing into a file of its own: dark ink on white."""
-    svg = svg.replace(_INK, "#222222").replace(_GRID, "#dddddd")
+    svg = svg.replace(INK, "#222222").replace(GRID, "#dddddd")
     return re.sub(r"(<svg [^>]*>)", r'\1<rect width="100%" height="100%" fill="white"/>', svg, count=1)
 
 
 def inline(svg: str, label: str) -> str:
     """Turn a drawing into a part of a page, whose colours ink and grid follow; the label is plain words."""
-    svg = svg[svg.index("<svg ") :].replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
+    svg = svg[svg.index("<svg ") :].replace(INK, "currentColor").replace(GRID, "var(--grid)")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r' id="[a-zA-Z]+\w*_\d+"', "", svg)  # figure_1, axes_1 …: the same in every drawing
     return re.sub(r"<svg ", f'<svg role="img" aria-label="{label}" ', svg, count=1)
 
 
-def _draw(name: str, paint: Callable[["Axes"], None], width: float = 5.2, height: float = 2.9) -> str:
+def drawing(
+    name: str, paint: Callable[["Axes"], None], width: float = 5.2, height: float = 2.9, over_steps: bool = True
+) -> str:
+    """Draw one plot as SVG, in the stand-in colours that `standalone` and `inline` replace."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -92,9 +94,9 @@ def _draw(name: str, paint: Callable[["Axes"], None], width: float = 5.2, height
 
     style = {
         "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5, "font.family": "sans-serif",
-        "text.color": _INK, "axes.edgecolor": _GRID, "axes.labelcolor": _INK, "xtick.color": _GRID,
-        "ytick.color": _GRID, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK, "axes.grid": True,
-        "grid.color": _GRID, "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False,
+        "text.color": INK, "axes.edgecolor": GRID, "axes.labelcolor": INK, "xtick.color": GRID,
+        "ytick.color": GRID, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.grid": True,
+        "grid.color": GRID, "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False,
         "axes.axisbelow": True, "lines.solid_capstyle": "round",
     }  # fmt: skip
     with matplotlib.rc_context(style), warnings.catch_warnings():
@@ -104,7 +106,7 @@ def _draw(name: str, paint: Callable[["Axes"], None], width: float = 5.2, height
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         paint(axes)
-        if name not in _NOT_OVER_STEPS:
+        if over_steps:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         out = io.StringIO()
         FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
@@ -125,12 +127,12 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
     return placed
 
 
-def _legend(axes: "Axes") -> None:
+def legend(axes: "Axes", columns: int = 2) -> None:
     """Put the legend above the plot, where no curve can run through it; none where nothing is drawn."""
     if not axes.get_legend_handles_labels()[0]:
         return
     axes.legend(
-        frameon=False, fontsize=8.5, ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 1), columnspacing=1.2,
+        frameon=False, fontsize=8.5, ncols=columns, loc="lower left", bbox_to_anchor=(-0.02, 1), columnspacing=1.2,
         handlelength=1.6, borderpad=0.2,
     )  # fmt: skip
 
@@ -196,10 +198,10 @@ def _histogram(axes: "Axes", histogram: Mapping[str, Any], t: Texts) -> None:
         axes.stairs(share, edges, fill=True, color=colour, alpha=0.35)
         axes.stairs(share, edges, color=colour, linewidth=1.4, label=f"{label} ({total:,})")
         last = max(last, *(i for i, count in enumerate(counts, 1) if count))
-    axes.axvline(1, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     first = min(i for i in range(bins) if any(counts[i] for _, counts, _ in kinds))
     axes.set_xlim(max(0, edges[first] - 0.1), edges[last] + 0.1)
-    _legend(axes)
+    legend(axes)
     axes.set(xlabel=t("weight (1 = as in the baseline)"), ylabel=t("share of the tokens [%]"))
 
 
@@ -215,8 +217,8 @@ def _weights_over_time(axes: "Axes", series: Mapping[str, Any], t: Texts) -> Non
     for key, label, colour in means:
         if f"weight/{key}" in series:
             _line(axes, series[f"weight/{key}"], color=colour, linewidth=2, label=label)
-    axes.axhline(1, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    _legend(axes)
+    axes.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    legend(axes)
     axes.set(xlabel=t("step"), ylabel=t("weight"))
 
 
@@ -225,14 +227,14 @@ def _shares(axes: "Axes", points_of: Callable[[str], Any], curves: Sequence[tupl
     for name, label, colour in curves:
         if points := points_of(name):
             _line(axes, points, smooth=False, color=colour, linewidth=2, label=label)
-    _legend(axes)
+    legend(axes)
     axes.set(xlabel=t("step"), ylim=(0, 1.02))
 
 
 def _critic(axes: "Axes", curve: Sequence[Mapping[str, Any]], t: Texts) -> None:
     points_of = lambda key: [(point["step"], point[key]) for point in curve if point.get(key) is not None]  # noqa: E731
     wanted = (("auc", t("right or wrong: AUC"), BLUE), ("first_token_auc", t("first wrong token: AUC"), GREEN))
-    axes.axhline(0.5, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     _shares(axes, points_of, [*wanted, ("in_span", t("lowest change in the wrong span"), ORANGE)], t)
     axes.set_ylabel(t("held-out programs"))
 
@@ -248,7 +250,7 @@ def _pass_at_1(axes: "Axes", rows: Sequence[tuple[str, str, float, float, float]
     for i, (_name, stage, value, low, high) in enumerate(rows):
         colour = GREY if stage == "before" else BLUE
         axes.barh(i, 100 * value, height=0.62, color=colour, alpha=0.55)
-        axes.plot([100 * low, 100 * high], [i, i], color=_INK, linewidth=1.6)
+        axes.plot([100 * low, 100 * high], [i, i], color=INK, linewidth=1.6)
         axes.annotate(f"{100 * value:.1f} %", (100 * high, i), (7, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(rows)), [f"{name}, {t(stage)}" for name, stage, *_ in rows])
     axes.tick_params(axis="y", length=0)

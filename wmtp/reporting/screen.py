@@ -98,6 +98,25 @@ def _with_interval(metrics: Mapping[str, Any], key: str) -> str:
 
 
 def _line(name: str, value: Any) -> str:
-    """Put a name and its value into columns; a Korean letter is two wide."""
-    width = sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in name)
-    return f"{name}{' ' * max(1, 25 - width)}{value}"
+    """Put a name and its value into columns."""
+    return f"{name}{' ' * max(1, 25 - _width(name))}{value}"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows out in columns as wide as their widest cell.
+
+    Example:
+        >>> print(columns([["arm", "pass@1"], ["rho1", "50.2 %"]]))
+        arm   pass@1
+        rho1  50.2 %
+    """
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell + " " * (wide - _width(cell)) for cell, wide in zip(row, widths, strict=True)) for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _width(text: str) -> int:
+    """Count the columns of a text; a Korean letter is two wide."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)

@@ -318,4 +318,84 @@ KOREAN = {
     "{count} problems without a sample, not counted": "{count}문제는 표본이 없어 세지 않음",
     "{count} problems whose own reference fails, not counted": "{count}문제는 참조 정답부터 틀려 세지 않음",
     "(heads 1, 2, …)": "(헤드 1, 2, …)",
+    # comparisons of runs
+    "{runs} runs, {arms} arms": "실행 {runs}개, 조건 {arms}개",
+    "arm": "조건",
+    "seeds": "씨앗",
+    "measure": "잰 것",
+    "difference": "차이",
+    "problems": "문제",
+    "effect": "효과 크기",
+    "level": "구간의 수준",
+    "goal": "목표",
+    "points": "점",
+    "95 % interval": "95 % 구간",
+    "What differs": "무엇이 다른가",
+    "compared with": "견준 조건",
+    "Not equal": "같지 않음",
+    "NOT EQUAL between the runs:": "실행끼리 같지 않은 것:",
+    "Are the goals met?": "목표를 이루었는가",
+    "above the goal by": "목표보다 얼마나 위",
+    "No arm weighs tokens, so there is nothing to judge.": "토큰에 무게를 주는 조건이 없어 판단할 것이 없다.",
+    "Differences": "차이들",
+    "The same in numbers": "같은 것을 수로",
+    "In points; for other seeds and problems where arms have two seeds or more. Holm corrects for many arms.": (
+        "단위는 점(%p). 씨앗이 둘 이상이면 다른 씨앗과 문제에 대한 구간이다. Holm은 조건의 수만큼 고친 p."
+    ),
+    "No two arms share an evaluation after training.": "학습 뒤의 평가를 함께 가진 두 조건이 없다.",
+    "permutation of the seeds: p": "씨앗을 바꾼 순열검정의 p",
+    "two-level bootstrap": "두 단계 bootstrap",
+    "at best {p}": "가장 작아도 {p}",
+    "(not paired)": "(짝 없음)",
+    "one seed: of these models only, not of the methods": "씨앗 하나: 이 모델들의 말일 뿐, 방법의 말이 아니다",
+    "What each arm reached": "조건마다 이른 곳",
+    "Means over the seeds, with 95 % intervals for other seeds (and other problems).": (
+        "씨앗들의 평균과, 다른 씨앗(과 다른 문제)에 대한 95 % 구간."
+    ),
+    "Validation CE of head 0: mean, lowest and highest of the seeds": (
+        "헤드 0의 검증 CE: 씨앗들의 평균, 가장 낮은 것, 가장 높은 것"
+    ),
+    "What the sweep went through": "탐색이 지난 곳",
+    "Token weights and scores at the end": "끝에서의 토큰가중치와 점수",
+    "All other differences": "다른 모든 차이",
+    "{count} differences": "차이 {count}개",
+    "Runs": "실행들",
+    "{count} runs": "실행 {count}개",
+    "difference of pass@1 [points]; dashed: the goal": "pass@1의 차이 [점]. 점선: 목표",
+    "mean pass@1": "평균 pass@1",
+    "against {arm}": "{arm}와 견줌",
+    "{count} more arms are not drawn": "나머지 조건 {count}개는 그리지 않았다",
+    "met": "이룸",
+    "not met": "이루지 못함",
+    "cannot be told": "알 수 없음",
+    "pass@1 at least {points:.0f} points above the baseline": "pass@1이 baseline보다 {points:.0f}점 이상 높다",
+    "errors on important tokens down by {percent:.0f} % or more": "중요한 토큰의 오류가 {percent:.0f} % 이상 줄었다",
+    "several heads and weights together gain more than each alone, summed": (
+        "여러 헤드와 가중을 함께 한 이득이, 따로 한 이득의 합보다 크다"
+    ),
+    "there is no baseline among the runs": "실행 가운데 baseline이 없다",
+    "no baseline is set as this arm is, the algorithm aside": "나머지 설정이 이 조건과 같은 baseline이 없다",
+    "no run has measured it": "잰 실행이 없다",
+    "the interval holds both": "구간이 양쪽에 걸친다",
+    "one seed says nothing of another; train more seeds of each": (
+        "씨앗 하나는 다른 씨앗을 말하지 못한다. 조건마다 씨앗을 더 돌린다"
+    ),
+    "it needs both algorithms with model.heads=1 as well": "두 알고리즘의 model.heads=1인 실행도 있어야 한다",
+    "training problems differ between runs of one seed: {kinds}": "씨앗이 같은데 학습 문제가 다르다: {kinds}",
+    "weights at the start differ between runs of one seed: {kinds}": "씨앗이 같은데 출발한 가중치가 다르다: {kinds}",
+    "test problems differ: {kinds}": "평가 문제가 다르다: {kinds}",
+    "code versions differ: {kinds}": "코드의 판이 다르다: {kinds}",
+    "last steps differ: {kinds}": "마지막 스텝이 다르다: {kinds}",
+    "code had changes that no commit holds: {kinds}": "커밋하지 않은 수정이 있던 코드: {kinds}",
+    "{key} differs too: {kinds}": "{key}도 다르다: {kinds}",
+    "seeds differ, only shared ones are paired: {kinds}": "씨앗이 달라서, 함께 가진 것만 짝짓는다: {kinds}",
+    "{arm}: {count} runs of seed {seed} are averaged: {names}": (
+        "{arm}: 씨앗 {seed}의 실행 {count}개를 평균했다: {names}"
+    ),
+    "runs that failed: {kinds}": "실패한 실행: {kinds}",
+    "runs that recovered, with other settings than asked for: {kinds}": "회복하느라 설정이 바뀐 실행: {kinds}",
+    "{measure}: {shared} of {every} problems are in every run, others are left out": (
+        "{measure}: 문제 {every}개 가운데 모든 실행에 있는 {shared}개만 견준다"
+    ),
+    "{measure}: not measured in {names}": "{measure}: 재지 않은 실행 {names}",
 }

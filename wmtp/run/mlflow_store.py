@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wmtp.errors import CheckpointError
+from wmtp.errors import CheckpointError, ConfigError
 from wmtp.evaluation.harness import SETTINGS
 from wmtp.reporting.reading import flatten
 from wmtp.secrets import mask_secrets
@@ -99,6 +99,36 @@ def run_directory_of(run_id: str, tracking_uri: str) -> Path:
             f"ckpt = {run_id}: its run directory {run_dir} is not on this machine; copy it here and give ckpt=DIR."
         )
     return run_dir
+
+
+def run_directories_in(experiment: str, tracking_uri: str) -> tuple[list[Path], int]:
+    """List the run directories of an MLflow experiment that are on this machine, and count all of them.
+
+    Raises:
+        ConfigError: 저장소나 실험이 없거나, 폴더가 하나도 이 컴퓨터에 없을 때.
+    """
+    from mlflow.exceptions import MlflowException
+
+    asked, uri = f"RUN = mlflow:{experiment}", mask_secrets(tracking_uri)
+    if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
+        raise ConfigError(f"{asked}: no MLflow store at {uri}; set MLFLOW_TRACKING_URI, or runs=DIR.")
+    try:
+        store = open_store(tracking_uri)
+        found = store.get_experiment_by_name(experiment)
+        runs = store.search_runs([found.experiment_id], max_results=1000) if found else None
+    except MlflowException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"{asked} cannot be looked up in MLflow at {uri} ({reason}); give run directories."
+        ) from error
+    if runs is None:
+        names = ", ".join(sorted(one.name for one in store.search_experiments()))
+        raise ConfigError(f"{asked}: {uri} has no such experiment, but {names}; give one of them.")
+    folders = [Path(run.data.tags.get("run_dir") or run.data.params.get("run_dir") or "") for run in runs]
+    here = sorted(folder for folder in folders if folder.is_absolute() and folder.is_dir())
+    if not here:
+        raise ConfigError(f"{asked}: none of its {len(runs)} run directories is on this machine; copy them here.")
+    return here, len(runs)
 
 
 def short_name(run_dir_name: str, experiment: str, point: str = "") -> str:
