@@ -62,11 +62,9 @@ if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take se
 ALONE = Ranks()
 FILES = ("eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metrics.json", "speed.json")
 REPORTS = ("report.md", "report.html")
+DRAWN = ("temperature", "top_p", "seed", "max_new_tokens", "stop")  # of a Sampling
 # What stands in metrics.json to say how the numbers came about and on what: it is set, not measured.
-SETTINGS = (
-    "problems", "scored", "samples", "prompt", "split", "shots", "n", "temperature", "top_p", "seed", "max_new_tokens",
-    "isolation",
-)  # fmt: skip
+SETTINGS = ("problems", "scored", "samples", "prompt", "split", "shots", "n", *DRAWN, "isolation")
 
 
 def evaluate(
@@ -299,7 +297,7 @@ class _Evaluation:
             "split": self.benchmark.split,
             "shots": len(self.benchmark.prompt.shot_task_ids),
             "n": counts.most_common(1)[0][1],
-            **{name: getattr(sampling, name, None) for name in ("temperature", "top_p", "seed", "max_new_tokens")},
+            **{name: getattr(sampling, name, None) for name in DRAWN},
             "isolation": self.sandbox.isolation,
             "packages": self.sandbox.packages,
         }

@@ -71,7 +71,7 @@ def generate_samples(
     from wmtp.models.sampling import Request
 
     prompts = {problem.task_id: benchmark.text(problem) for problem in benchmark.problems}
-    stop = benchmark.prompt.stop
+    stop = sampling.stop_strings(benchmark.prompt.stop)
     requests = [Request(task_id, prompts[task_id], sample=sample, stop=stop) for task_id, sample in keys]
     before = time.perf_counter()
     for index, completion in generate(model, tokenizer, requests, sampling) if requests else ():
