@@ -5,7 +5,7 @@
     있는 것은 다시 하지 않는다. 끝나면 정해진 순서로 다시 써서, 한 번에 끝낸 것과 바이트까지 같다.
 
     out/eval.json       무엇을 평가하는지 (다르면 이어 하지 않는다)
-        samples.jsonl   task_id, sample, completion
+        samples.jsonl   task_id, sample, completion, 프롬프트를 앞에 붙이지 않을 프로그램이면 whole: true
         results.jsonl   task_id, sample, status, message, cpu_limit, completion (채점한 글의 해시)
                         프로그램의 프로세스 안에서 시험했다면 tests: inside
         metrics.json    <benchmark>/pass@1 …
@@ -38,10 +38,11 @@ import torch
 
 from wmtp.errors import ConfigError, HarnessError
 from wmtp.evaluation.benchmarks import Benchmark
+from wmtp.evaluation.extraction import holds_fence
 from wmtp.evaluation.journal import Journal, Key
 from wmtp.evaluation.metrics import PassAtK, require_samples
 from wmtp.evaluation.ranks import Ranks
-from wmtp.evaluation.samples import generate_samples, problems_too_long, read_samples, sample_row
+from wmtp.evaluation.samples import Given, generate_samples, problems_too_long, read_samples, sample_row
 from wmtp.evaluation.sandbox import (
     STATUSES,
     UNJUDGEABLE,
@@ -64,7 +65,7 @@ FILES = ("eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metri
 REPORTS = ("report.md", "report.html")
 DRAWN = ("temperature", "top_p", "seed", "max_new_tokens", "stop")  # of a Sampling
 # What stands in metrics.json to say how the numbers came about and on what: it is set, not measured.
-SETTINGS = ("problems", "scored", "samples", "prompt", "split", "shots", "n", *DRAWN, "isolation")
+SETTINGS = ("problems", "scored", "samples", "prompt", "split", "shots", "n", *DRAWN, "extract", "isolation")
 
 
 def evaluate(
@@ -78,6 +79,7 @@ def evaluate(
     checkpoint: str = "",
     samples: Path | None = None,
     suite: Sequence[Benchmark] = (),
+    extract: str = "none",
     ks: Sequence[int] = (1,),
     progress: bool = True,
     overwrite: bool = False,
@@ -91,8 +93,9 @@ def evaluate(
         model, tokenizer: 표본을 만들 모델. `samples`가 있으면 쓰지 않는다.
         sampling: 표본을 어떻게 뽑는지. samples 파일이면 기록만 한다 (모르면 None).
         checkpoint: 모델의 내용에서 나온 이름 (`wmtp.cache.fingerprint`). 이어 할 수 있는지를 이것으로 판단한다.
-        samples: 다른 프로그램이 만든 표본 파일 (JSONL). 정지 문자열로 자르지 않고 그대로 채점한다.
+        samples: 다른 프로그램이 만든 표본 (sample_files.py의 모양 중 하나). 정지 문자열로 자르지 않고 그대로 채점한다.
         suite: samples 파일을 함께 쓰는 벤치마크들. 서로의 표본은 건너뛴다.
+        extract: 답에서 프로그램을 어떻게 꺼내는지 (extraction.py). samples.jsonl에는 꺼내기 전의 답이 남는다.
         overwrite: out에 다른 평가가 있으면 지우고 새로 시작할지.
         ranks: 표본을 나누어 만들 프로세스들. 여기는 0번이고, 나머지는 `assist`를 부른다.
 
@@ -113,9 +116,9 @@ def evaluate(
     for k in ks:
         require_samples(list(Counter(task_id for task_id, _ in keys).values()), k)
     with _claimed(out):
-        _check_same_evaluation(out, _fingerprint(benchmark, sandbox, sampling, checkpoint, given), overwrite)
+        _check_same_evaluation(out, _fingerprint(benchmark, sandbox, sampling, checkpoint, given, extract), overwrite)
         unanswerable = problems_too_long(benchmark, model, tokenizer) if samples is None else {}
-        with _Evaluation(benchmark, out, sandbox, keys, unanswerable, progress) as evaluation:
+        with _Evaluation(benchmark, out, sandbox, keys, unanswerable, extract, progress) as evaluation:
             for row in evaluation.written_by_others():  # before a kill
                 evaluation.keep(row)
             missing = [key for key in keys if key not in evaluation.samples.rows]
@@ -127,7 +130,7 @@ def evaluate(
                     evaluation.written_by_others(ranks),
                 )
             else:
-                fresh = (sample_row(key, given[key]) for key in missing)
+                fresh = (sample_row(key, *given[key]) for key in missing)
             evaluation.run(fresh)
             metrics, speed = evaluation.metrics(sampling, ks), evaluation.speed()
         for name, values in (("speed.json", speed), ("metrics.json", metrics)):
@@ -158,10 +161,11 @@ class _Evaluation:
         sandbox: Sandbox,
         keys: list[Key],
         unanswerable: dict[str, str],
+        extract: str,
         progress: bool,
     ):
         self.benchmark, self.out, self.sandbox, self.keys = benchmark, out, sandbox, keys
-        self.unanswerable = unanswerable
+        self.unanswerable, self.extract = unanswerable, extract
         self.problems = {problem.task_id: problem for problem in benchmark.problems}
         self.places = self.find_places()
         self.samples = Journal(out / "samples.jsonl", completion=str)
@@ -206,7 +210,7 @@ class _Evaluation:
     def keep(self, row: dict[str, Any]) -> Key:
         """Write down a new sample before it is judged, and apart from it how it was made."""
         made = dict(row)
-        sample = {name: made.pop(name) for name in ("task_id", "sample", "completion")}
+        sample = {name: made.pop(name) for name in ("task_id", "sample", "completion", "whole") if name in made}
         key = sample["task_id"], sample["sample"]
         if made:
             self.timings.append({"task_id": key[0], "sample": key[1], **made})
@@ -230,7 +234,9 @@ class _Evaluation:
         def programs() -> Iterator[Program]:
             for key, limits in work:
                 problem, place = self.problems[key[0]], self.places[key[0]].replace(UNJUDGEABLE, "outside")
-                program = self.benchmark.program(problem, self.samples.rows[key]["completion"], limits, place)
+                row = self.samples.rows[key]
+                given = dict(whole=row.get("whole", False), how=self.extract)
+                program = self.benchmark.program(problem, row["completion"], limits, place, **given)
                 asked.append((key, program.limits))
                 yield program
 
@@ -298,6 +304,8 @@ class _Evaluation:
             "shots": len(self.benchmark.prompt.shot_task_ids),
             "n": counts.most_common(1)[0][1],
             **{name: getattr(sampling, name, None) for name in DRAWN},
+            "extract": self.extract,
+            "fenced": sum(holds_fence(self.samples.rows[key]["completion"]) for key in self.keys if key[0] in number),
             "isolation": self.sandbox.isolation,
             "packages": self.sandbox.packages,
         }
@@ -330,7 +338,12 @@ def _hash(completion: str) -> str:
 
 
 def _fingerprint(
-    benchmark: Benchmark, sandbox: Sandbox, sampling: "Sampling | None", checkpoint: str, given: dict[Key, str]
+    benchmark: Benchmark,
+    sandbox: Sandbox,
+    sampling: "Sampling | None",
+    checkpoint: str,
+    given: dict[Key, Given],
+    extract: str,
 ) -> dict[str, Any]:
     """Describe everything that the final files depend on; how fast they come is left out.
 
@@ -343,6 +356,7 @@ def _fingerprint(
         **{f"sampling.{name}": drawn[name] for name in drawn.keys() - {"batch_size", "decoding"}},
         "ckpt": checkpoint,
         "samples": hashlib.sha256(repr(sorted(given.items())).encode()).hexdigest()[:16] if given else None,
+        "extract": extract,
         "sandbox.isolation": sandbox.isolation,
         "sandbox.packages": sandbox.packages,
     }

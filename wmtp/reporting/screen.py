@@ -86,6 +86,11 @@ def evaluation_summary(name: str, metrics: Mapping[str, Any], report: Path, t: T
     for what, said in LEFT_OUT.items():
         if metrics[f"{name}/{what}"]:
             lines.append(_line(f"{name}/{what}", t(said, count=len(metrics[f"{name}/{what}"]))))
+    if metrics[f"{name}/fenced"] and metrics[f"{name}/extract"] == "none":
+        counts = dict(fenced=metrics[f"{name}/fenced"], samples=metrics[f"{name}/samples"])
+        lines.append(
+            _line("extract=none", t("{fenced} of {samples} answers hold a Markdown fence: extract=auto", **counts))
+        )
     rates = [f"{value:.2f}" for key, value in metrics.items() if key.startswith(f"{name}/acceptance/")]
     if rates:
         lines.append(_line(t("drafts accepted"), f"{', '.join(rates)} {t('(heads 1, 2, …)')}"))
