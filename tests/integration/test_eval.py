@@ -19,7 +19,7 @@ from wmtp.train import train
 
 ROOT = Path(__file__).parents[2]
 TINY = [f"ckpt={ROOT / 'wmtp/assets/tiny-base'}", "sampling.max_new_tokens=64", "progress=false", "device=cpu"]
-FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json")
+FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json", "eval_results.json", "verdicts.csv")
 
 
 def test_a_model_folder_gives_results_and_a_report_in_out_itself(config, tmp_path, capsys):

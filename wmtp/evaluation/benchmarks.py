@@ -99,7 +99,7 @@ class Benchmark:
     def program(
         self, problem: Problem, completion: str, limits: Limits | None = None, place: str = "either", **given: Any
     ) -> Program:
-        """Build the program to judge from a completion, as `source_of` writes it."""
+        """Build the program to judge from a completion, given as `source_of` takes it."""
         return program_of(problem, self.source_of(problem, completion, **given), limits or self.limits, place)
 
     def reference(self, problem: Problem, limits: Limits, place: str = "either") -> Program:

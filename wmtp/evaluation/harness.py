@@ -9,10 +9,11 @@
         results.jsonl   task_id, sample, status, message, cpu_limit, completion (채점한 글의 해시)
                         프로그램의 프로세스 안에서 시험했다면 tests: inside
         metrics.json    <benchmark>/pass@1 …
+        eval_results.json, verdicts.csv   같은 판정을 남의 모양으로 (for_others.py)
         timings.jsonl   task_id, sample, seconds, generation_seconds, tokens, blocks, accepted
         speed.json      <benchmark>/acceptance/head1 …
 
-    앞의 네 파일은 언제나 같고, 뒤의 두 파일은 잴 때마다 다르다. 초안을 쓸지는 시간을 재어 정하므로 (generation.py)
+    앞의 여섯 파일은 언제나 같고, 뒤의 두 파일은 잴 때마다 다르다. 초안을 쓸지는 시간을 재어 정하므로 (generation.py)
     헤드별 수락률도 뒤의 것이다. 여러 프로세스가 나누어 만들면 (ranks.py) 각자 samples.rank<번호>.jsonl에 쓰고,
     0번이 모은다.
     판정은 이름이 아니라 채점한 글에 딸린다: samples.jsonl을 손으로 고치면 고친 줄만 다시 채점한다.
@@ -39,6 +40,7 @@ import torch
 from wmtp.errors import ConfigError, HarnessError
 from wmtp.evaluation.benchmarks import Benchmark
 from wmtp.evaluation.extraction import holds_fence
+from wmtp.evaluation.for_others import evalplus_results, verdict_table
 from wmtp.evaluation.journal import Journal, Key
 from wmtp.evaluation.metrics import PassAtK, require_samples
 from wmtp.evaluation.ranks import Ranks
@@ -61,7 +63,10 @@ if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take se
     from wmtp.models.sampling import Sampling
 
 ALONE = Ranks()
-FILES = ("eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metrics.json", "speed.json")
+FILES = (
+    "eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metrics.json", "speed.json", "eval_results.json",
+    "verdicts.csv",
+)  # fmt: skip
 REPORTS = ("report.md", "report.html")
 DRAWN = ("temperature", "top_p", "seed", "max_new_tokens", "stop")  # of a Sampling
 # What stands in metrics.json to say how the numbers came about and on what: it is set, not measured.
@@ -133,6 +138,7 @@ def evaluate(
                 fresh = (sample_row(key, *given[key]) for key in missing)
             evaluation.run(fresh)
             metrics, speed = evaluation.metrics(sampling, ks), evaluation.speed()
+            evaluation.write_for_others(metrics)
         for name, values in (("speed.json", speed), ("metrics.json", metrics)):
             write_atomically(out / name, json.dumps(values, indent=2).encode() + b"\n")
     return metrics | speed
@@ -234,14 +240,17 @@ class _Evaluation:
         def programs() -> Iterator[Program]:
             for key, limits in work:
                 problem, place = self.problems[key[0]], self.places[key[0]].replace(UNJUDGEABLE, "outside")
-                row = self.samples.rows[key]
-                given = dict(whole=row.get("whole", False), how=self.extract)
-                program = self.benchmark.program(problem, row["completion"], limits, place, **given)
+                program = self.benchmark.program(problem, limits=limits, place=place, **self.answer(key))
                 asked.append((key, program.limits))
                 yield program
 
         for index, verdict in self.sandbox.judge(programs()):
             self.record(*asked[index], verdict)
+
+    def answer(self, key: Key) -> dict[str, Any]:
+        """Say what is judged of a sample, as `Benchmark.source_of` takes it."""
+        row = self.samples.rows[key]
+        return {"completion": row["completion"], "whole": row.get("whole", False), "how": self.extract}
 
     def record(self, key: Key, limits: Limits, verdict: Verdict) -> None:
         """Write down one verdict and move the bar."""
@@ -310,6 +319,17 @@ class _Evaluation:
             "packages": self.sandbox.packages,
         }
         return self.named(values)
+
+    def write_for_others(self, metrics: dict[str, Any]) -> None:
+        """Write the verdicts on the judgeable problems in the shapes that other programs read."""
+        keys = [key for key in self.keys if self.places[key[0]] != UNJUDGEABLE]
+        statuses = {key: self.results.rows[key]["status"] for key in keys}
+        source_of = self.benchmark.source_of
+        programs = ((key, source_of(self.problems[key[0]], **self.answer(key)), statuses[key]) for key in keys)
+        rates = {name.rpartition("/")[2]: value for name, value in metrics.items() if re.search(r"/pass@\d+$", name)}
+        results = evalplus_results(programs, rates, self.benchmark.identity()["problems"])
+        write_atomically(self.out / "eval_results.json", results)
+        write_atomically(self.out / "verdicts.csv", verdict_table(statuses))
 
     def speed(self) -> dict[str, Any]:
         """Sum up what it took: measured, so never twice the same."""

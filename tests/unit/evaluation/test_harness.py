@@ -30,7 +30,7 @@ from wmtp.evaluation.sandbox import Limits, Sandbox
 from wmtp.models.sampling import Sampling
 from wmtp.progress import progress_bar
 
-FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json")
+FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json", "eval_results.json", "verdicts.csv")
 WRONG = (
     "def solve(xs):\n    return 'no'\n",
     "def solve(xs:\n",

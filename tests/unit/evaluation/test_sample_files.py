@@ -16,6 +16,7 @@ from wmtp.data.prompts import HumanEvalRaw
 from wmtp.errors import DataFormatError, DataNotFoundError
 from wmtp.evaluation import sample_files
 from wmtp.evaluation.benchmarks import Benchmark
+from wmtp.evaluation.for_others import evalplus_results
 from wmtp.evaluation.harness import evaluate
 from wmtp.evaluation.sample_files import STANDARD_INPUT, read_answers
 from wmtp.evaluation.samples import Given, read_samples
@@ -200,3 +201,22 @@ def test_the_order_names_no_problem_of_several_benchmarks(tmp_path):
     given = written(tmp_path, json.dumps(WHOLE).encode())
     with pytest.raises(DataFormatError, match="the order says nothing in several benchmarks; take one"):
         read_samples(given, BENCHMARK, [BENCHMARK, Benchmark("other", Others(), HumanEvalRaw())])
+
+
+def test_results_have_the_shape_that_others_read(tmp_path, sandbox):
+    given = written(tmp_path, lines(human_eval()))
+    evaluate(BENCHMARK, tmp_path / "out", sandbox=sandbox, samples=given, progress=False, ks=(1, 2))
+    results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert results["pass_at_k"] == {"base": {"pass@1": 0.5, "pass@2": 1.0}}
+    assert list(results["eval"]) == [f"HumanEval/{i}" for i in range(3)]
+    for i, rows in enumerate(results["eval"].values()):
+        assert [row["base_status"] for row in rows] == ["pass", "fail"]
+        assert [row["solution"] for row in rows] == WHOLE[i]
+        assert {row["task_id"] for row in rows} == {f"HumanEval/{i}"} and rows[0]["plus_status"] is None
+    table = (tmp_path / "out" / "verdicts.csv").read_text().splitlines()
+    assert table == ["task_id,passed,samples,0,1", *(f"HumanEval/{i},1,2,passed,wrong" for i in range(3))]
+
+
+def test_results_call_the_problems_of_mbpp_as_evalplus_does():
+    found = json.loads(evalplus_results([(("mbpp/11", 0), "x", "timeout"), (("mbpp/11", 1), "y", "crashed")], {}, "h"))
+    assert [row["base_status"] for row in found["eval"]["Mbpp/11"]] == ["timeout", "fail"]
