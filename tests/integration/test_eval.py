@@ -87,6 +87,9 @@ def test_chat_answers_are_named_for_what_they_are_and_taken_apart_when_asked(con
         kept = [json.loads(line)["completion"] for line in (tmp_path / how / "samples.jsonl").read_text().splitlines()]
         assert kept == answers
     assert passed == {"none": 1, "fence": 3, "auto": 3}
+    found = evaluate_checkpoint(config(f"diff='{tmp_path / 'none'},{tmp_path / 'auto'}'", root="eval"))
+    assert found["better"] == {"synthetic/test/0": ("1/4", "3/4")} and not found["worse"]
+    assert "extract                  none → auto" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"holds another evaluation \(extract = auto, now none\)"):
         common = [f"samples={file}", "benchmark=synthetic", "progress=false", f"out={tmp_path / 'auto'}"]
         evaluate_checkpoint(config(*common, root="eval"))
