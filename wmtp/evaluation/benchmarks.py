@@ -94,7 +94,8 @@ class Benchmark:
         """
         if how == "none":
             return completion if whole else self.prompt.program(problem, completion)
-        return extract(completion, how, problem.entry_point, "" if whole else self.prompt.program(problem, ""))
+        prompt = "" if whole else self.prompt.program(problem, "")
+        return extract(completion, how, problem.entry_point, prompt, "\n".join((problem.setup, *problem.tests)))
 
     def program(
         self, problem: Problem, completion: str, limits: Limits | None = None, place: str = "either", **given: Any

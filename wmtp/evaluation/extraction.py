@@ -41,19 +41,26 @@ def holds_fence(answer: str) -> bool:
     return any(map(_FENCE.fullmatch, answer.splitlines()))
 
 
-def extract(answer: str, how: str, entry_point: str | None = None, prompt: str = "") -> str:
+def extract(answer: str, how: str, entry_point: str | None = None, prompt: str = "", tests: str = "") -> str:
     """Return the program to judge.
 
     Args:
         how: "fence" 또는 "auto".
         entry_point: 시험받는 함수. 없으면 (표준 입출력) 최상위 문장을 빼지 않는다.
         prompt: 답이 이어 쓰는 프롬프트. 답만으로 프로그램인 문제에서는 "".
+        tests: 시험의 글. 시험이 부르는 다른 이름(MBPP 601의 클래스 Pair)도 남긴다.
 
     Example:
         >>> print(extract("Here you go:\\n\\ndef f(x):\\n    return x\\n\\nprint(f(1))\\nEnjoy!", "auto", "f").rstrip())
         def f(x):
             return x
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "is" with a literal, "\d" in a text
+        return _extract(answer, how, entry_point, prompt, tests)
+
+
+def _extract(answer: str, how: str, entry_point: str | None, prompt: str, tests: str) -> str:
     answer = _after_thoughts(answer.replace("\r\n", "\n"))
     # A fence inside of a program stands in one of its texts.
     code = answer if _parsed(answer) or _parsed(prompt + answer) else _fenced(answer, entry_point)
@@ -63,7 +70,7 @@ def extract(answer: str, how: str, entry_point: str | None = None, prompt: str =
     if _parsed(program) is None:
         found = [code for code in map(_statements, (code, answer)) if entry_point in _bound(code)]
         program = _with_prompt(found[0], entry_point, prompt) if found else _statements(program) or program
-    return _needed(program, entry_point) if entry_point else program
+    return _needed(program, {entry_point, *_used(tests)}) if entry_point in _bound(program) else program
 
 
 def _after_thoughts(answer: str) -> str:
@@ -131,7 +138,11 @@ def _statements(text: str) -> str:
         return ""
     known = {*dir(builtins), "__name__", "__file__", *_bound(code)}
     # A line of one word, or "- a list", is an expression to Python.
-    prose = [node for node in tree.body if isinstance(node, ast.Expr | ast.AnnAssign) and not _used(node) <= known]
+    prose = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.Expr | ast.AnnAssign) and not _used(ast.unparse(node)) <= known
+    ]
     return _keep(code, tree, [node for node in tree.body if node not in prose])
 
 
@@ -150,17 +161,17 @@ def _end_of_statement(lines: Sequence[str], starts: Sequence[int], at: int) -> i
     return end or None
 
 
-def _needed(program: str, entry_point: str) -> str:
-    """Leave out the statements at the top level that the function does not need: examples, tests, main programs."""
+def _needed(program: str, needed: set[str]) -> str:
+    """Leave out the statements at the top level that nothing needed uses: examples, tests, main programs."""
     tree = _parsed(program)
-    if tree is None or entry_point not in _bound(program):
+    if tree is None:
         return program
-    used = {node: _used(node) for node in tree.body}
+    used = {node: _used(ast.unparse(node)) for node in tree.body}
     imports = {node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)}
     imported = set().union(*(_bound(ast.unparse(node)) for node in imports))  # sys.exit() does not change what sys is
     made = {node: _bound(ast.unparse(node)) | (_changed(node) - imported) for node in tree.body}
     kept = imports | set(filter(_sets_something, tree.body))
-    needed = {entry_point}.union(*(used[node] for node in kept - imports))
+    needed = needed.union(*(used[node] for node in kept - imports))
     # What a kept statement uses is needed too, until nothing new comes up.
     while more := {
         node for node in tree.body if node not in kept and made[node] & needed and "__name__" not in used[node]
@@ -209,13 +220,11 @@ def _first_line(node: ast.stmt) -> int:
 
 def _parsed(program: str) -> ast.Module | None:
     """Parse what Python would run, None if it would not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            compile(program, "<answer>", "exec", dont_inherit=True)
-            return ast.parse(program)
-        except _UNREADABLE:
-            return None
+    try:
+        compile(program, "<answer>", "exec", dont_inherit=True)
+        return ast.parse(program)
+    except _UNREADABLE:
+        return None
 
 
 def _bound(code: str) -> set[str]:
@@ -228,18 +237,16 @@ def _binds(symbol: symtable.Symbol) -> bool:
     return symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()
 
 
-def _used(node: ast.stmt) -> set[str]:
-    """Name what a statement uses from outside of it, now or when its functions are called."""
-    tables = [_names(ast.unparse(node))]
+def _used(code: str) -> set[str]:
+    """Name what code uses of the top level, now or when its functions are called; nothing if it is none."""
+    tables = [table for table in [_names(code)] if table]
     for table in tables:
         tables += table.get_children()
     return {one.get_name() for table in tables for one in table.get_symbols() if one.is_global()}
 
 
 def _names(code: str) -> symtable.SymbolTable | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return symtable.symtable(code, "<answer>", "exec")
-        except _UNREADABLE:
-            return None
+    try:
+        return symtable.symtable(code, "<answer>", "exec")
+    except _UNREADABLE:
+        return None

@@ -2,9 +2,11 @@
 
 import pytest
 
+from tests.real_data import DATA, real_data
 from tests.unit.evaluation.chat_answers import ANSWERS
 from wmtp.data.problem import Problem
 from wmtp.data.prompts import BigcodeMbpp0Shot, HumanEvalRaw
+from wmtp.data.sources import HumanEval, Mbpp
 from wmtp.evaluation.benchmarks import Benchmark
 from wmtp.evaluation.extraction import HOW, extract, holds_fence
 from wmtp.evaluation.sandbox import Sandbox
@@ -66,6 +68,28 @@ def test_what_passes_as_it_is_passes_in_every_way():
 def test_a_fence_is_seen_where_there_is_one():
     assert holds_fence("1. So:\n   ```py\n   x\n   ```") and holds_fence("~~~\nx\n~~~")
     assert not holds_fence("x = '```'\ny = `a`\n# ``` is a fence\n")
+
+
+def test_what_the_tests_call_stays_too():
+    pair, other, f = "class Pair:\n    pass\n", "class Other:\n    pass\n", "def f(pair):\n    return 1\n"
+    assert extract(f"{pair}{other}{f}f(Pair())\n", "auto", "f", tests="assert f(Pair()) == 1") == pair + f
+
+
+@real_data
+@pytest.mark.parametrize("name", ["humaneval", "mbpp"])
+def test_real_solutions_pass_in_whatever_they_are_wrapped(name):
+    source, prompt = {"humaneval": (HumanEval, HumanEvalRaw), "mbpp": (Mbpp, BigcodeMbpp0Shot)}[name]
+    benchmark = Benchmark(name, source(f"{DATA}/{name}"), prompt(), split="all")
+    some = [p for i, p in enumerate(benchmark.problems) if i % 8 == 0 or p.task_id in ("mbpp/367", "mbpp/601")]
+    asked = []
+    for problem in some:
+        completion, solution = benchmark.prompt.completion(problem), problem.solutions[0]
+        asked += [(problem, completion), (problem, f"Sure!\n```python\n{solution}\n```\nDone.")]
+        asked += [(problem, f"Here's it:\n\n{solution}\n\nThat's all.\n"), (problem, f"{completion}\n\nThat's all.\n")]
+    programs = [benchmark.program(problem, text, how="auto") for problem, text in asked]
+    with Sandbox(workers=2) as sandbox:
+        failed = [asked[index] for index, verdict in sandbox.judge(iter(programs)) if not verdict.passed]
+    assert failed == []
 
 
 def test_extraction_is_idempotent():
