@@ -56,6 +56,8 @@ def test_folders_that_cannot_be_compared_are_named(tmp_path):
     first, other = write(tmp_path / "a", {"x": ["passed"]}), write(tmp_path / "b", {"y": ["passed"]})
     with pytest.raises(ConfigError, match=r"no problem stands in both \(x …, y …\)"):
         compare_folders(first, other, Texts())
+    with pytest.raises(ConfigError, match=r"\(x …, none that can be judged …\)"):
+        compare_folders(first, write(tmp_path / "c", {"broken": ["error"]}), Texts())
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"empty holds no results\.jsonl; give the folders of two"):
         compare_folders(first, tmp_path / "empty", Texts())

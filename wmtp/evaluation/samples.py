@@ -44,6 +44,8 @@ def read_samples(path: Path, benchmark: Benchmark, suite: Sequence[Benchmark] = 
     found: dict[Key, Answer] = {}
     for answer in answers:
         written = answer.task_id
+        if written in others:
+            continue
         if written is None and others:
             raise answer.row.error("task_id", "is missing, and the order says nothing in several benchmarks; take one")
         if written is None and not 0 <= answer.place < len(problems):
@@ -51,7 +53,7 @@ def read_samples(path: Path, benchmark: Benchmark, suite: Sequence[Benchmark] = 
             raise answer.row.error("task_id", f"is missing, and {only}")
         task_id = problems[answer.place] if written is None else named.get(written) or named.get(_plain(written))
         if not task_id:
-            if written in named_elsewhere or _plain(written) in named_elsewhere:
+            if _plain(written) in named_elsewhere:
                 continue
             where = ", ".join(dict.fromkeys(b.name for b in (suite or [benchmark])))
             hint = f"; an id is written like {problems[0]}"

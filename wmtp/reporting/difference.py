@@ -80,8 +80,9 @@ def compare_folders(first: Path, second: Path, t: Texts) -> tuple[Difference, st
     """
     before, after = read_verdicts(first), read_verdicts(second)
     if not before.keys() & after.keys():
+        names = (next(iter(verdicts), "none that can be judged") for verdicts in (before, after))
         raise ConfigError(
-            f"diff = {first},{second}: no problem stands in both ({next(iter(before))} …, {next(iter(after))} …). "
+            f"diff = {first},{second}: no problem stands in both ({', '.join(f'{name} …' for name in names)}). "
             "Give two evaluations of one benchmark."
         )
     found = find_difference(before, after)

@@ -191,6 +191,23 @@ def test_a_folder_without_programs_is_named(tmp_path):
         read_answers(tmp_path / "nowhere")
 
 
+def test_a_name_as_it_is_written_comes_before_one_that_is_spelled_alike(tmp_path):
+    class Lower(Functions):
+        """Names that differ by case alone."""
+
+        def problems(self, split):
+            return [replace(problem, task_id=problem.task_id.lower()) for problem in super().problems(split)]
+
+    lower = Benchmark("lower", Lower(), HumanEvalRaw())
+    given = written(tmp_path, lines(human_eval("humaneval/{}")))
+    assert len(read_samples(given, lower, [BENCHMARK, lower])) == 6 and not read_samples(given, BENCHMARK, [lower])
+    with pytest.raises(DataFormatError, match="task_id = HUMANEVAL/0 is not in t"):  # either of two
+        both = Benchmark(
+            "t", SimpleNamespace(problems=lambda _: [*lower.problems, *BENCHMARK.problems]), HumanEvalRaw()
+        )
+        read_samples(written(tmp_path, lines(human_eval("HUMANEVAL/{}"))), both)
+
+
 def test_the_order_names_no_problem_of_several_benchmarks(tmp_path):
     class Others(Functions):
         """The same under other names."""
