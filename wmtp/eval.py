@@ -3,7 +3,8 @@
     python -m wmtp.eval ckpt=runs/<name>
     python -m wmtp.eval ckpt=runs/<name> benchmark=humaneval benchmark.path=DIR
     python -m wmtp.eval ckpt=model:Qwen/Qwen2.5-Coder-0.5B benchmark=mbpp out=DIR      # or ckpt=FILE.gguf
-    python -m wmtp.eval samples=FILE benchmark=mbpp benchmark.path=DIR
+    python -m wmtp.eval samples=FILE benchmark=mbpp benchmark.path=DIR extract=auto
+    python -m wmtp.eval diff=DIR,DIR                                 # which problems two evaluations judge differently
     torchrun --nproc-per-node 8 -m wmtp.eval ckpt=runs/<name>
 
 [동작] benchmark를 주지 않으면 그 실행이 학습 끝에 쓴 벤치마크를 그대로 쓴다: 같은 체크포인트, 같은 숫자.
@@ -11,14 +12,16 @@
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from wmtp.checks import check_choice
 from wmtp.cli import build, check_all_set, config_dir, front_door, in_its_storage, quiet_libraries, sweep_point
 from wmtp.errors import CheckpointError, ConfigError
+from wmtp.evaluation.extraction import HOW
 from wmtp.run.directory import resolve_checkpoint, run_of
 from wmtp.storage import in_use, is_s3
 
@@ -48,8 +51,11 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
         WmtpError: 설정, 데이터, 체크포인트, 표본 파일이 잘못됐을 때.
     """
     check_all_set(cfg)
-    if (cfg.ckpt is None) == (cfg.samples is None):
-        raise ConfigError("ckpt and samples: give exactly one, ckpt=runs/<name> or samples=FILE.")
+    if sum(given is not None for given in (cfg.ckpt, cfg.samples, cfg.diff)) != 1:
+        raise ConfigError("ckpt, samples and diff: give exactly one, ckpt=runs/<name>, samples=FILE or diff=DIR,DIR.")
+    if cfg.diff is not None:
+        return _difference(cfg)
+    check_choice("extract", cfg.extract, HOW, "none judges answers as they are, auto finds the program in them.")
 
     from wmtp.evaluation.harness import assist, evaluate
     from wmtp.evaluation.ranks import joined_ranks
@@ -60,15 +66,16 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     texts = Texts(cfg.lang)
     metrics: dict[str, Any] = {}
     with joined_ranks() as ranks:
+        if ranks.rank and cfg.samples is not None:
+            return {}  # there is nothing to generate, and standard input is the first rank's
         subject = _model(cfg, ranks.local) if cfg.ckpt is not None else _samples(cfg)
         folders = [_folder(cfg, subject, benchmark) for benchmark in subject.suite]
         if ranks.rank:
             for benchmark, out in zip(subject.suite, folders, strict=True):
-                if cfg.ckpt is not None:
-                    assist(benchmark, out, ranks=ranks, **subject.source)
+                assist(benchmark, out, ranks=ranks, **subject.source)
             return {}
         how = dict(ks=tuple(cfg.ks), overwrite=cfg.overwrite, progress=cfg.progress)
-        how |= {"suite": subject.suite, "checkpoint": subject.checkpoint}
+        how |= {"suite": subject.suite, "extract": cfg.extract, "checkpoint": subject.checkpoint}
         with build(cfg.sandbox) as sandbox:
             print(f"isolation: {sandbox.isolation}")
             for benchmark, out in zip(subject.suite, folders, strict=True):
@@ -81,6 +88,22 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
                     log_evaluation(subject.run, f"{subject.label}-{benchmark.name}", found, out)
                 metrics |= found
     return metrics
+
+
+def _difference(cfg: DictConfig) -> dict[str, Any]:
+    """Compare the results of two evaluations; nothing is evaluated."""
+    from wmtp.reporting.difference import compare_folders
+    from wmtp.reporting.texts import Texts
+
+    parts = str(cfg.diff).split(",")
+    pairs = [(",".join(parts[:i]), ",".join(parts[i:])) for i in range(1, len(parts))]  # a name may hold a comma
+    folders = [tuple(Path(name.strip()).expanduser() for name in pair) for pair in pairs]
+    both = next((pair for pair in folders if all(folder.is_dir() for folder in pair)), None)
+    if both is None:
+        raise ConfigError(f"diff = {cfg.diff} must be two folders with results, as in diff=runs/a/eval,runs/b/eval.")
+    found, said = compare_folders(*both, Texts(cfg.lang))
+    print(said)
+    return asdict(found)
 
 
 def _model(cfg: DictConfig, local_rank: int) -> Subject:
@@ -135,11 +158,16 @@ def _is_model(ckpt: Any) -> bool:
 
 
 def _samples(cfg: DictConfig) -> Subject:
-    """Find out which benchmarks a samples file has something for."""
+    """Find out in which shape the samples are, and for which benchmarks."""
+    from wmtp.evaluation.sample_files import STANDARD_INPUT, read_answers
     from wmtp.evaluation.samples import read_samples
 
     file = Path(cfg.samples).expanduser()
     suite = _suite(cfg, None)
+    if file == STANDARD_INPUT and not cfg.out:
+        raise ConfigError("out has no value, and results cannot go beside standard input; set out=DIR.")
+    shape, answers = read_answers(file)
+    print(f"samples: {shape}, {len(answers)} answers")
     kept = [benchmark for benchmark in suite if read_samples(file, benchmark, suite)]
     for benchmark in suite:
         if benchmark not in kept:

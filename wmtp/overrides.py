@@ -29,7 +29,18 @@ KINDS = {
     ListConfig: "a list, such as [1, 10]",
 }
 # Whatever is typed there is a text: name=20261126, and samples=a,b.jsonl unless a sweep is asked for.
-TEXTS = ("name", "ckpt", "samples", "out", "runs", "mlflow_experiment", "model.path", "data.path", "benchmark.path")
+TEXTS = (
+    "name",
+    "ckpt",
+    "samples",
+    "diff",
+    "out",
+    "runs",
+    "mlflow_experiment",
+    "model.path",
+    "data.path",
+    "benchmark.path",
+)
 DEPTH = 40  # brackets in brackets, or keys under keys; Python's stack ends at a few hundred
 
 

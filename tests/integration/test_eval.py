@@ -19,7 +19,7 @@ from wmtp.train import train
 
 ROOT = Path(__file__).parents[2]
 TINY = [f"ckpt={ROOT / 'wmtp/assets/tiny-base'}", "sampling.max_new_tokens=64", "progress=false", "device=cpu"]
-FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json")
+FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json", "eval_results.json", "verdicts.csv")
 
 
 def test_a_model_folder_gives_results_and_a_report_in_out_itself(config, tmp_path, capsys):
@@ -70,6 +70,29 @@ def test_a_samples_file_of_a_suite_is_scored_without_a_model(config, tmp_path, c
     file.write_text(json.dumps({"task_id": "mbpp/99999", "completion": ""}) + "\n")
     with pytest.raises(Exception, match=r"samples.jsonl:1: task_id = mbpp/99999 is not in mbpp, humaneval"):
         evaluate_checkpoint(config(*suite, root="eval"))
+
+
+def test_chat_answers_are_named_for_what_they_are_and_taken_apart_when_asked(config, tmp_path, capsys):
+    right = "def solve(xs):\n    xs = [x * x for x in xs]\n    return len(set(xs))\n"  # six_samples.jsonl
+    answers = [f"Sure!\n```python\n{right}```\nEasy.", f"<think>x</think>{right}", right, "I cannot."]
+    file = tmp_path / "answers.json"
+    file.write_text(json.dumps([{"task_id": "Synthetic/test/0", "solution": answer} for answer in answers]))
+    passed = {}
+    for how in ("none", "fence", "auto"):
+        common = [f"samples={file}", "benchmark=synthetic", f"extract={how}", "progress=false", "ks=[1,2]"]
+        metrics = evaluate_checkpoint(config(*common, f"out={tmp_path / how}", root="eval"))
+        passed[how], said = metrics["synthetic/verdicts/passed"], capsys.readouterr().out
+        assert "samples: EvalPlus' solutions, 4 answers" in said
+        assert ("1 of 4 answers hold a Markdown fence: extract=auto" in said) == (how == "none")
+        kept = [json.loads(line)["completion"] for line in (tmp_path / how / "samples.jsonl").read_text().splitlines()]
+        assert kept == answers
+    assert passed == {"none": 1, "fence": 3, "auto": 3}
+    found = evaluate_checkpoint(config(f"diff='{tmp_path / 'none'},{tmp_path / 'auto'}'", root="eval"))
+    assert found["better"] == {"synthetic/test/0": ("1/4", "3/4")} and not found["worse"]
+    assert "extract                  none → auto" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"holds another evaluation \(extract = auto, now none\)"):
+        common = [f"samples={file}", "benchmark=synthetic", "progress=false", f"out={tmp_path / 'auto'}"]
+        evaluate_checkpoint(config(*common, root="eval"))
 
 
 def test_an_mlflow_run_id_names_its_model_and_gets_the_results(config, tmp_path, monkeypatch):

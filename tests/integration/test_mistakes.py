@@ -197,7 +197,7 @@ def test_a_secret_in_a_command_is_refused_before_any_network_and_never_shown(ans
 
 ROWS = {
     "unknown.jsonl": '{"task_id": "x/1", "completion": ""}',
-    "case.jsonl": '{"task_id": "Mbpp/11", "completion": ""}',
+    "good.jsonl": '{"task_id": "Mbpp/11", "completion": ""}',
     "short.jsonl": '{"task_id": "mbpp/11"}',
 }
 LONG = "a" * 260
@@ -207,13 +207,20 @@ LONG = "a" * 260
     ("arguments", "sentence"),
     [
         ("samples=unknown.jsonl", r".*task_id = x/1 is not in mbpp, split all; an id is written like mbpp/11\."),
-        ("samples=case.jsonl", r".*task_id = Mbpp/11 is not in mbpp, split all; write mbpp/11\."),
+        ("samples=- benchmark.limit=1", r"ConfigError: out has no value, and results cannot go beside standard input"),
+        (
+            "samples=good.jsonl extract=markdown",
+            r"ConfigError: extract = 'markdown' must be one of none, fence, auto\.",
+        ),
         ("samples=short.jsonl", r".*short\.jsonl:1: completion is missing\. .* described in docs/evaluation\.md\)"),
         ("samples=x benchmark.path=/nowhere", r"DataNotFoundError: samples = x: no such file"),
         (
-            "samples=short.jsonl benchmark.path=/nowhere",
+            "samples=good.jsonl benchmark.path=/nowhere",
             r"DataNotFoundError: benchmark=mbpp: .* benchmark\.path=/nowhere",
         ),
+        ("diff=lora,lora samples=good.jsonl", r"ConfigError: ckpt, samples and diff: give exactly one"),
+        ("diff=lora,nowhere", r"ConfigError: diff = lora,nowhere must be two folders with results"),
+        ("diff=lora,lora", r"ConfigError: diff: lora holds no results\.jsonl"),
         (f"samples={LONG}", r"ConfigError: samples = a+ cannot be used \(File name too long\)"),
         (f"ckpt={LONG}", r"ConfigError: ckpt = a+ cannot be used \(File name too long\)"),
         ("ckpt=lora", r"DataNotFoundError: ckpt = lora is an adapter without its model"),

@@ -325,11 +325,11 @@ class Row:
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_jsonl(file: Path, described_in: str = "docs/data.md") -> Iterator[Row]:
-    """Yield the rows of a JSONL file, packed or not, one at a time; say where its format is described."""
+def read_jsonl(file: Path, described_in: str = "docs/data.md", opened: IO[bytes] | None = None) -> Iterator[Row]:
+    """Yield the rows of a JSONL file, packed or opened already, one at a time; say where its format is described."""
     line = 0
     try:
-        with _opened(file) as lines:
+        with opened or _opened(file) as lines:
             for line, raw in enumerate(lines, start=1):
                 if raw.strip():
                     yield Row(file, line, _json_object(raw, f"{file}:{line}"), described_in)
@@ -345,16 +345,25 @@ def read_json_array(file: Path) -> Iterator[Row]:
     """Yield the rows of a file that is one JSON array; the line counted is the row's place in the array."""
     try:
         with _opened(file) as opened:
-            values = json.loads(opened.read().decode("utf-8-sig"))
-    except (ValueError, RecursionError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+            content = opened.read()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataFormatError(f"{file}:1: not JSON ({error}). Copy the file again.") from None
+    for number, value in enumerate(parse_json_array(content, file), start=1):
+        if not isinstance(value, dict):
+            raise DataFormatError(f"{file}: row {number} must be an object, not {type(value).__name__}.")
+        yield Row(file, number, value)
+
+
+def parse_json_array(content: bytes, file: Path) -> list[Any]:
+    """Parse the content of a file that is one JSON array."""
+    try:
+        values = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise DataFormatError(f"{file}:{line}: not JSON ({error}). Copy the file again.") from None
     if not isinstance(values, list):
         raise DataFormatError(f"{file}:1: must be an array of rows, not {type(values).__name__}.")
-    for number, value in enumerate(values, start=1):
-        if not isinstance(value, dict):
-            raise DataFormatError(f"{file}: row {number} must be an object, not {type(value).__name__}.")
-        yield Row(file, number, value)
+    return values
 
 
 def read_parquet(file: Path) -> Iterator[Row]:

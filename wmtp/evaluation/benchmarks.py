@@ -16,6 +16,7 @@ from wmtp.data.problem import Problem
 from wmtp.data.prompts import Prompt
 from wmtp.data.sources import FileSource
 from wmtp.errors import ConfigError, DataFormatError
+from wmtp.evaluation.extraction import extract
 from wmtp.evaluation.sandbox import Limits, Program, imports_of
 from wmtp.evaluation.sandbox.timing import times
 
@@ -85,11 +86,22 @@ class Benchmark:
         """Write the prompt of one problem."""
         return self.prompt.render(problem, self.shots)
 
+    def source_of(self, problem: Problem, completion: str, whole: bool = False, how: str = "none") -> str:
+        """Write the program to judge: the completion as it is or what `extraction.extract` finds in it.
+
+        Args:
+            whole: 프롬프트를 앞에 붙이지 않을 완전한 프로그램인지.
+        """
+        if how == "none":
+            return completion if whole else self.prompt.program(problem, completion)
+        prompt = "" if whole else self.prompt.program(problem, "")
+        return extract(completion, how, problem.entry_point, prompt, "\n".join((problem.setup, *problem.tests)))
+
     def program(
-        self, problem: Problem, completion: str, limits: Limits | None = None, place: str = "either"
+        self, problem: Problem, completion: str, limits: Limits | None = None, place: str = "either", **given: Any
     ) -> Program:
-        """Build the program to judge from a completion."""
-        return program_of(problem, self.prompt.program(problem, completion), limits or self.limits, place)
+        """Build the program to judge from a completion, given as `source_of` takes it."""
+        return program_of(problem, self.source_of(problem, completion, **given), limits or self.limits, place)
 
     def reference(self, problem: Problem, limits: Limits, place: str = "either") -> Program:
         """Build the reference solution as a program to judge, an empty program where there is none."""

@@ -5,14 +5,15 @@
     있는 것은 다시 하지 않는다. 끝나면 정해진 순서로 다시 써서, 한 번에 끝낸 것과 바이트까지 같다.
 
     out/eval.json       무엇을 평가하는지 (다르면 이어 하지 않는다)
-        samples.jsonl   task_id, sample, completion
+        samples.jsonl   task_id, sample, completion, 프롬프트를 앞에 붙이지 않을 프로그램이면 whole: true
         results.jsonl   task_id, sample, status, message, cpu_limit, completion (채점한 글의 해시)
                         프로그램의 프로세스 안에서 시험했다면 tests: inside
         metrics.json    <benchmark>/pass@1 …
+        eval_results.json, verdicts.csv   같은 판정을 남의 모양으로 (for_others.py)
         timings.jsonl   task_id, sample, seconds, generation_seconds, tokens, blocks, accepted
         speed.json      <benchmark>/acceptance/head1 …
 
-    앞의 네 파일은 언제나 같고, 뒤의 두 파일은 잴 때마다 다르다. 초안을 쓸지는 시간을 재어 정하므로 (generation.py)
+    앞의 여섯 파일은 언제나 같고, 뒤의 두 파일은 잴 때마다 다르다. 초안을 쓸지는 시간을 재어 정하므로 (generation.py)
     헤드별 수락률도 뒤의 것이다. 여러 프로세스가 나누어 만들면 (ranks.py) 각자 samples.rank<번호>.jsonl에 쓰고,
     0번이 모은다.
     판정은 이름이 아니라 채점한 글에 딸린다: samples.jsonl을 손으로 고치면 고친 줄만 다시 채점한다.
@@ -38,10 +39,12 @@ import torch
 
 from wmtp.errors import ConfigError, HarnessError
 from wmtp.evaluation.benchmarks import Benchmark
+from wmtp.evaluation.extraction import holds_fence
+from wmtp.evaluation.for_others import evalplus_results, verdict_table
 from wmtp.evaluation.journal import Journal, Key
 from wmtp.evaluation.metrics import PassAtK, require_samples
 from wmtp.evaluation.ranks import Ranks
-from wmtp.evaluation.samples import generate_samples, problems_too_long, read_samples, sample_row
+from wmtp.evaluation.samples import Given, generate_samples, problems_too_long, read_samples, sample_row
 from wmtp.evaluation.sandbox import (
     STATUSES,
     UNJUDGEABLE,
@@ -60,13 +63,14 @@ if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take se
     from wmtp.models.sampling import Sampling
 
 ALONE = Ranks()
-FILES = ("eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metrics.json", "speed.json")
-REPORTS = ("report.md", "report.html")
-# What stands in metrics.json to say how the numbers came about and on what: it is set, not measured.
-SETTINGS = (
-    "problems", "scored", "samples", "prompt", "split", "shots", "n", "temperature", "top_p", "seed", "max_new_tokens",
-    "isolation",
+FILES = (
+    "eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metrics.json", "speed.json", "eval_results.json",
+    "verdicts.csv",
 )  # fmt: skip
+REPORTS = ("report.md", "report.html")
+DRAWN = ("temperature", "top_p", "seed", "max_new_tokens", "stop")  # of a Sampling
+# What stands in metrics.json to say how the numbers came about and on what: it is set, not measured.
+SETTINGS = ("problems", "scored", "samples", "prompt", "split", "shots", "n", *DRAWN, "extract", "isolation")
 
 
 def evaluate(
@@ -80,6 +84,7 @@ def evaluate(
     checkpoint: str = "",
     samples: Path | None = None,
     suite: Sequence[Benchmark] = (),
+    extract: str = "none",
     ks: Sequence[int] = (1,),
     progress: bool = True,
     overwrite: bool = False,
@@ -93,8 +98,9 @@ def evaluate(
         model, tokenizer: 표본을 만들 모델. `samples`가 있으면 쓰지 않는다.
         sampling: 표본을 어떻게 뽑는지. samples 파일이면 기록만 한다 (모르면 None).
         checkpoint: 모델의 내용에서 나온 이름 (`wmtp.cache.fingerprint`). 이어 할 수 있는지를 이것으로 판단한다.
-        samples: 다른 프로그램이 만든 표본 파일 (JSONL). 정지 문자열로 자르지 않고 그대로 채점한다.
+        samples: 다른 프로그램이 만든 표본 (sample_files.py의 모양 중 하나). 정지 문자열로 자르지 않고 그대로 채점한다.
         suite: samples 파일을 함께 쓰는 벤치마크들. 서로의 표본은 건너뛴다.
+        extract: 답에서 프로그램을 어떻게 꺼내는지 (extraction.py). samples.jsonl에는 꺼내기 전의 답이 남는다.
         overwrite: out에 다른 평가가 있으면 지우고 새로 시작할지.
         ranks: 표본을 나누어 만들 프로세스들. 여기는 0번이고, 나머지는 `assist`를 부른다.
 
@@ -115,9 +121,9 @@ def evaluate(
     for k in ks:
         require_samples(list(Counter(task_id for task_id, _ in keys).values()), k)
     with _claimed(out):
-        _check_same_evaluation(out, _fingerprint(benchmark, sandbox, sampling, checkpoint, given), overwrite)
+        _check_same_evaluation(out, _fingerprint(benchmark, sandbox, sampling, checkpoint, given, extract), overwrite)
         unanswerable = problems_too_long(benchmark, model, tokenizer) if samples is None else {}
-        with _Evaluation(benchmark, out, sandbox, keys, unanswerable, progress) as evaluation:
+        with _Evaluation(benchmark, out, sandbox, keys, unanswerable, extract, progress) as evaluation:
             for row in evaluation.written_by_others():  # before a kill
                 evaluation.keep(row)
             missing = [key for key in keys if key not in evaluation.samples.rows]
@@ -129,9 +135,10 @@ def evaluate(
                     evaluation.written_by_others(ranks),
                 )
             else:
-                fresh = (sample_row(key, given[key]) for key in missing)
+                fresh = (sample_row(key, *given[key]) for key in missing)
             evaluation.run(fresh)
             metrics, speed = evaluation.metrics(sampling, ks), evaluation.speed()
+            evaluation.write_for_others(metrics)
         for name, values in (("speed.json", speed), ("metrics.json", metrics)):
             write_atomically(out / name, json.dumps(values, indent=2).encode() + b"\n")
     return metrics | speed
@@ -160,10 +167,11 @@ class _Evaluation:
         sandbox: Sandbox,
         keys: list[Key],
         unanswerable: dict[str, str],
+        extract: str,
         progress: bool,
     ):
         self.benchmark, self.out, self.sandbox, self.keys = benchmark, out, sandbox, keys
-        self.unanswerable = unanswerable
+        self.unanswerable, self.extract = unanswerable, extract
         self.problems = {problem.task_id: problem for problem in benchmark.problems}
         self.places = self.find_places()
         self.samples = Journal(out / "samples.jsonl", completion=str)
@@ -208,7 +216,7 @@ class _Evaluation:
     def keep(self, row: dict[str, Any]) -> Key:
         """Write down a new sample before it is judged, and apart from it how it was made."""
         made = dict(row)
-        sample = {name: made.pop(name) for name in ("task_id", "sample", "completion")}
+        sample = {name: made.pop(name) for name in ("task_id", "sample", "completion", "whole") if name in made}
         key = sample["task_id"], sample["sample"]
         if made:
             self.timings.append({"task_id": key[0], "sample": key[1], **made})
@@ -232,12 +240,17 @@ class _Evaluation:
         def programs() -> Iterator[Program]:
             for key, limits in work:
                 problem, place = self.problems[key[0]], self.places[key[0]].replace(UNJUDGEABLE, "outside")
-                program = self.benchmark.program(problem, self.samples.rows[key]["completion"], limits, place)
+                program = self.benchmark.program(problem, limits=limits, place=place, **self.answer(key))
                 asked.append((key, program.limits))
                 yield program
 
         for index, verdict in self.sandbox.judge(programs()):
             self.record(*asked[index], verdict)
+
+    def answer(self, key: Key) -> dict[str, Any]:
+        """Say what is judged of a sample, as `Benchmark.source_of` takes it."""
+        row = self.samples.rows[key]
+        return {"completion": row["completion"], "whole": row.get("whole", False), "how": self.extract}
 
     def record(self, key: Key, limits: Limits, verdict: Verdict) -> None:
         """Write down one verdict and move the bar."""
@@ -299,11 +312,24 @@ class _Evaluation:
             "split": self.benchmark.split,
             "shots": len(self.benchmark.prompt.shot_task_ids),
             "n": counts.most_common(1)[0][1],
-            **{name: getattr(sampling, name, None) for name in ("temperature", "top_p", "seed", "max_new_tokens")},
+            **{name: getattr(sampling, name, None) for name in DRAWN},
+            "extract": self.extract,
+            "fenced": sum(holds_fence(self.samples.rows[key]["completion"]) for key in self.keys if key[0] in number),
             "isolation": self.sandbox.isolation,
             "packages": self.sandbox.packages,
         }
         return self.named(values)
+
+    def write_for_others(self, metrics: dict[str, Any]) -> None:
+        """Write the verdicts on the judgeable problems in the shapes that other programs read."""
+        keys = [key for key in self.keys if self.places[key[0]] != UNJUDGEABLE]
+        statuses = {key: self.results.rows[key]["status"] for key in keys}
+        source_of = self.benchmark.source_of
+        programs = ((key, source_of(self.problems[key[0]], **self.answer(key)), statuses[key]) for key in keys)
+        rates = {name.rpartition("/")[2]: value for name, value in metrics.items() if re.search(r"/pass@\d+$", name)}
+        results = evalplus_results(programs, rates, self.benchmark.identity()["problems"])
+        write_atomically(self.out / "eval_results.json", results)
+        write_atomically(self.out / "verdicts.csv", verdict_table(statuses))
 
     def speed(self) -> dict[str, Any]:
         """Sum up what it took: measured, so never twice the same."""
@@ -332,7 +358,12 @@ def _hash(completion: str) -> str:
 
 
 def _fingerprint(
-    benchmark: Benchmark, sandbox: Sandbox, sampling: "Sampling | None", checkpoint: str, given: dict[Key, str]
+    benchmark: Benchmark,
+    sandbox: Sandbox,
+    sampling: "Sampling | None",
+    checkpoint: str,
+    given: dict[Key, Given],
+    extract: str,
 ) -> dict[str, Any]:
     """Describe everything that the final files depend on; how fast they come is left out.
 
@@ -345,6 +376,7 @@ def _fingerprint(
         **{f"sampling.{name}": drawn[name] for name in drawn.keys() - {"batch_size", "decoding"}},
         "ckpt": checkpoint,
         "samples": hashlib.sha256(repr(sorted(given.items())).encode()).hexdigest()[:16] if given else None,
+        "extract": extract,
         "sandbox.isolation": sandbox.isolation,
         "sandbox.packages": sandbox.packages,
     }

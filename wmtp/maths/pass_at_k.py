@@ -11,6 +11,7 @@
 #   P problems, R resamples drawn at a time
 
 from collections.abc import Sequence
+from math import comb
 from statistics import NormalDist
 
 import torch
@@ -109,6 +110,19 @@ def paired_difference(values_a: Sequence[float], values_b: Sequence[float]) -> t
     if sum(map(bool, differences)) < _FEW or min(differences) == max(differences):
         return mean, *_bonett_price_interval(differences)
     return mean, *_bootstrap_interval(differences)
+
+
+def sign_test(better: int, worse: int) -> float:
+    """Return how likely chance alone makes so many of the changed problems go one way (exact, two-sided).
+
+    [연구 맥락] 표본이 하나씩이면 McNemar의 정확한 검정이다: 달라진 문제마다 앞뒤 어느 쪽이든 반반이라고 본다.
+
+    Example:
+        >>> sign_test(better=8, worse=1), sign_test(3, 3), sign_test(0, 0)
+        (0.0390625, 1.0, 1.0)
+    """
+    changed = better + worse
+    return min(1.0, 2 * sum(comb(changed, i) for i in range(min(better, worse) + 1)) / 2**changed)
 
 
 def _bonett_price_interval(differences: Sequence[float]) -> tuple[float, float]:

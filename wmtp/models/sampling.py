@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wmtp.checks import check_choice, check_number, check_whole_number
+from wmtp.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Sampling:
             실행하면서 재어 보고 빠른 쪽을 고른다.
             "speculative"는 언제나 초안을 쓰고, 표본은 MATHS.md 8절의 min(1, p/q)로 받아들인다. 더 많이 받아들이지만
             같은 것은 분포이고 표본은 아니다. 반올림에 대한 보장도 없다.
+        stop: 프롬프트 방식의 것 대신 쓸 정지 문자열들 (요청을 만드는 쪽이 읽는다). []이면 없고, None이면 방식의 것.
     """
 
     temperature: float = 0.2
@@ -50,6 +52,7 @@ class Sampling:
     max_new_tokens: int = 256
     batch_size: int = 16
     decoding: Literal["auto", "ordinary", "speculative"] = "auto"
+    stop: list[str] | None = None
 
     def __post_init__(self) -> None:
         check_number("sampling.temperature", self.temperature, ">= 0", "0 is greedy; try 0.2.")
@@ -58,6 +61,26 @@ class Sampling:
             check_whole_number(f"sampling.{name}", getattr(self, name))
         check_whole_number("sampling.seed", self.seed, least=None, advice="Try 42.")
         check_choice("sampling.decoding", self.decoding, ("auto", "ordinary", "speculative"), "Try auto.")
+        if self.stop is not None and not (isinstance(self.stop, list) and all(map(_is_text, self.stop))):
+            raise ConfigError(
+                f"sampling.stop = {self.stop!r} must be a list of texts that are not empty, or null for the prompt "
+                "mode's own. Try sampling.stop=['\\nclass','\\ndef'], or [] to stop at nothing."
+            )
+
+    def stop_strings(self, of_prompt: Sequence[str]) -> tuple[str, ...]:
+        """Return where to stop: as the prompt mode says, unless `stop` does, where a shell leaves `\\n` two letters.
+
+        Example:
+            >>> Sampling().stop_strings(("[DONE]",)), Sampling(stop=["\\\\nclass"]).stop_strings(("[DONE]",))
+            (('[DONE]',), ('\\nclass',))
+        """
+        if self.stop is None:
+            return tuple(of_prompt)
+        return tuple(one.replace("\\n", "\n").replace("\\t", "\t") for one in self.stop)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 @dataclass(frozen=True)

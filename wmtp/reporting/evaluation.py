@@ -42,7 +42,7 @@ def collect(title: str, evaluation: Evaluation, problems: dict[str, "Problem"], 
     """Work out everything that both templates show."""
     names = dict.fromkeys(name.split("/", 1)[0] for name in evaluation.metrics)
     metrics = {name.split("/", 1)[1]: value for name, value in evaluation.metrics.items()}
-    known = ("prompt", "split", "shots", "n", "temperature", "top_p", "seed", "isolation")
+    known = ("prompt", "split", "shots", "n", "temperature", "top_p", "seed", "extract", "isolation")
     counts = evaluation.verdicts
     return {
         "t": t,

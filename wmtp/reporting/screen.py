@@ -63,15 +63,15 @@ def summary(metrics: Mapping[str, float], run: Path, report: Path, stores: Itera
             for when in ("before", "after")
             if f"{when}/{key}" in metrics
         ]
-        lines.append(_line(key, "   ".join(numbers)))
+        lines.append(line_of(key, "   ".join(numbers)))
     if "after/val/ce_head0" in metrics:  # the data may have no validation split
         known = [when for when in ("before", "after") if f"{when}/val/ce_head0" in metrics]
         numbers = [f"{t(when)} {metrics[f'{when}/val/ce_head0']:.4f}" for when in known]
-        lines.append(_line(t("val CE of head 0"), "   ".join(numbers)))
-    lines.append(_line(t("report"), report.with_suffix(".html")))
-    lines.append(_line(t("run directory"), run))
+        lines.append(line_of(t("val CE of head 0"), "   ".join(numbers)))
+    lines.append(line_of(t("report"), report.with_suffix(".html")))
+    lines.append(line_of(t("run directory"), run))
     for store in stores:
-        lines += [_line(t(name), line) for name, line in zip(("MLflow", "compare"), store.where(), strict=False)]
+        lines += [line_of(t(name), line) for name, line in zip(("MLflow", "compare"), store.where(), strict=False)]
     return "\n".join(lines)
 
 
@@ -79,17 +79,22 @@ def evaluation_summary(name: str, metrics: Mapping[str, Any], report: Path, t: T
     """Say pass@k with its interval, on how many of the problems, what was left out, and where the results are."""
     on = scored(metrics, name, t)
     lines = [
-        _line(key, _with_interval(metrics, key) + (f"   {on}" if on else ""))
+        line_of(key, _with_interval(metrics, key) + (f"   {on}" if on else ""))
         for key in metrics
         if key.startswith(f"{name}/pass@") and key + "_low" in metrics
     ]
     for what, said in LEFT_OUT.items():
         if metrics[f"{name}/{what}"]:
-            lines.append(_line(f"{name}/{what}", t(said, count=len(metrics[f"{name}/{what}"]))))
+            lines.append(line_of(f"{name}/{what}", t(said, count=len(metrics[f"{name}/{what}"]))))
+    if metrics[f"{name}/fenced"] and metrics[f"{name}/extract"] == "none":
+        counts = dict(fenced=metrics[f"{name}/fenced"], samples=metrics[f"{name}/samples"])
+        lines.append(
+            line_of("extract=none", t("{fenced} of {samples} answers hold a Markdown fence: extract=auto", **counts))
+        )
     rates = [f"{value:.2f}" for key, value in metrics.items() if key.startswith(f"{name}/acceptance/")]
     if rates:
-        lines.append(_line(t("drafts accepted"), f"{', '.join(rates)} {t('(heads 1, 2, …)')}"))
-    lines += [_line(t("report"), report.with_suffix(".html")), _line(t("results"), report.parent)]
+        lines.append(line_of(t("drafts accepted"), f"{', '.join(rates)} {t('(heads 1, 2, …)')}"))
+    lines += [line_of(t("report"), report.with_suffix(".html")), line_of(t("results"), report.parent)]
     return "\n".join(lines)
 
 
@@ -97,7 +102,7 @@ def _with_interval(metrics: Mapping[str, Any], key: str) -> str:
     return f"{metrics[key]:.3f} [{metrics[f'{key}_low']:.3f}, {metrics[f'{key}_high']:.3f}]"
 
 
-def _line(name: str, value: Any) -> str:
+def line_of(name: str, value: Any) -> str:
     """Put a name and its value into columns."""
     return f"{name}{' ' * max(1, 25 - _width(name))}{value}"
 

@@ -76,6 +76,7 @@ KOREAN = {
     "shots": "예시",
     "n": "표본 수(n)",
     "temperature": "온도",
+    "extract": "꺼내기",
     "isolation": "격리",
     # headline numbers
     "pass@1 on {name}": "{name}: 한 번에 푼 문제 (pass@1)",
@@ -316,6 +317,17 @@ KOREAN = {
     "MLflow": "MLflow",
     "compare": "견주기",
     "{count} problems without a sample, not counted": "{count}문제는 표본이 없어 세지 않음",
+    "difference": "차이",
+    "{problems} problems in both": "양쪽에 다 있는 문제 {problems}개",
+    "sign test": "부호 검정",
+    "{better} better, {worse} worse": "나아짐 {better}, 나빠짐 {worse}",
+    "in one only": "한쪽에만 있음",
+    "better": "나아짐",
+    "worse": "나빠짐",
+    "otherwise": "판정만 다름",
+    "{fenced} of {samples} answers hold a Markdown fence: extract=auto": (
+        "답 {samples}개 중 {fenced}개에 Markdown 코드 블록이 있음: extract=auto"
+    ),
     "{count} problems whose own reference fails, not counted": "{count}문제는 참조 정답부터 틀려 세지 않음",
     "(heads 1, 2, …)": "(헤드 1, 2, …)",
     # comparisons of runs

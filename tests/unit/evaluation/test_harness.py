@@ -30,7 +30,7 @@ from wmtp.evaluation.sandbox import Limits, Sandbox
 from wmtp.models.sampling import Sampling
 from wmtp.progress import progress_bar
 
-FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json")
+FINAL_FILES = ("eval.json", "samples.jsonl", "results.jsonl", "metrics.json", "eval_results.json", "verdicts.csv")
 WRONG = (
     "def solve(xs):\n    return 'no'\n",
     "def solve(xs:\n",
@@ -543,3 +543,18 @@ def test_the_references_of_codecontests_pass_where_the_official_comparison_says_
         if name not in SLOW:
             official = checked[name]["solution_passes_all"] or name in NEED_A_FILE
             assert (result["status"] == "passed") == official, result
+
+
+def test_stop_strings_of_the_config_take_the_place_of_the_prompts(tmp_path, benchmark, sandbox, tiny):
+    written = {}
+    for name, stop in (("prompt", None), ("nowhere", []), ("e", ["e"])):
+        drawn = Sampling(temperature=0.8, max_new_tokens=24, stop=stop)
+        few = replace(benchmark, limit=4)
+        metrics = evaluate(few, tmp_path / name, sandbox=sandbox, sampling=drawn, progress=False, **tiny)
+        assert metrics["synthetic/stop"] == stop
+        evaluate(few, tmp_path / name, sandbox=sandbox, sampling=drawn, progress=False, **tiny)  # the same: goes on
+        rows = (tmp_path / name / "samples.jsonl").read_text().splitlines()
+        written[name] = [json.loads(row)["completion"] for row in rows]
+    assert written["e"] == [text.split("e")[0] for text in written["nowhere"]]
+    assert written["prompt"] == [text.split('\n"""')[0] for text in written["nowhere"]]
+    assert any("e" in text for text in written["nowhere"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wmtp.errors import ConfigError
-from wmtp.maths.pass_at_k import mean_interval, paired_difference, pass_at_k, wilson_interval
+from wmtp.maths.pass_at_k import mean_interval, paired_difference, pass_at_k, sign_test, wilson_interval
 
 
 @pytest.mark.parametrize("n", range(1, 8))
@@ -131,3 +131,11 @@ def test_pairing_sees_a_small_gain_that_two_intervals_hide():
 def test_runs_on_other_problems_are_not_compared():
     with pytest.raises(ConfigError, match="they hold 2 and 1"):
         paired_difference([1.0, 0.0], [1.0])
+
+
+def test_the_sign_test_is_that_of_the_binomial_by_hand():
+    # 2 (1 + 9) / 2^9, 2 / 2^5, and certainty where both ways are as frequent.
+    assert sign_test(8, 1) == sign_test(1, 8) == 20 / 512
+    assert sign_test(0, 5) == 2 / 32 and sign_test(4, 4) == sign_test(0, 0) == 1
+    assert sign_test(0, 1074) == 2.0**-1073  # below the smallest normal number, and no overflow beyond
+    assert sign_test(0, 5000) == 0 and sign_test(2500, 2500) == 1
