@@ -335,7 +335,6 @@ KOREAN = {
     "arm": "조건",
     "seeds": "씨앗",
     "measure": "잰 것",
-    "difference": "차이",
     "problems": "문제",
     "effect": "효과 크기",
     "level": "구간의 수준",
