@@ -284,3 +284,16 @@ def test_an_ordinary_user_is_served_as_well(readable_copy, groups):
     isolation, *statuses = done.stdout.split() or pytest.fail(done.stderr)
     assert not isolation.startswith("unsafe")
     assert statuses == ["passed", "error", "error"]
+
+
+def test_a_package_that_lies_in_tmp_is_seen_behind_the_tmp_of_programs(tmp_path, monkeypatch):
+    """As numpy is where the whole environment lies there."""
+    open_rung("namespaces")
+    (tmp_path / "lies_in_tmp").mkdir()
+    (tmp_path / "lies_in_tmp/__init__.py").write_text("VALUE = 7")
+    monkeypatch.syspath_prepend(tmp_path)
+    if not str(tmp_path).startswith("/tmp/"):
+        pytest.skip("the folders of tests are not in /tmp here")
+    program = Program("import lies_in_tmp\ndef f(): return lies_in_tmp.VALUE", ("assert f() == 7",))
+    with Sandbox(workers=1, rung="namespaces", packages=("lies_in_tmp",)) as sandbox:
+        assert [verdict.status for _, verdict in sandbox.judge([program])] == ["passed"]

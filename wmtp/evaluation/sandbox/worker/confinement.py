@@ -24,6 +24,7 @@ import platform
 import resource
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 
@@ -310,7 +311,7 @@ def _build_root(paths: list[str]) -> None:
     kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=1m")
     for path, source in zip(paths, sources, strict=True):
         target = "/tmp" + path
-        if os.path.isdir(path):
+        if stat.S_ISDIR(os.fstat(source).st_mode):  # by its descriptor: what lay in /tmp cannot be seen any more
             os.makedirs(target, mode=0o755, exist_ok=True)
         else:
             os.makedirs(os.path.dirname(target), mode=0o755, exist_ok=True)
