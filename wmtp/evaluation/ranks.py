@@ -38,7 +38,8 @@ class Ranks:
         Args:
             keys: 0번의 목록만 쓰인다. 나머지 프로세스는 그것을 받는다.
         """
-        keys = agree(lambda: list(keys))
+        # Alone there is nobody to agree with: while one rank of a training evaluates, the others wait elsewhere.
+        keys = agree(lambda: list(keys)) if self.world > 1 else list(keys)
         mine = set(list(dict.fromkeys(task_id for task_id, _ in keys))[self.rank :: self.world])
         return [key for key in keys if key[0] in mine]
 

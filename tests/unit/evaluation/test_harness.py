@@ -416,6 +416,28 @@ def test_two_ranks_share_the_problems_and_leave_the_files_of_one(tmp_path, bench
     assert not list(out.glob("samples.rank*"))
 
 
+def _first_of_two(rank, meeting):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    if rank == 0:
+        assert Ranks().share([("t/0", 0), ("t/1", 0)]) == [("t/0", 0), ("t/1", 0)]
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_one_rank_of_a_training_evaluates_alone_while_the_others_wait(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=_first_of_two, args=(rank, tmp_path / "meet")) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(timeout=60)
+    ended = [rank.exitcode for rank in ranks]
+    for rank in ranks:
+        rank.kill()
+    assert ended == [0, 0]
+
+
 def test_every_problem_belongs_to_one_rank(monkeypatch):
     keys = [(f"t/{task}", sample) for task in range(7) for sample in range(3)]
     monkeypatch.setattr("wmtp.evaluation.ranks.agree", lambda choose: keys)
