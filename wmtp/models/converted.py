@@ -4,13 +4,13 @@
     시작하면 하나가 바꾸고 나머지는 기다린다. 이름에 내용의 해시가 들어 있어, 원본이 바뀌면 새로 바꾼다.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from wmtp.errors import StorageError
+from wmtp.storage.files import sync_all
 from wmtp.storage.lock import alone
 
 
@@ -35,8 +35,7 @@ def converted(source: Path, identity: str, size: int, cache: Path, write: Callab
             if not target.is_dir():
                 part = target.with_name(f".{target.name}.part")
                 write(part)
-                for file in part.rglob("*.*"):
-                    sync(file)
+                sync_all(part)
                 part.rename(target)
     except (OSError, SafetensorError) as error:
         raise StorageError(
@@ -44,9 +43,3 @@ def converted(source: Path, identity: str, size: int, cache: Path, write: Callab
             f"{size / 2**30:.1f} GiB: free some, or set storage.cache (or WMTP_CACHE) to a larger disk."
         ) from error
     return target
-
-
-def sync(file: Path) -> None:
-    """Let the content of a file reach the disk."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())

@@ -32,12 +32,12 @@ from transformers import LlamaConfig
 
 from wmtp.checks import is_whole_number
 from wmtp.errors import CheckpointError, DataNotFoundError
-from wmtp.models.converted import converted, sync
+from wmtp.models.converted import converted
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.models.same_tensors import check_same_tensors
 from wmtp.models.sentencepiece_model import read_pieces
 from wmtp.storage import say
-from wmtp.storage.files import give_usual_mode, written_atomically
+from wmtp.storage.files import give_usual_mode, sync, written_atomically
 
 WEIGHTS, PARAMS, TOKENIZER = "consolidated.pth", "params.json", "tokenizer.model"
 ORIGINALS = "meta"  # where a converted folder keeps the files that `to_meta` gives back

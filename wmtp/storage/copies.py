@@ -20,7 +20,7 @@ from typing import Any
 
 from wmtp.errors import StorageError
 from wmtp.storage.download import MANIFEST, Place, download, list_files, reason, say
-from wmtp.storage.files import sync_folder
+from wmtp.storage.files import sync
 from wmtp.storage.listing import Changed, Listing
 from wmtp.storage.lock import alone
 
@@ -111,7 +111,7 @@ def _put(unit: Path, version: str, files: Path, owner: str) -> Path:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not is_whole(final):
             raise
-    sync_folder(unit)
+    sync(unit)
     for left in unit.glob(f".*.{owner}.part"):  # this one, and what earlier versions left
         shutil.rmtree(left, ignore_errors=True)
     return final

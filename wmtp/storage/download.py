@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wmtp.errors import StorageError
-from wmtp.storage.files import sync_folder, write_atomically
+from wmtp.storage.files import sync, write_atomically
 from wmtp.storage.hub import HubPlace
 from wmtp.storage.listing import Listing, RemoteFile
 from wmtp.storage.s3 import S3Place
@@ -64,7 +64,7 @@ def download(place: Place, listing: Listing, part: Path) -> Path:
     manifest |= {"fetched": datetime.now(UTC).isoformat(timespec="seconds"), "files": entries}
     write_atomically(files / MANIFEST, json.dumps(manifest, indent=1).encode())
     for folder in {target.parent for target in files.rglob("*")}:
-        sync_folder(folder)
+        sync(folder)
     return files
 
 

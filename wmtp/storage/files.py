@@ -29,8 +29,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         give_usual_mode(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -54,12 +53,12 @@ def swap_in(temporary: Path, path: Path) -> None:
             path.rename(aside)
         temporary.rename(path)
         remove(aside)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Let the names in a folder reach the disk."""
-    opened = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Let the content of a file, or the names in a folder, reach the disk."""
+    opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
     finally:
@@ -71,7 +70,7 @@ def sync_all(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
         if path.is_file():
             give_usual_mode(path)
-        sync_folder(path)
+        sync(path)
 
 
 def recover(path: Path) -> None:
