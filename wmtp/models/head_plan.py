@@ -84,12 +84,8 @@ def plan_heads(
         )
     if heads > 1 and asks_for_there and native and arrangement != "parallel" and (ours or heads_init != "saved"):
         return _layers_of_folder(folder, config, shipped, heads, arrangement, saved if ours else None, key)
-    if heads_init == "saved" and heads > saved:
-        way_out = "native to use the layers that it ships with" if native else "copy to start new heads as copies of"
-        raise ConfigError(
-            f"model.heads = {heads}, but {folder} was saved with {saved}; set model.heads_init={way_out}"
-            + ("." if native else " the last layer.")
-        )
+    if heads_init == "saved":
+        check_saved(heads, saved, folder, native)
     if heads > 1 and asks_for_there and ours == "parallel" and arrangement in (None, "parallel"):
         kept = min(heads, saved)
     else:
@@ -100,6 +96,15 @@ def plan_heads(
             "model.heads_init=copy to start new ones, or model.heads_arrangement=null."
         )
     return _heads_of_wmtp(folder, config, shipped, heads, kept, heads_init, arrangement or "parallel", key)
+
+
+def check_saved(heads: int, saved: int, folder: Path, native: bool = False) -> None:
+    """Refuse more heads than a folder was saved with; say whether it ships layers that would do."""
+    if heads > saved:
+        way_out = "native to use the layers that it ships with" if native else "copy to start new heads as copies"
+        raise ConfigError(
+            f"model.heads = {heads}, but {folder} was saved with {saved}; set model.heads_init={way_out}."
+        )
 
 
 def _layers_of_folder(

@@ -31,7 +31,7 @@ from wmtp.models import gguf_file
 from wmtp.models.adapter import Lora
 from wmtp.models.export import Export, Exported
 from wmtp.models.gguf_file import is_gguf
-from wmtp.models.head_plan import ARRANGEMENTS, HEADS_INIT, HeadPlan, plan_heads
+from wmtp.models.head_plan import ARRANGEMENTS, HEADS_INIT, HeadPlan, check_saved, plan_heads
 from wmtp.models.head_start import STARTS, NewHeads
 from wmtp.models.meta_checkpoint import convert, is_meta, read_params
 from wmtp.models.mtp import MTPMixin, ParallelHeads, put_heads_on
@@ -67,21 +67,13 @@ def find_model(path: str, key: str = "model.path", heads: int | None = None) -> 
     folder = in_use().find_model(place, key)
     if is_gguf(folder):
         if heads is not None:
-            _check_heads(heads, 1, folder)
+            check_saved(heads, 1, folder)
         return gguf_file.convert(folder, in_use().cache, key, check=mtp_class)
     if not is_meta(folder):
         return folder
     if heads is not None:
-        _check_heads(heads, read_params(folder, key).get("n_future_tokens", 1), folder)
+        check_saved(heads, read_params(folder, key).get("n_future_tokens", 1), folder)
     return convert(folder, in_use().cache, key)
-
-
-def _check_heads(wanted: int, saved: int, folder: Path) -> None:
-    if wanted > saved:
-        raise ConfigError(
-            f"model.heads = {wanted}, but {folder} was saved with {saved}; set model.heads_init=copy "
-            "to start new heads as copies of the last layer."
-        )
 
 
 def mtp_class(config: Any) -> type[MTPMixin]:
