@@ -24,11 +24,19 @@ def places_by_references(sandbox: Sandbox, references: Sequence[Program]) -> lis
 
     Returns:
         references와 같은 순서로, "outside", "inside", "trusting", "unjudgeable". 참조 정답이 없으면 "either", 그 시험이
-        파이썬이 아니거나 여기 없는 패키지를 import하면 "unjudgeable". stdio 문제는 건너는 값이 없으므로 "outside".
+        파이썬이 아니거나 여기 없는 패키지를 import하면 "unjudgeable". 입출력 쌍으로 된 문제는 "outside"이고, 함수를
+        부르거나 checker가 있으면 참조 정답이 통과하는지도 본다. 다른 stdio 문제의 참조 정답은 실행하지 않는다 (느리다).
     """
-    places = ["outside" if one.stdio else UNJUDGEABLE if one.source else "either" for one in references]
-    open_questions = [index for index, one in enumerate(references) if one.source and not one.stdio]
+    paired = [bool(one.stdio or one.calls) for one in references]
+    doubtful = [bool(one.calls or one.checker) for one in references]
+    places = [
+        UNJUDGEABLE if one.source and (doubt or not pairs) else "outside" if pairs else "either"
+        for one, pairs, doubt in zip(references, paired, doubtful, strict=True)
+    ]
+    open_questions = [index for index, place in enumerate(places) if place == UNJUDGEABLE]
     for place in PLACES:
+        if place != "outside":
+            open_questions = [index for index in open_questions if not paired[index]]
         runs = [dataclasses.replace(references[index], place=place) for index in open_questions]
         runs = [dataclasses.replace(run, limits=times(run.limits, PATIENCE)) for run in runs]
         passed = {open_questions[number] for number, verdict in sandbox.judge(runs) if verdict.passed}
