@@ -244,7 +244,7 @@ def _pairs(row: Row, key: str, function: str | None) -> Iterator[tuple[str, str]
         if not function:
             yield _ended(given), expected
             continue
-        lines = [line for line in given.split("\n") if line.strip()]
+        lines, expected = [line for line in given.split("\n") if line.strip()], expected.strip()
         for text in (*lines, expected or "?"):
             row.holding(key, text).decoded(key)  # says what is wrong with it
         yield "\n".join(lines), expected

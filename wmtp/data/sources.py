@@ -71,12 +71,13 @@ class FileSource(Source):
     def fingerprint(self, split: str = "all") -> str:
         """Identify the content: the same for the same problems, another when a file or its reading changes.
 
-        [동작] 파일의 이름과 바이트, path를 뺀 인자, 그리고 파서와 그것이 이어받은 클래스들의 소스 코드로 만든다.
-        파일이 놓인 곳은 무관하다.
+        [동작] 파일과 그 옆에 있는 checker의 이름과 바이트, path를 뺀 인자, 그리고 파서와 그것이 이어받은 클래스들의
+        소스 코드로 만든다. 파일이 놓인 곳은 무관하다.
         """
         files = self.files(split)
-        beside = {checker for folder in {file.parent for file in files} for checker in folder.glob("*.py")}
-        content = [[file.name, digest_of_file(file)] for file in [*files, *sorted(beside)]]  # rows may name a checker
+        beside = {code for folder in {file.parent for file in files} for code in folder.glob("*.py")}
+        checkers = [code for code in sorted(beside) if b"def check(" in code.read_bytes()]  # which rows may name
+        content = [[file.name, digest_of_file(file)] for file in [*files, *checkers]]
         return digest_of([identify(self, ignore=("path", "key")), content])[:16]
 
     def files(self, split: str) -> list[Path]:
