@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from wmtp.checkpoints.saved_model import SavedModel
 from wmtp.errors import DataFormatError
 from wmtp.eval import evaluate_checkpoint
 from wmtp.train import train
@@ -159,6 +160,16 @@ def test_a_checker_that_fails_is_said_and_one_that_cannot_be_is_refused(config, 
     (tmp_path / "any_pair.py").write_text("def check(input, output):\n    return True\n")
     with pytest.raises(DataFormatError, match=r"any_pair\.py:1: check must take three arguments"):
         evaluate_checkpoint(config(*asked, f"out={tmp_path / 'other'}", root="eval"))
+
+
+def test_a_wrong_checker_is_said_before_a_model_is_loaded(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(SavedModel, "load", lambda model: pytest.fail("the model was loaded first"))
+    file = lines(tmp_path / "test.jsonl", [APPS[0] | {"checker": "def verify(a, b, c): return True"}])
+    asked = [f"ckpt={ROOT / 'wmtp/assets/tiny-base'}", "benchmark=apps", f"benchmark.path={file}"]
+    with pytest.raises(
+        DataFormatError, match=r"test\.jsonl:1: checker defines no function check\(input, output, answer"
+    ):
+        evaluate_checkpoint(config(*asked, f"out={tmp_path / 'out'}", root="eval"))
 
 
 def test_apps_is_trained_on_and_what_the_benchmark_asks_is_left_out(config, tmp_path, capsys):

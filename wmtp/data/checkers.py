@@ -6,6 +6,9 @@
 """
 
 import ast
+import os
+from collections.abc import Iterable
+from pathlib import Path
 
 ARGUMENTS = ("input", "output", "answer")
 _EXECUTES = ("eval", "exec")
@@ -38,6 +41,13 @@ def complaint_of(checker: str) -> tuple[int, str] | None:
             said = f"calls {node.id}, which would run what a program printed; use ast.literal_eval or json.loads"
             return node.lineno, said
     return None
+
+
+def checkers_beside(files: Iterable[Path]) -> list[Path]:
+    """List the checkers in the folders of data files, which their rows may name."""
+    beside = sorted({code for folder in {file.parent for file in files} for code in folder.glob("*.py")})
+    readable = [code for code in beside if code.is_file() and os.access(code, os.R_OK)]
+    return [code for code in readable if b"def check(" in code.read_bytes()]
 
 
 def _takes(arguments: ast.arguments, count: int) -> bool:

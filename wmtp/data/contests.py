@@ -136,7 +136,7 @@ class LiveCodeBench(ContestFiles):
         return " and ".join([super().filters()] * bool(self.difficulty) + days)
 
     def parse(self, row: Row) -> Problem:
-        function = row.decoded("metadata", dict, {}).get("func_name")
+        function = _function(row, "metadata", row.decoded("metadata", dict, {}).get("func_name"))
         pairs = [*_pairs(row, "public_test_cases", function), *_pairs(row, "private_test_cases", function)]
         tests = {"calls": tuple(pairs), "entry_point": function} if function else {"stdio": tuple(pairs)}
         text = row.text("question_content")
@@ -257,7 +257,7 @@ def _tests(row: Row) -> dict[str, Any]:
     inputs, outputs = held.get("inputs") or [], held.get("outputs") or []
     if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
         raise row.error(key, "must hold two lists of one length, inputs and outputs")
-    if function := held.get("fn_name"):
+    if function := _function(row, key, held.get("fn_name")):
         if not all(isinstance(one, list) for one in inputs):
             raise row.error(key, f"must give the arguments of {function} as lists")
         arguments = ["\n".join(map(json.dumps, one)) for one in inputs]
@@ -266,6 +266,13 @@ def _tests(row: Row) -> dict[str, Any]:
         row.all_text(key, ["\n".join(one) if _is_lines(one) else one for one in side]) for side in (inputs, outputs)
     ]
     return {"stdio": tuple((_ended(given), expected) for given, expected in zip(*texts, strict=True))}
+
+
+def _function(row: Row, key: str, name: Any) -> str | None:
+    """Return the name of the function to call, None where programs print."""
+    if name and not (isinstance(name, str) and name.isidentifier()):
+        raise row.error(key, f"must name a function, not {name!r}")
+    return name or None
 
 
 def _is_lines(value: Any) -> bool:

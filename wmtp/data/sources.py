@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from wmtp.cache.fingerprint import digest_of, digest_of_file, identify
-from wmtp.data.checkers import complaint_of
+from wmtp.data.checkers import checkers_beside, complaint_of
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError, DataFormatError
 from wmtp.storage import in_use
@@ -75,9 +75,7 @@ class FileSource(Source):
         소스 코드로 만든다. 파일이 놓인 곳은 무관하다.
         """
         files = self.files(split)
-        beside = {code for folder in {file.parent for file in files} for code in folder.glob("*.py")}
-        checkers = [code for code in sorted(beside) if b"def check(" in code.read_bytes()]  # which rows may name
-        content = [[file.name, digest_of_file(file)] for file in [*files, *checkers]]
+        content = [[file.name, digest_of_file(file)] for file in [*files, *checkers_beside(files)]]
         return digest_of([identify(self, ignore=("path", "key")), content])[:16]
 
     def files(self, split: str) -> list[Path]:

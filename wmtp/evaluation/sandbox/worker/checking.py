@@ -30,8 +30,8 @@ def accepts(judge, program: dict, given, output, answer) -> bool:
     except Settled as settled:
         raise Settled("harness_error", f"the checker {settled.message}") from None
     except Exception as error:
-        known = error is session.error
-        what = f"raised {error.sandbox_name}" if known else f"returned no value ({type(error).__name__})"
+        raised = getattr(error, "sandbox_name", None)
+        what = f"raised {raised}" if raised else f"returned no value ({type(error).__name__})"
         raise Settled("harness_error", f"the checker {what}") from None
     finally:
         judge.spent = spent  # the time is not the program's
