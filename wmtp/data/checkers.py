@@ -7,6 +7,7 @@
 
 import ast
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,12 +26,14 @@ def complaint_of(checker: str) -> tuple[int, str] | None:
         (2, 'calls eval, which would run what a program printed; use ast.literal_eval or json.loads')
     """
     try:
-        tree = ast.parse(checker)
-        compile(checker, "<checker>", "exec", dont_inherit=True)  # return outside of a function, for example
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "\d" in a text
+            tree = ast.parse(checker)
+            compile(checker, "<checker>", "exec", dont_inherit=True)  # return outside of a function, for example
     except SyntaxError as error:
         return error.lineno or 1, f"is not Python ({error.msg})"
     except (ValueError, RecursionError, MemoryError) as error:
-        return 1, f"is not Python ({error})"
+        return 1, f"is not Python ({str(error) or type(error).__name__})"
     found = next((one for one in reversed(tree.body) if isinstance(one, ast.FunctionDef) and one.name == "check"), None)
     if found is None:
         return 1, "defines no function check(input, output, answer)"

@@ -336,6 +336,7 @@ def test_a_row_of_every_shape_with_inputs_may_bring_a_checker_or_name_its_file(t
         ("x = 1\nreturn x", 2, "is not Python ('return' outside function)"),
         ("def check(a, b, c): return '\0'", 1, "is not Python (source code string cannot contain null bytes)"),
         ("(" * 1000, 1, "is not Python ("),
+        ("x = " + "-" * 200_000 + "1", 1, "is not Python ("),
         ("def verify(input, output, answer): return True", 1, "defines no function check(input, output, answer)"),
         ("\ndef check(output): return True", 2, "check must take three arguments: input, output, answer"),
         ("def check(a, b, c, d): return True", 1, "check must take three arguments"),
@@ -351,7 +352,12 @@ def test_a_wrong_checker_is_named_with_file_and_line_before_anything_is_run(tmp_
         return str(refused.value)
 
     said = refusal(checker)
-    assert "test.jsonl:2: checker " in said and complaint in said and f"(line {line} of the checker)" in said
+    assert (
+        "test.jsonl:2: checker " in said
+        and complaint in said
+        and "()" not in said
+        and f"(line {line} of the checker)" in said
+    )
     (tmp_path / "any.py").write_text(checker)
     said = refusal("any.py")
     assert f"any.py:{line}: " in said and complaint in said and "test.jsonl:2 names" in said
