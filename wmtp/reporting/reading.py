@@ -230,4 +230,5 @@ LEFT_OUT = {
     "missing": "{count} problems without a sample, not counted",
     "unjudgeable": "{count} problems whose own reference fails, not counted",
     "too_long": "{count} prompts too long for the model, counted",
+    "not_judged": "{count} problems whose checker or tests failed on a sample, counted as not passed",
 }

@@ -111,6 +111,8 @@ KOREAN = {
     "Problems": "문제",
     "{count} samples": "표본 {count}개",
     "{count} problems judged in the program's process": "{count}문제는 프로그램의 프로세스 안에서 시험",
+    "{count} problems whose checker or tests failed on a sample, counted as not passed": "{count}문제는 어떤 표본에서 "
+    "checker나 시험이 고장 나 틀린 것으로 셈",
     "{count} prompts too long for the model, counted": "{count}문제는 모델이 다 읽을 수 없어 틀린 것으로 셈",
     # what went wrong
     "FAILED": "실패",
