@@ -142,6 +142,11 @@ def _find(cfg: DictConfig) -> Path:
         from wmtp.models.loading import find_model
 
         return find_model(name.removeprefix(ELSEWHERE), "ckpt")
+    if name.startswith("registry:"):
+        from wmtp.run.mlflow_store import default_uri
+        from wmtp.run.registry import find_registered
+
+        return find_registered(name, default_uri(Path(cfg.runs)))
     run_id = re.fullmatch(r"mlflow:(.+)|([0-9a-f]{32})", name)
     if run_id:
         from wmtp.run.mlflow_store import default_uri, run_directory_of

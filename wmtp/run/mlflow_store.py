@@ -1,7 +1,7 @@
 """Open an MLflow store, and say what a run, a metric and a tag are called in it.
 
 [연구 맥락] 알고리즘마다 실험이 따로이므로 (`mtp/<알고리즘>/<데이터>`), 이름과 꼬리표로 찾아 견준다.
-[동작] mlflow를 부르는 곳은 여기와 tracking.py뿐이다. 함수 안에서 import한다: 읽는 데 몇 초가 걸린다.
+[동작] mlflow를 부르는 곳은 여기와 tracking.py, registry.py뿐이다. 함수 안에서 import한다: 읽는 데 몇 초가 걸린다.
 """
 
 import json
