@@ -78,13 +78,32 @@ def judged(programs: list[Program]) -> float:
     return 1000 * (total[1] - total[0]) / len(programs)
 
 
+def asleep(workers: int) -> tuple[float, float, float]:
+    """Judge programs that only sleep a second, four for each worker.
+
+    Returns:
+        (초당 프로그램 수, 나누어 주는 프로세스의 프로그램당 CPU 밀리초, 1이면 작업자가 쉬지 않은 것인 비율).
+    """
+    programs = [Program(f"import time; time.sleep(1)  # {number}") for number in range(4 * workers)]
+    with Sandbox(workers=workers) as sandbox:
+        started, here = time.perf_counter(), time.process_time()
+        for _ in sandbox.judge(programs):
+            pass
+        wall, here = time.perf_counter() - started, time.process_time() - here
+    return len(programs) / wall, 1000 * here / len(programs), 4 / wall
+
+
 def main() -> None:
     """Print the table for HumanEval and MBPP together."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder that holds humaneval/ and mbpp/")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--every", type=int, default=1, help="take every so manieth program")
+    parser.add_argument("--workers", type=int, nargs="*", default=[], help="also: so many workers, all asleep")
     options = parser.parse_args()
+    for workers in options.workers:
+        rate, here, busy = asleep(workers)
+        print(f"{workers:3} workers asleep: {rate:6.1f} programs/s, busy {busy:.2f}, {here:.2f} ms of scheduling each")
     sets = read_programs(options.data, False)
     programs = [*sets["HumanEval"], *sets["MBPP"]][:: options.every]
     empty = [Program(f"# {number}", limits=programs[0].limits) for number in range(len(programs))]
