@@ -6,12 +6,14 @@
     python -m wmtp.eval samples=FILE benchmark=mbpp benchmark.path=DIR extract=auto
     python -m wmtp.eval diff=DIR,DIR                                 # which problems two evaluations judge differently
     torchrun --nproc-per-node 8 -m wmtp.eval ckpt=runs/<name>
+    srun -N 4 python -m wmtp.eval samples=FILE benchmark=mbpp out=DIR     # or start it as often and where you like
 
 [동작] benchmark를 주지 않으면 그 실행이 학습 끝에 쓴 벤치마크를 그대로 쓴다: 같은 체크포인트, 같은 숫자.
     무엇을 평가하는지 찾고(`_model`, `_samples`), 벤치마크마다 평가하고, 보고서를 쓰고, 실행이 있으면 MLflow에도 남긴다.
 """
 
 import re
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,28 +60,32 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     check_choice("extract", cfg.extract, HOW, "none judges answers as they are, auto finds the program in them.")
 
     from wmtp.evaluation.harness import assist, evaluate
-    from wmtp.evaluation.ranks import joined_ranks
+    from wmtp.evaluation.ranks import joined_ranks, launched
     from wmtp.reporting import write_evaluation_report
     from wmtp.reporting.screen import evaluation_summary
     from wmtp.reporting.texts import Texts
 
     texts = Texts(cfg.lang)
     metrics: dict[str, Any] = {}
-    with joined_ranks() as ranks:
-        if ranks.rank and cfg.samples is not None:
-            return {}  # there is nothing to generate, and standard input is the first rank's
+    with joined_ranks() if cfg.ckpt is not None else nullcontext(launched()) as ranks:
+        if ranks.rank and cfg.samples == "-":
+            return {}  # standard input is the first one's
         subject = _model(cfg, ranks.local) if cfg.ckpt is not None else _samples(cfg)
         folders = [_folder(cfg, subject, benchmark) for benchmark in subject.suite]
-        if ranks.rank:
+        if ranks.rank and cfg.ckpt is not None:
             for benchmark, out in zip(subject.suite, folders, strict=True):
                 assist(benchmark, out, ranks=ranks, **subject.source)
             return {}
         how = dict(ks=tuple(cfg.ks), overwrite=cfg.overwrite, progress=cfg.progress)
         how |= {"suite": subject.suite, "extract": cfg.extract, "checkpoint": subject.checkpoint}
+        cfg.sandbox.workers = cfg.sandbox.workers or ranks.workers(judging_alone=cfg.ckpt is not None)
         with build(cfg.sandbox) as sandbox:
             print(f"isolation: {sandbox.isolation}")
             for benchmark, out in zip(subject.suite, folders, strict=True):
                 found = evaluate(benchmark, out, sandbox=sandbox, ranks=ranks, **how, **subject.source)
+                if not found:
+                    print(texts("{name}: the last of those who judge in {out} sums up", name=benchmark.name, out=out))
+                    continue
                 report = write_evaluation_report(out, benchmark.problems, texts)
                 print(evaluation_summary(benchmark.name, found, report, texts))
                 if subject.run:
@@ -175,6 +181,7 @@ def _samples(cfg: DictConfig) -> Subject:
         raise ConfigError("out has no value, and results cannot go beside standard input; set out=DIR.")
     shape, answers = read_answers(file)
     print(f"samples: {shape}, {len(answers)} answers")
+    del answers  # they may be larger than everything else
     kept = [benchmark for benchmark in suite if read_samples(file, benchmark, suite)]
     for benchmark in suite:
         if benchmark not in kept:

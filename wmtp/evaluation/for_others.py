@@ -8,28 +8,32 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 
 from wmtp.evaluation.journal import Key
 
 _STATUS = {"passed": "pass", "timeout": "timeout"}  # everything else is a "fail" there
 
 
-def evalplus_results(programs: Iterable[tuple[Key, str, str]], pass_at_k: Mapping[str, float], digest: str) -> bytes:
-    """Write eval_results.json.
+def evalplus_results(
+    programs: Iterable[tuple[Key, str, str]], pass_at_k: Mapping[str, float], digest: str
+) -> Iterator[bytes]:
+    """Write eval_results.json, one problem at a time: all programs together can be larger than the memory.
 
     Args:
         programs: 표본마다 (키, 채점한 프로그램, status), 문제의 순서대로.
         digest: 문제들의 내용에서 나온 이름.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
-    for (task_id, _), solution, status in programs:
+    yield f'{{"date": null, "hash": {json.dumps(digest)}, "eval": {{'.encode()
+    for number, (task_id, of_problem) in enumerate(groupby(programs, key=lambda program: program[0][0])):
         name = task_id.replace("mbpp/", "Mbpp/", 1) if task_id.startswith("mbpp/") else task_id
-        row = {"task_id": name, "solution": solution, "base_status": _STATUS.get(status, "fail"), "plus_status": None}
-        found.setdefault(name, []).append(row | {"base_fail_tests": [], "plus_fail_tests": []})
-    results = {"date": None, "hash": digest, "eval": found, "pass_at_k": {"base": dict(pass_at_k)}}
-    return json.dumps(results).encode() + b"\n"
+        rows = []
+        for _, solution, status in of_problem:
+            row = {"task_id": name, "solution": solution, "base_status": _STATUS.get(status, "fail")}
+            rows.append(row | {"plus_status": None, "base_fail_tests": [], "plus_fail_tests": []})
+        yield f"{', ' if number else ''}{json.dumps(name)}: {json.dumps(rows)}".encode()
+    yield f'}}, "pass_at_k": {json.dumps({"base": dict(pass_at_k)})}}}\n'.encode()
 
 
 def verdict_table(statuses: Mapping[Key, str]) -> bytes:

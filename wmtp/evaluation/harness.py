@@ -7,7 +7,7 @@
     out/eval.json       무엇을 평가하는지 (다르면 이어 하지 않는다)
         samples.jsonl   task_id, sample, completion, 프롬프트를 앞에 붙이지 않을 프로그램이면 whole: true
         results.jsonl   task_id, sample, status, message, cpu_limit, completion (채점한 글의 해시)
-                        프로그램의 프로세스 안에서 시험했다면 tests: inside
+                        프로그램의 프로세스 안에서 시험했다면 tests: inside, 답에서 꺼냈다면 program (extraction.py)
         metrics.json    <benchmark>/pass@1 …
         eval_results.json, verdicts.csv   같은 판정을 남의 모양으로 (for_others.py)
         timings.jsonl   task_id, sample, seconds, generation_seconds, tokens, blocks, accepted
@@ -15,7 +15,9 @@
 
     앞의 여섯 파일은 언제나 같고, 뒤의 두 파일은 잴 때마다 다르다. 초안을 쓸지는 시간을 재어 정하므로 (generation.py)
     헤드별 수락률도 뒤의 것이다. 여러 프로세스가 나누어 만들면 (ranks.py) 각자 samples.rank<번호>.jsonl에 쓰고,
-    0번이 모은다.
+    0번이 모은다. 표본 파일은 여러 프로세스가 나누어 채점하고 (shares.py), 각자 results.<이름>.jsonl에 쓰고, 마지막에
+    끝난 프로세스가 모은다.
+    한 문제의 같은 프로그램은 한 번만 채점하고 판정을 나눈다. 글이 같으므로 어느 것을 채점하든 같다.
     판정은 이름이 아니라 채점한 글에 딸린다: samples.jsonl을 손으로 고치면 고친 줄만 다시 채점한다.
 [디버깅] 정답과 시험의 글은 어느 파일에도 쓰지 않는다. 프로그램이 왜 틀렸는지는 results.jsonl의 message를 본다.
 """
@@ -24,21 +26,24 @@ import hashlib
 import json
 import queue
 import re
+import secrets
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import asdict
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from wmtp.errors import ConfigError, HarnessError
-from wmtp.evaluation.benchmarks import Benchmark
+from wmtp.evaluation.benchmarks import Benchmark, program_of
 from wmtp.evaluation.extraction import holds_fence
 from wmtp.evaluation.for_others import evalplus_results, verdict_table
 from wmtp.evaluation.journal import Journal, Key
@@ -55,17 +60,17 @@ from wmtp.evaluation.sandbox import (
     limits_from_references,
     places_by_references,
 )
+from wmtp.evaluation.shares import Shares
 from wmtp.progress import progress_bar
-from wmtp.storage.files import write_atomically
-from wmtp.storage.lock import Taken, alone
+from wmtp.storage.files import write_atomically, written_atomically
 
 if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take seconds to load
     from wmtp.models.sampling import Sampling
 
 ALONE = Ranks()
 FILES = (
-    "eval.json", "samples*.jsonl", "results.jsonl", "timings.jsonl", "metrics.json", "speed.json", "eval_results.json",
-    "verdicts.csv",
+    "eval.json", "samples*.jsonl", "results*.jsonl", "timings*.jsonl", "metrics.json", "speed.json",
+    "eval_results.json", "verdicts.csv",
 )  # fmt: skip
 REPORTS = ("report.md", "report.html")
 DRAWN = ("temperature", "top_p", "seed", "max_new_tokens", "stop")  # of a Sampling
@@ -106,6 +111,7 @@ def evaluate(
 
     Returns:
         metrics.json과 speed.json에 쓴 것. `<benchmark>/pass@1`, `…/pass@1_low`, `…/problems`, `…/missing` 등.
+        표본 파일을 나누어 채점하는 다른 프로세스가 아직 일하고 있으면 비어 있다: 마지막에 끝난 프로세스가 쓴다.
 
     Raises:
         ConfigError: out에 다른 평가가 있을 때, k보다 표본이 적을 때.
@@ -120,27 +126,48 @@ def evaluate(
     keys = list(given) or [(problem.task_id, i) for problem in benchmark.problems for i in range(sampling.n)]
     for k in ks:
         require_samples(list(Counter(task_id for task_id, _ in keys).values()), k)
-    with _claimed(out):
-        _check_same_evaluation(out, _fingerprint(benchmark, sandbox, sampling, checkpoint, given, extract), overwrite)
-        unanswerable = problems_too_long(benchmark, model, tokenizer) if samples is None else {}
-        with _Evaluation(benchmark, out, sandbox, keys, unanswerable, extract, progress) as evaluation:
+    fingerprint = _fingerprint(benchmark, sandbox, sampling, checkpoint, given, extract)
+    with ExitStack() as stack:
+        shares = stack.enter_context(Shares(out / ".lock"))
+        with shares.in_turn():
+            alone = shares.take_all()
+            if samples is None and not alone:
+                raise ConfigError(
+                    f"out = {out}: another evaluation is writing there. Let it end, or choose another out."
+                )
+            _check_same_evaluation(out, fingerprint, overwrite, alone)
+            if samples is not None:
+                shares.let_go()
+            unanswerable = problems_too_long(benchmark, model, tokenizer) if samples is None else {}
+            evaluation = _Evaluation(benchmark, out, sandbox, keys, unanswerable, extract, progress, shares)
+            stack.enter_context(evaluation)
             for row in evaluation.written_by_others():  # before a kill
                 evaluation.keep(row)
             missing = [key for key in keys if key not in evaluation.samples.rows]
-            if samples is None:
-                share = ranks.share([key for key in missing if key[0] not in unanswerable])
-                fresh = chain(
+            if samples is not None:
+                for key in missing:
+                    evaluation.keep(sample_row(key, *given[key]))
+                given.clear()  # from here on the texts are on the disk
+        evaluation.find_places()
+        if samples is None:
+            share = ranks.share([key for key in missing if key[0] not in unanswerable])
+            evaluation.judge_as_they_come(
+                chain(
                     (sample_row(key, "") for key in missing if key[0] in unanswerable),
                     generate_samples(benchmark, share, model, tokenizer, sampling),
                     evaluation.written_by_others(ranks),
                 )
-            else:
-                fresh = (sample_row(key, *given[key]) for key in missing)
-            evaluation.run(fresh)
+            )
+        else:
+            evaluation.judge_share()
+        with shares.in_turn():
+            if not shares.take_all():
+                return {}  # whoever still judges ends after this process, and does the rest
+            evaluation.finish()
             metrics, speed = evaluation.metrics(sampling, ks), evaluation.speed()
             evaluation.write_for_others(metrics)
-        for name, values in (("speed.json", speed), ("metrics.json", metrics)):
-            write_atomically(out / name, json.dumps(values, indent=2).encode() + b"\n")
+            for name, values in (("speed.json", speed), ("metrics.json", metrics)):
+                write_atomically(out / name, json.dumps(values, indent=2).encode() + b"\n")
     return metrics | speed
 
 
@@ -169,20 +196,21 @@ class _Evaluation:
         unanswerable: dict[str, str],
         extract: str,
         progress: bool,
+        shares: Shares,
     ):
         self.benchmark, self.out, self.sandbox, self.keys = benchmark, out, sandbox, keys
-        self.unanswerable, self.extract = unanswerable, extract
+        self.unanswerable, self.extract, self.shares = unanswerable, extract, shares
         self.problems = {problem.task_id: problem for problem in benchmark.problems}
-        self.places = self.find_places()
+        self.keys_of = {task_id: list(group) for task_id, group in groupby(keys, key=itemgetter(0))}
+        self.places: dict[str, str] = {}
+        self.judged: dict[tuple[str, bytes], Key] = {}  # by problem and program: a sample whose verdict is known
+        self.looked_at: set[str] = set()  # problems whose earlier verdicts are in `judged`
+        part = "" if shares.take_first_place() else secrets.token_hex(4)
+        self.passed = 0
         self.samples = Journal(out / "samples.jsonl", completion=str)
-        self.results = Journal(out / "results.jsonl", status=str, message=str, cpu_limit=(int, float))
-        self.timings = Journal(out / "timings.jsonl")
-        for key, row in list(self.results.rows.items()):
-            sample = self.samples.rows.get(key)
-            # A verdict of another version, or on a text that has been changed since, is none.
-            if row["status"] not in STATUSES or not sample or row.get("completion") != _hash(sample["completion"]):
-                del self.results.rows[key]
-        self.passed = sum(row["status"] == "passed" for row in self.results.rows.values())
+        columns = {"status": str, "message": str, "cpu_limit": (int, float)}
+        self.results = Journal(out / "results.jsonl", part, self.is_verdict, **columns)
+        self.timings = Journal(out / "timings.jsonl", part)
         self.bar = progress_bar(benchmark.name, len(keys), len(self.results.rows), shown=progress)
 
     def __enter__(self) -> "_Evaluation":
@@ -193,23 +221,62 @@ class _Evaluation:
         for journal in (self.samples, self.results, self.timings):
             journal.close()
 
-    def find_places(self) -> dict[str, str]:
+    def is_verdict(self, key: Key, row: dict[str, Any]) -> bool:
+        """Tell a verdict from one of another version, or on a text that has been changed since."""
+        sample = self.samples.rows.get(key)
+        ours = row["status"] in STATUSES and ("program" in row) == (self.extract != "none")
+        found = bool(ours and sample and row.get("completion") == _hash(sample["completion"]))
+        self.passed += found and row["status"] == "passed"
+        return found
+
+    def find_places(self) -> None:
         """Ask the reference solutions where the tests of each problem run, and which cannot be judged at all."""
         references = [self.benchmark.reference(problem, self.benchmark.limits) for problem in self.problems.values()]
-        places = dict(zip(self.problems, places_by_references(self.sandbox, references), strict=True))
-        if UNJUDGEABLE in places.values() and set(places.values()) == {UNJUDGEABLE}:
+        self.places = dict(zip(self.problems, places_by_references(self.sandbox, references), strict=True))
+        if set(self.places.values()) == {UNJUDGEABLE}:
             raise HarnessError(
                 f"{self.benchmark.name}: no problem can be judged: every reference solution fails its own tests. "
                 "Correct the tests, or install the packages that they import."
             )
-        return places
 
-    def run(self, fresh: Iterable[dict[str, Any]]) -> None:
-        """Judge the samples that wait and those that come, then put the files in order."""
+    def judge_as_they_come(self, fresh: Iterable[dict[str, Any]]) -> None:
+        """Judge the samples that wait and those that come."""
         waiting = [key for key in self.keys if key in self.samples.rows and key not in self.results.rows]
         with _ahead(self.keep(row) for row in fresh) as coming:
             self.judge((key, self.benchmark.limits) for key in chain(waiting, coming))
-        self.judge(self.longer_limits())
+
+    def judge_share(self) -> None:
+        """Judge the problems that no other process has, among them those of a process that ends before its time."""
+        mine: list[Key] = []
+        while taken := list(self.judge_problems_nobody_has()):
+            mine += taken
+        self.judge(self.longer_limits(mine))
+        for journal in (self.results, self.timings):
+            journal.sync()
+        self.shares.let_go()
+
+    def judge_problems_nobody_has(self) -> Iterator[Key]:
+        """Take one problem after the other, judge what is missing of it, and yield the samples of those taken."""
+        taken: list[Key] = []
+
+        def work() -> Iterator[tuple[Key, Limits]]:
+            for number, keys in enumerate(self.keys_of.values()):
+                if all(key in self.results.rows for key in keys) or not self.shares.take(number):
+                    continue
+                self.results.refresh()  # it may have been judged by a process that has ended since
+                missing = [key for key in keys if key not in self.results.rows]
+                taken.extend(missing)
+                yield from ((key, self.benchmark.limits) for key in missing)
+
+        self.judge(work())
+        yield from taken
+
+    def finish(self) -> None:
+        """Judge what nobody has judged, then put the files in order."""
+        for journal in (self.results, self.timings):
+            journal.refresh()
+        self.judge((key, self.benchmark.limits) for key in self.keys if key not in self.results.rows)
+        self.judge(self.longer_limits(self.keys))
         for journal in (self.samples, self.results, self.timings):
             journal.finish(self.keys)
 
@@ -229,48 +296,87 @@ class _Evaluation:
         ranks.wait()
         for path in sorted(self.out.glob("samples.rank*.jsonl")):
             journal = Journal(path)
-            journal.close()
             yield from journal.rows.values()
+            journal.close()
             path.unlink()
 
     def judge(self, work: Iterable[tuple[Key, Limits]]) -> None:
-        """Judge, and write down every verdict as it comes."""
-        asked: list[tuple[Key, Limits]] = []
+        """Judge every program once, and write down the verdict of every sample as soon as it is known."""
+        asked: list[tuple[str, bytes]] = []
+        waiting: dict[tuple[str, bytes], tuple[Limits, str, list[Key]]] = {}
 
         def programs() -> Iterator[Program]:
             for key, limits in work:
                 problem, place = self.problems[key[0]], self.places[key[0]].replace(UNJUDGEABLE, "outside")
-                program = self.benchmark.program(problem, limits=limits, place=place, **self.answer(key))
-                asked.append((key, program.limits))
-                yield program
+                self.look_at_earlier_verdicts(key[0])
+                source = self.source(key)
+                name = key[0], _digest(source)
+                if name in waiting:
+                    waiting[name][2].append(key)
+                elif (earlier := self.verdict_on(name)) and (
+                    earlier["status"] != "timeout" or earlier["cpu_limit"] >= limits.cpu_seconds
+                ):
+                    self.copy(key, earlier)
+                else:
+                    program = program_of(problem, source, limits, place)
+                    waiting[name] = program.limits, source, [key]
+                    asked.append(name)
+                    yield program
 
         for index, verdict in self.sandbox.judge(programs()):
-            self.record(*asked[index], verdict)
+            limits, source, (first, *copies) = waiting.pop(asked[index])
+            self.record(first, limits, verdict, source)
+            self.judged[asked[index]] = first
+            for key in copies:
+                self.copy(key, self.results.rows[first])
 
-    def answer(self, key: Key) -> dict[str, Any]:
-        """Say what is judged of a sample, as `Benchmark.source_of` takes it."""
-        row = self.samples.rows[key]
-        return {"completion": row["completion"], "whole": row.get("whole", False), "how": self.extract}
+    def look_at_earlier_verdicts(self, task_id: str) -> None:
+        """Remember once which programs of a problem were judged before this process began."""
+        if task_id not in self.looked_at:
+            self.looked_at.add(task_id)
+            for key in self.keys_of[task_id]:
+                if key in self.results.rows:
+                    self.judged[task_id, _digest(self.source(key))] = key
 
-    def record(self, key: Key, limits: Limits, verdict: Verdict) -> None:
+    def verdict_on(self, name: tuple[str, bytes]) -> dict[str, Any] | None:
+        """Return the result of a sample with the same program."""
+        return self.results.rows[self.judged[name]] if name in self.judged else None
+
+    def source(self, key: Key) -> str:
+        """Return the program of a sample; what had to be found in an answer stands in its result."""
+        if self.extract != "none" and key in self.results.rows:
+            return self.results.rows[key]["program"]
+        row, problem = self.samples.rows[key], self.problems[key[0]]
+        return self.benchmark.source_of(problem, row["completion"], whole=row.get("whole", False), how=self.extract)
+
+    def record(self, key: Key, limits: Limits, verdict: Verdict, source: str) -> None:
         """Write down one verdict and move the bar."""
-        name = {"task_id": key[0], "sample": key[1]}
         # Addresses in error texts change from run to run.
         message = re.sub(r"\b0x[0-9a-f]{6,}", "0x…", " ".join(verdict.message.split()))
         message = message if verdict.passed else self.unanswerable.get(key[0], message)
-        self.passed += verdict.passed  # a sample judged again had not passed before
-        # The result last: it alone says that the sample is done.
-        self.timings.append(self.timings.rows.get(key, name) | {"seconds": round(verdict.seconds, 4)})
-        result = name | {"status": verdict.status, "message": message, "cpu_limit": limits.cpu_seconds}
-        result |= {"completion": _hash(self.samples.rows[key]["completion"])}
-        self.results.append(result if verdict.place == "outside" else result | {"tests": verdict.place})
+        result = {"status": verdict.status, "message": message, "cpu_limit": limits.cpu_seconds}
+        result |= {} if self.extract == "none" else {"program": source}
+        self.write(key, result if verdict.place == "outside" else result | {"tests": verdict.place}, verdict.seconds)
+
+    def copy(self, key: Key, earlier: dict[str, Any]) -> None:
+        """Write down for a sample what came out for another with the same program."""
+        of_program = {name: value for name, value in earlier.items() if name not in ("task_id", "sample")}
+        self.write(key, of_program, 0.0)
+
+    def write(self, key: Key, result: dict[str, Any], seconds: float) -> None:
+        """Write down a result, last of all: it alone says that the sample is done."""
+        name = {"task_id": key[0], "sample": key[1]}
+        self.timings.append(self.timings.rows.get(key, name) | {"seconds": round(seconds, 4)})
+        # A sample judged again had not passed before.
+        self.passed += result["status"] == "passed"
+        self.results.append(name | result | {"completion": _hash(self.samples.rows[key]["completion"])})
         self.bar.set_postfix_str(f"pass@1 {self.passed / len(self.results.rows):.3f}", refresh=False)
         self.bar.update(len(self.results.rows) - self.bar.n)
 
-    def longer_limits(self) -> Iterator[tuple[Key, Limits]]:
+    def longer_limits(self, keys: list[Key]) -> Iterator[tuple[Key, Limits]]:
         """Find the timeouts to judge again: those of problems whose own reference solution is slow."""
         base = self.benchmark.limits
-        timeouts = [key for key in self.keys if self.results.rows[key]["status"] == "timeout"]
+        timeouts = [key for key in keys if self.results.rows[key]["status"] == "timeout"]
         slow = [self.problems[task_id] for task_id in dict.fromkeys(task_id for task_id, _ in timeouts)]
         slow = [one for one in slow if one.solutions and self.places[one.task_id] != UNJUDGEABLE]
         references = [self.benchmark.reference(problem, base, self.places[problem.task_id]) for problem in slow]
@@ -285,58 +391,62 @@ class _Evaluation:
         """Sum the verdicts up, with everything that the numbers depend on beside them."""
         judgeable = [task_id for task_id, place in self.places.items() if place != UNJUDGEABLE]
         number = {task_id: i for i, task_id in enumerate(judgeable)}
-        rows = [self.results.rows[key] for key in self.keys if key[0] in number]
-        if not rows:
+        statuses = self.statuses()
+        if not statuses:
             raise HarnessError(
                 f"{self.benchmark.name}: all samples are of problems whose own reference solutions fail their tests "
                 f"({', '.join(dict.fromkeys(task_id for task_id, _ in self.keys))}). Correct those tests."
             )
         metric = PassAtK(len(number), ks, sync_on_compute=False)  # one process has them all
         metric.update(
-            torch.tensor([number[row["task_id"]] for row in rows]),
-            torch.tensor([row["status"] == "passed" for row in rows]),
+            torch.tensor([number[task_id] for task_id, _ in statuses]),
+            torch.tensor([status == "passed" for status in statuses.values()]),
         )
-        counts = Counter(row["task_id"] for row in rows)
-        statuses = Counter(row["status"] for row in rows)
+        counts = Counter(task_id for task_id, _ in statuses)
+        verdicts = Counter(statuses.values())
         values = {
             **{name: value.item() for name, value in metric.compute().items()},
             "problems": len(number),
             "scored": f"{len(counts)} of {len(self.places)}",
-            "samples": len(rows),
+            "samples": len(statuses),
+            "distinct": sum(len({self.source(key) for key in self.keys_of[task_id]}) for task_id in counts),
             "missing": [task_id for task_id in number if task_id not in counts],
             "too_long": list(self.unanswerable),
             "unjudgeable": [task_id for task_id in self.places if task_id not in number],
             "not_judged": list(dict.fromkeys(row["task_id"] for row in rows if row["status"] == "harness_error")),
             "inside": [task_id for task_id, place in self.places.items() if place in ("inside", "trusting")],
-            **{f"verdicts/{status}": statuses[status] for status in STATUSES},
+            **{f"verdicts/{status}": verdicts[status] for status in STATUSES},
             "prompt": self.benchmark.prompt.name,
             "split": self.benchmark.split,
             "shots": len(self.benchmark.prompt.shot_task_ids),
             "n": counts.most_common(1)[0][1],
             **{name: getattr(sampling, name, None) for name in DRAWN},
             "extract": self.extract,
-            "fenced": sum(holds_fence(self.samples.rows[key]["completion"]) for key in self.keys if key[0] in number),
+            "fenced": sum(holds_fence(self.samples.rows[key]["completion"]) for key in statuses),
             "isolation": self.sandbox.isolation,
             "packages": self.sandbox.packages,
         }
         return self.named(values)
 
+    def statuses(self) -> dict[Key, str]:
+        """List the statuses of all samples of judgeable problems, in order."""
+        keys = (key for key in self.keys if self.places[key[0]] != UNJUDGEABLE)
+        return {key: sys.intern(self.results.rows[key]["status"]) for key in keys}
+
     def write_for_others(self, metrics: dict[str, Any]) -> None:
         """Write the verdicts on the judgeable problems in the shapes that other programs read."""
-        keys = [key for key in self.keys if self.places[key[0]] != UNJUDGEABLE]
-        statuses = {key: self.results.rows[key]["status"] for key in keys}
-        source_of = self.benchmark.source_of
-        programs = ((key, source_of(self.problems[key[0]], **self.answer(key)), statuses[key]) for key in keys)
+        statuses = self.statuses()
+        programs = ((key, self.source(key), status) for key, status in statuses.items())
         rates = {name.rpartition("/")[2]: value for name, value in metrics.items() if re.search(r"/pass@\d+$", name)}
         results = evalplus_results(programs, rates, self.benchmark.identity()["problems"])
-        write_atomically(self.out / "eval_results.json", results)
+        with written_atomically(self.out / "eval_results.json") as temporary, temporary.open("wb") as file:
+            file.writelines(results)
         write_atomically(self.out / "verdicts.csv", verdict_table(statuses))
 
     def speed(self) -> dict[str, Any]:
         """Sum up what it took: measured, so never twice the same."""
-        rows = [self.timings.rows[key] for key in self.keys]
-        values: dict[str, Any] = {"judging_seconds": sum(row["seconds"] for row in rows)}
-        made = [row for row in rows if row.get("tokens")]
+        values: dict[str, Any] = {"judging_seconds": sum(self.timings.rows[key]["seconds"] for key in self.keys)}
+        made = [row for row in map(self.timings.rows.__getitem__, self.keys) if row.get("tokens")]
         if made:
             from wmtp.models.sampling import Completion, acceptance
 
@@ -354,8 +464,12 @@ class _Evaluation:
         return {f"{self.benchmark.name}/{name}": value for name, value in values.items()}
 
 
+def _digest(source: str) -> bytes:
+    return hashlib.sha256(source.encode(errors="surrogatepass")).digest()[:16]
+
+
 def _hash(completion: str) -> str:
-    return hashlib.sha256(completion.encode(errors="surrogatepass")).hexdigest()[:16]
+    return _digest(completion).hex()[:16]
 
 
 def _fingerprint(
@@ -376,15 +490,22 @@ def _fingerprint(
         **{f"benchmark.{name}": value for name, value in benchmark.identity().items()},
         **{f"sampling.{name}": drawn[name] for name in drawn.keys() - {"batch_size", "decoding"}},
         "ckpt": checkpoint,
-        "samples": hashlib.sha256(repr(sorted(given.items())).encode()).hexdigest()[:16] if given else None,
+        "samples": _digest_of_all(given) if given else None,
         "extract": extract,
         "sandbox.isolation": sandbox.isolation,
         "sandbox.packages": sandbox.packages,
     }
 
 
-def _check_same_evaluation(out: Path, fingerprint: dict[str, Any], overwrite: bool) -> None:
-    """Go on only with the same evaluation; another one is refused, or replaced where that is wanted."""
+def _digest_of_all(given: dict[Key, Given]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(given):
+        digest.update(repr((key, *given[key])).encode())
+    return digest.hexdigest()[:16]
+
+
+def _check_same_evaluation(out: Path, fingerprint: dict[str, Any], overwrite: bool, alone: bool) -> None:
+    """Go on only with the same evaluation; another one is refused, or replaced where that is wanted and none lives."""
     path = out / "eval.json"
     try:
         found = json.loads(path.read_bytes()) if path.exists() else {}
@@ -402,21 +523,11 @@ def _check_same_evaluation(out: Path, fingerprint: dict[str, Any], overwrite: bo
         raise ConfigError(
             f"out = {out} holds another evaluation {what}. Choose another out, or replace it with overwrite=true."
         )
+    if files and not alone:
+        raise ConfigError(f"out = {out}: another evaluation is writing there. Let it end, or choose another out.")
     for file in [*files, *(out / name for name in REPORTS if files)]:
         file.unlink(missing_ok=True)
     write_atomically(path, json.dumps(fingerprint, indent=2, sort_keys=True).encode() + b"\n")
-
-
-@contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """Hold the folder, so that the same command started twice does not write twice."""
-    try:
-        with alone(out / ".lock", wait=False):
-            yield
-    except Taken:
-        raise ConfigError(
-            f"out = {out}: another evaluation is writing there. Let it end, or choose another out."
-        ) from None
 
 
 @contextmanager

@@ -4,6 +4,7 @@
     누가 만들어도 같은 표본이 나온다. 그래서 나누어 만들고 모으기만 하면 된다.
 [동작] `torchrun --nproc-per-node N -m wmtp.eval …`로 시작한 프로세스들이 gloo로 만난다.
     주고받는 것은 할 일의 목록뿐이고, 표본은 파일로 모은다. 여러 컴퓨터라면 결과 폴더를 함께 볼 수 있어야 한다.
+    표본 파일의 채점은 만나지 않고 나눈다 (shares.py): 여기서는 코어만 나눈다.
 [디버깅] 한 프로세스가 죽으면 torchrun이 나머지도 끝낸다. 같은 명령을 다시 하면 이어서 간다.
 """
 
@@ -16,6 +17,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from wmtp.evaluation.journal import Key
+from wmtp.evaluation.sandbox.pool import usable_cores
 from wmtp.ranks.meeting import agree
 
 
@@ -26,11 +28,19 @@ class Ranks:
     Attributes:
         rank: 이 프로세스의 번호. 0이 모으고 채점한다.
         local: 이 컴퓨터 안에서의 번호 (장치의 번호).
+        beside: 이 컴퓨터의 프로세스 수, 자신까지.
     """
 
     rank: int = 0
     world: int = 1
     local: int = 0
+    beside: int = 1
+
+    def workers(self, judging_alone: bool) -> int | None:
+        """Say how many programs this process may run at once: its part of the cores, None for all of them."""
+        if judging_alone or self.beside == 1:
+            return None
+        return max(1, usable_cores() // self.beside)
 
     def share(self, keys: Sequence[Key]) -> list[Key]:
         """Hand out the first rank's list; the samples of a problem stay together, because they share its prompt.
@@ -49,6 +59,13 @@ class Ranks:
             dist.barrier()
 
 
+def launched() -> Ranks:
+    """Say which of the processes that torchrun started on this machine this one is, without meeting the others."""
+    names = {"rank": "RANK", "world": "WORLD_SIZE", "local": "LOCAL_RANK", "beside": "LOCAL_WORLD_SIZE"}
+    started = dist.is_torchelastic_launched()
+    return Ranks(**{field: int(os.environ[name]) for field, name in names.items()}) if started else Ranks()
+
+
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
     """Join the processes that torchrun started; without torchrun there is only this one."""
@@ -58,6 +75,6 @@ def joined_ranks() -> Iterator[Ranks]:
     # A rank may wait for another as long as that one still generates.
     dist.init_process_group("gloo", timeout=timedelta(days=30))
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
+        yield launched()
     finally:
         dist.destroy_process_group()

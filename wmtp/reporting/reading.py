@@ -9,7 +9,7 @@ import csv
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ class Evaluation:
     Attributes:
         metrics: `<benchmark>/pass@1` 같은 숫자들.
         results: 표본마다 한 줄: task_id, sample, status, message.
-        completions: (task_id, sample) → 생성한 글.
+        completions: (task_id, sample) → 생성한 글. 문제마다 처음 통과한 것과 처음 통과하지 못한 것만.
         timings: 표본마다 한 줄: task_id, sample, seconds (채점).
     """
 
@@ -165,13 +165,20 @@ def read_evaluation(folder: Path, missing: list[str], t: Texts) -> Evaluation:
     for name in ("metrics.json", "speed.json"):
         for path in sorted(folder.rglob(name)):
             evaluation.metrics |= _read(path, json.loads, dict, "an evaluation", missing, t) or {}
+    shown: dict[tuple[str, bool], tuple[str, int]] = {}  # of each problem one that passed and one that did not
     for path in sorted(folder.rglob("results.jsonl")):
-        evaluation.results += _read_lines(path, missing, t)
+        for row in _read_lines(path, missing, t):
+            key = str(row.get("task_id")), row.get("sample", 0)
+            shown.setdefault((key[0], row.get("status") == "passed"), key)
+            row.pop("program", None)  # with 200 samples of each problem, texts would fill the memory
+            evaluation.results.append(row)
     for path in sorted(folder.rglob("timings.jsonl")):
         evaluation.timings += _read_lines(path, missing, t)
+    keys = set(shown.values())
     for path in sorted(folder.rglob("samples.jsonl")):
         for line in _read_lines(path, missing, t):
-            evaluation.completions[str(line.get("task_id")), line.get("sample", 0)] = str(line.get("completion"))
+            if (key := (str(line.get("task_id")), line.get("sample", 0))) in keys:
+                evaluation.completions[key] = str(line.get("completion"))
     return evaluation
 
 
@@ -216,21 +223,22 @@ def _read(path: Path, parse: Any, kind: type, what: str, missing: list[str], t: 
     return None
 
 
-def _read_lines(path: Path, missing: list[str], t: Texts) -> list[dict[str, Any]]:
-    rows, bad = [], 0
-    for line in filter(str.strip, path.read_text(encoding="utf-8", errors="replace").split("\n")):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            bad += 1
+def _read_lines(path: Path, missing: list[str], t: Texts) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file of JSON lines; note in `missing` how many are none."""
+    bad = 0
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+        for line in filter(str.strip, lines):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if isinstance(row, dict):
+                yield row
+            else:
+                bad += 1
     if bad:
         name = f"{path.parent.name}/{path.name}"
         missing.append(t("{name}: {count} unreadable line(s), left out", name=name, count=bad))
-    return rows
 
 
 def scored(metrics: Mapping[str, Any], name: str, t: Texts) -> str:

@@ -86,6 +86,9 @@ def evaluation_summary(name: str, metrics: Mapping[str, Any], report: Path, t: T
     for what, said in LEFT_OUT.items():
         if metrics.get(f"{name}/{what}"):
             lines.append(line_of(f"{name}/{what}", t(said, count=len(metrics[f"{name}/{what}"]))))
+    if copies := metrics[f"{name}/samples"] - metrics[f"{name}/distinct"]:
+        counts = dict(distinct=metrics[f"{name}/distinct"], copies=copies)
+        lines.append(line_of(t("judged"), t("{distinct} programs; {copies} samples are copies of them", **counts)))
     if metrics[f"{name}/fenced"] and metrics[f"{name}/extract"] == "none":
         counts = dict(fenced=metrics[f"{name}/fenced"], samples=metrics[f"{name}/samples"])
         lines.append(

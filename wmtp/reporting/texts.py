@@ -390,6 +390,9 @@ KOREAN = {
     "better": "나아짐",
     "worse": "나빠짐",
     "otherwise": "판정만 다름",
+    "judged": "채점",
+    "{distinct} programs; {copies} samples are copies of them": "프로그램 {distinct}개; 표본 {copies}개는 그것의 사본",
+    "{name}: the last of those who judge in {out} sums up": "{name}: {out}에서 마지막에 끝나는 프로세스가 결과를 모음",
     "{fenced} of {samples} answers hold a Markdown fence: extract=auto": (
         "답 {samples}개 중 {fenced}개에 Markdown 코드 블록이 있음: extract=auto"
     ),

@@ -86,8 +86,7 @@ class Sandbox:
     ):
         if workers is not None and workers < 1:
             raise ValueError(f"sandbox.workers = {workers} must be at least 1, or null for one a core.")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.workers = workers or cores
+        self.workers = workers or usable_cores()
         self.allow_unsafe = allow_unsafe
         self.rung = rung
         self.isolation = ""
@@ -242,6 +241,11 @@ class Sandbox:
             f"sandbox: nothing here can run generated programs safely ({offers}). Allow user namespaces, install "
             "bubblewrap or use Linux 5.13 or newer; on a machine that may be lost, sandbox.allow_unsafe=true."
         )
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclasses.dataclass

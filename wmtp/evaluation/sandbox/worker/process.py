@@ -15,6 +15,7 @@ from . import confinement, keeper, wire, zygote
 from .settled import Settled
 
 _TICK = 0.05
+_AHEAD = 4096  # read at once where it is there: a message in one call instead of two
 
 
 class Process:
@@ -38,6 +39,9 @@ class Process:
         self.ended = None
         self.clock = (~self.pid << 3) | 2  # the CPU clock of another process, as clock_getcpuclockid() makes it
         self.channel.setblocking(False)
+        self.ahead = b""
+        self.most_ahead = 1 if stdin is not None else _AHEAD  # a script's files come beside a byte
+        self.answer = self.poll_for(select.POLLIN)
 
     def begin(self, texts: list[str]) -> None:
         """Hand over the preamble and the program, once it is known to be confined."""
@@ -73,12 +77,20 @@ class Process:
 
     def read(self, count: int) -> bytes:
         """Read up to `count` bytes; b"" once the program has ended."""
+        if not self.ahead:
+            self.ahead = self.read_what_is_there(max(count, self.most_ahead))
+        data, self.ahead = self.ahead[:count], self.ahead[count:]
+        return data
+
+    def read_what_is_there(self, most: int) -> bytes:
+        """Wait until there is something to read, and read up to so many bytes of it; b"" once the program has ended."""
         while True:
+            if self.ended is None:
+                self.wait(select.POLLIN)
             try:
-                data = self.channel.recv(count)
+                data = self.channel.recv(most)
             except BlockingIOError:
                 if self.ended is None:
-                    self.wait(select.POLLIN)
                     continue
                 return b""
             except ConnectionResetError:
@@ -88,12 +100,17 @@ class Process:
                 continue
             return data
 
-    def wait(self, events: int) -> None:
-        """Wait until the channel is ready or the program has ended; settle where a limit is exceeded."""
+    def poll_for(self, events: int) -> select.poll:
+        """Watch the end of the program, and its channel for events."""
         poll = select.poll()
         if events:
             poll.register(self.channel, events)
         poll.register(self.judge.zygote, select.POLLIN)
+        return poll
+
+    def wait(self, events: int) -> None:
+        """Wait until the channel is ready or the program has ended; settle where a limit is exceeded."""
+        poll = self.answer if events == select.POLLIN else self.poll_for(events)
         while True:
             ready = dict(poll.poll(1000 * max(0.001, self.patience())))
             if self.judge.zygote.fileno() in ready:

@@ -46,9 +46,16 @@ _DEEP = 5000  # a value may be nested deeper than a program may recurse
 CHANNEL = 3
 
 
+_ahead = b""
+
+
 def _read(count: int) -> bytes:
-    """Read from the judge."""
-    return os.read(CHANNEL, count)
+    """Read from the judge, a whole message at once where it is short."""
+    global _ahead
+    if not _ahead:
+        _ahead = os.read(CHANNEL, max(count, 4096))
+    data, _ahead = _ahead[:count], _ahead[count:]
+    return data
 
 
 def _write(data: bytes) -> None:

@@ -17,6 +17,7 @@ import json
 import struct
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
+_from_json = json.JSONDecoder().raw_decode
 _SAFE_INTEGER = 1 << 62
 _SCALARS = (bool, int, float, complex, str, bytes)
 
@@ -152,7 +153,11 @@ def receive(read, most: int = (1 << 32) - 1):
         raise ValueError("an empty message")
     if (body := _exactly(read, length)) is None:
         return None
-    return json.loads(body)
+    text = body.decode()
+    message, end = _from_json(text)  # json.loads guesses encodings and skips spaces, for which there is no need
+    if end != len(text):
+        raise ValueError("more than one message")
+    return message
 
 
 def _exactly(read, count: int) -> bytes | None:
