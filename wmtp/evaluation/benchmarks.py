@@ -16,8 +16,9 @@ from wmtp.data.problem import Problem
 from wmtp.data.prompts import Prompt
 from wmtp.data.sources import FileSource
 from wmtp.errors import ConfigError, DataFormatError
+from wmtp.evaluation.answers import Answers, calling
 from wmtp.evaluation.extraction import extract
-from wmtp.evaluation.sandbox import Limits, Program, imports_of
+from wmtp.evaluation.sandbox import Limits, Program, imports_of, limits_from_calls
 from wmtp.evaluation.sandbox.timing import times
 
 
@@ -57,7 +58,7 @@ class Benchmark:
             raise ConfigError(
                 f"benchmark.split = {self.split} holds no problem of {self.name}. Try benchmark.split=all."
             )
-        if untested := next((one for one in problems if not one.tests and not one.stdio), None):
+        if untested := next((one for one in problems if not (one.tests or one.stdio or one.inputs)), None):
             raise DataFormatError(
                 f"{untested.origin or self.name}: {untested.task_id} has no test, so every program would pass. "
                 "Give it tests, or take it out of the file."
@@ -98,10 +99,16 @@ class Benchmark:
         return extract(completion, how, problem.entry_point, prompt, "\n".join((problem.setup, *problem.tests)))
 
     def program(
-        self, problem: Problem, completion: str, limits: Limits | None = None, place: str = "either", **given: Any
+        self,
+        problem: Problem,
+        completion: str,
+        limits: Limits | None = None,
+        place: str = "either",
+        answers: Answers | None = None,
+        **given: Any,
     ) -> Program:
         """Build the program to judge from a completion, given as `source_of` takes it."""
-        return program_of(problem, self.source_of(problem, completion, **given), limits or self.limits, place)
+        return program_of(problem, self.source_of(problem, completion, **given), limits or self.limits, place, answers)
 
     def reference(self, problem: Problem, limits: Limits, place: str = "either") -> Program:
         """Build the reference solution as a program to judge, an empty program where there is none."""
@@ -113,7 +120,10 @@ class Benchmark:
         for problem in self.problems:
             judged = (problem.tests, problem.setup, problem.stdio, problem.time_limit, problem.memory_limit)
             files = problem.input_file, problem.output_file
-            digest.update(repr((problem.task_id, self.text(problem), *judged, *files)).encode())
+            calls = (problem.inputs, problem.base_inputs, problem.checker, problem.tolerance) if problem.inputs else ()
+            if problem.inputs:  # what it returns is what is right
+                calls += problem.solutions[:1]
+            digest.update(repr((problem.task_id, self.text(problem), *judged, *files, *calls)).encode())
         return {
             "name": self.name,
             "split": self.split,
@@ -125,8 +135,16 @@ class Benchmark:
         }
 
 
-def program_of(problem: Problem, source: str, limits: Limits, place: str = "either") -> Program:
-    """Join a program and the tests of its problem, which may allow it more time and memory than the limits do."""
+def program_of(
+    problem: Problem, source: str, limits: Limits, place: str = "either", answers: Answers | None = None
+) -> Program:
+    """Join a program and the tests of its problem, which may allow it more time and memory than the limits do.
+
+    Args:
+        answers: 입력으로 판정하는 문제의 옳은 값 (answers.py). 없으면 그런 문제의 tests로 판정한다.
+    """
+    if answers:
+        return calling(problem, source, limits_from_calls(limits, answers.seconds, answers.slowest), answers)
     stretched = times(limits, max(1.0, problem.time_limit / limits.cpu_seconds))
     limits = replace(stretched, memory_bytes=max(limits.memory_bytes, problem.memory_limit))
     of_problem = ("tests", "setup", "stdio", "input_file", "output_file", "entry_point", "task_id")

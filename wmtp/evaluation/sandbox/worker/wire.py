@@ -16,7 +16,7 @@ import fractions
 import json
 import struct
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+to_json = json.JSONEncoder(separators=(",", ":")).encode
 _SAFE_INTEGER = 1 << 62
 _SCALARS = (bool, int, float, complex, str, bytes)
 
@@ -132,7 +132,12 @@ def decode(data, resolve):
 
 def pack(message) -> bytes:
     """Frame a message of JSON types."""
-    body = _to_json(message).encode("ascii")
+    return pack_text(to_json(message))
+
+
+def pack_text(message: str) -> bytes:
+    """Frame a message that is written as JSON already."""
+    body = message.encode("ascii")
     return struct.pack("<I", len(body)) + body
 
 

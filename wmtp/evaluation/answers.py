@@ -1,0 +1,92 @@
+"""Ask the reference solutions what is right, once: the inputs are in the data, the outputs are not.
+
+[연구 맥락] EvalPlus의 자료에는 입력만 있고, 옳은 값은 참조 정답이 돌려주는 것이다. 참조 정답도 남의 프로그램이므로
+    샌드박스에서 실행한다.
+[동작] 한 문제의 값들은 캐시의 `answers/`에 있고, 정답과 입력과 비교하는 법의 내용이 그 이름이다. 값은 샌드박스의 JSON 글
+    그대로이고, 아주 큰 값은 그 지문이다 (sandbox/worker/large.py): HumanEval+와 MBPP+를 합쳐 20 MB쯤이다.
+[디버깅] 참조 정답이 제 값과도 맞지 않거나(NaN) 실패하면 여기 없고, 그 문제는 unjudgeable이다.
+"""
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from wmtp.cache.entries import entry_file, pack, read_entry, unpack, write_entry
+from wmtp.cache.fingerprint import code_of
+from wmtp.data.problem import Problem
+from wmtp.errors import DataFormatError
+from wmtp.evaluation.sandbox import PATIENCE, Limits, Program, Sandbox, times, wire_text
+
+_WORKER = Path(__file__).parent / "sandbox" / "worker"
+
+
+class Answers(NamedTuple):
+    """Hold the inputs and what a reference solution returned for each, and the CPU time that it took."""
+
+    inputs: str
+    outputs: str
+    seconds: float
+    slowest: float
+
+
+def answers_of(sandbox: Sandbox, problems: Sequence[Problem], limits: Limits) -> dict[str, Answers]:
+    """Find the right outputs of the problems that have inputs, in the cache or by running their reference solutions.
+
+    Returns:
+        task_id → 답. 참조 정답이 없거나 실패한 문제는 없다.
+    """
+    asked = [problem for problem in problems if problem.inputs and problem.solutions]
+    files = [entry_file("answers", _key(problem)) for problem in asked]
+    entries = [read_entry(file) for file in files]
+    found = {one.task_id: Answers(*unpack(entry["answers"])) for one, entry in zip(asked, entries, strict=True) if entry}
+    missing = [(one, file) for one, file, entry in zip(asked, files, entries, strict=True) if not entry]
+    patient = times(limits, PATIENCE)
+    asking = [calling(one, one.solutions[0], patient, Answers(_crossing(one), "", 0.0, 0.0)) for one, _ in missing]
+    for index, verdict in sandbox.judge(asking):
+        problem, file = missing[index]
+        if verdict.passed:
+            answers = Answers(asking[index].inputs, verdict.answers, verdict.seconds, verdict.slowest)
+            found[problem.task_id] = answers
+            write_entry(file, {"answers": pack(answers)})
+    return found
+
+
+def calling(problem: Problem, source: str, limits: Limits, answers: Answers) -> Program:
+    """Build the program that is judged by calls; where there are no outputs yet, what it returns is recorded."""
+    return Program(
+        source,
+        entry_point=problem.entry_point,
+        task_id=problem.task_id,
+        limits=limits,
+        inputs=answers.inputs,
+        answers=answers.outputs,
+        checker=problem.checker,
+        tolerance=problem.tolerance,
+    )
+
+
+def _key(problem: Problem) -> list:
+    """List everything that decides the outputs."""
+    code = code_of(*(_WORKER / f"{name}.py" for name in ("calls", "large", "program_side", "wire")))
+    return [problem.solutions[0], problem.entry_point, problem.inputs, problem.checker, problem.tolerance, code]
+
+
+def _crossing(problem: Problem) -> str:
+    """Write the inputs of a problem as they cross into the sandbox."""
+    try:
+        try:
+            inputs = ast.literal_eval(problem.inputs)
+        except ValueError:
+            inputs = ast.literal_eval(_Numbers().visit(ast.parse(problem.inputs, mode="eval")))
+        return wire_text([list(arguments) for arguments in inputs])
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        where = problem.origin or problem.task_id
+        raise DataFormatError(f"{where}: the inputs are no plain values of Python. Correct the row.") from None
+
+
+class _Numbers(ast.NodeTransformer):
+    """Give inf and nan, which Python prints but does not read, their values."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(float(node.id)) if node.id in ("inf", "nan") else node
