@@ -9,6 +9,7 @@
 
 import ast
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ def answers_of(sandbox: Sandbox, problems: Sequence[Problem], limits: Limits) ->
     entries = [read_entry(file) for file in files]
     found = {one.task_id: Answers(*unpack(entry["answers"])) for one, entry in zip(asked, entries, strict=True) if entry}
     missing = [(one, file) for one, file, entry in zip(asked, files, entries, strict=True) if not entry]
-    patient = times(limits, PATIENCE)
+    patient = replace(times(limits, PATIENCE), call_seconds=PATIENCE * limits.cpu_seconds)
     asking = [calling(one, one.solutions[0], patient, Answers(_crossing(one), "", 0.0, 0.0)) for one, _ in missing]
     for index, verdict in sandbox.judge(asking):
         problem, file = missing[index]

@@ -16,19 +16,32 @@ from wmtp.evaluation.journal import Key
 _STATUS = {"passed": "pass", "timeout": "timeout"}  # everything else is a "fail" there
 
 
-def evalplus_results(programs: Iterable[tuple[Key, str, str]], pass_at_k: Mapping[str, float], digest: str) -> bytes:
+def evalplus_results(
+    programs: Iterable[tuple[Key, str, str, str | None]], pass_at_k: Mapping[str, float], digest: str
+) -> bytes:
     """Write eval_results.json.
 
+    [동작] 틀린 base 입력 뒤의 plus 입력은 불러 보지 않는다. 그래서 base에 떨어지면 plus_status도 같은 것이다: EvalPlus가 세는
+        것은 둘 다 통과한 것이므로 숫자는 같다.
+
     Args:
-        programs: 표본마다 (키, 채점한 프로그램, status), 문제의 순서대로.
+        programs: 표본마다 (키, 채점한 프로그램, status, base의 status), 문제의 순서대로. base의 것이 따로 없으면 None.
+        pass_at_k: `<benchmark>/pass@k`와, 있다면 `<benchmark>_base/pass@k`.
         digest: 문제들의 내용에서 나온 이름.
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    for (task_id, _), solution, status in programs:
+    for (task_id, _), solution, status, base in programs:
         name = task_id.replace("mbpp/", "Mbpp/", 1) if task_id.startswith("mbpp/") else task_id
-        row = {"task_id": name, "solution": solution, "base_status": _STATUS.get(status, "fail"), "plus_status": None}
+        status = _STATUS.get(status, "fail")
+        row = {"task_id": name, "solution": solution}
+        row |= {"base_status": _STATUS.get(base, "fail") if base else status, "plus_status": status if base else None}
         found.setdefault(name, []).append(row | {"base_fail_tests": [], "plus_fail_tests": []})
-    results = {"date": None, "hash": digest, "eval": found, "pass_at_k": {"base": dict(pass_at_k)}}
+    sets = {name.partition("/")[0] for name in pass_at_k}
+    rates: dict[str, dict[str, float]] = {}
+    for name, value in pass_at_k.items():
+        benchmark, _, k = name.partition("/")
+        rates.setdefault("plus" if f"{benchmark}_base" in sets else "base", {})[k] = value
+    results = {"date": None, "hash": digest, "eval": found, "pass_at_k": rates}
     return json.dumps(results).encode() + b"\n"
 
 

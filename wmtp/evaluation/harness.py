@@ -7,7 +7,7 @@
     out/eval.json       무엇을 평가하는지 (다르면 이어 하지 않는다)
         samples.jsonl   task_id, sample, completion, 프롬프트를 앞에 붙이지 않을 프로그램이면 whole: true
         results.jsonl   task_id, sample, status, message, cpu_limit, completion (채점한 글의 해시)
-                        프로그램의 프로세스 안에서 시험했다면 tests: inside
+                        프로그램의 프로세스 안에서 시험했다면 tests: inside, HumanEval+와 MBPP+면 base: passed 등
         metrics.json    <benchmark>/pass@1 …
         eval_results.json, verdicts.csv   같은 판정을 남의 모양으로 (for_others.py)
         timings.jsonl   task_id, sample, seconds, generation_seconds, tokens, blocks, accepted
@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wmtp.errors import ConfigError, HarnessError
+from wmtp.evaluation.answers import answers_of
 from wmtp.evaluation.benchmarks import Benchmark
 from wmtp.evaluation.extraction import holds_fence
 from wmtp.evaluation.for_others import evalplus_results, verdict_table
@@ -173,6 +174,7 @@ class _Evaluation:
         self.benchmark, self.out, self.sandbox, self.keys = benchmark, out, sandbox, keys
         self.unanswerable, self.extract = unanswerable, extract
         self.problems = {problem.task_id: problem for problem in benchmark.problems}
+        self.answers = answers_of(sandbox, benchmark.problems, benchmark.limits)
         self.places = self.find_places()
         self.samples = Journal(out / "samples.jsonl", completion=str)
         self.results = Journal(out / "results.jsonl", status=str, message=str, cpu_limit=(int, float))
@@ -195,8 +197,14 @@ class _Evaluation:
 
     def find_places(self) -> dict[str, str]:
         """Ask the reference solutions where the tests of each problem run, and which cannot be judged at all."""
-        references = [self.benchmark.reference(problem, self.benchmark.limits) for problem in self.problems.values()]
-        places = dict(zip(self.problems, places_by_references(self.sandbox, references), strict=True))
+        places = {one.task_id: "outside" for one in self.problems.values() if one.inputs}
+        places |= {task_id: UNJUDGEABLE for task_id in places.keys() - self.answers.keys()}
+        tested = [problem for problem in self.problems.values() if not problem.inputs]
+        found = places_by_references(
+            self.sandbox, [self.benchmark.reference(problem, self.benchmark.limits) for problem in tested]
+        )
+        places |= {problem.task_id: place for problem, place in zip(tested, found, strict=True)}
+        places = {task_id: places[task_id] for task_id in self.problems}
         if UNJUDGEABLE in places.values() and set(places.values()) == {UNJUDGEABLE}:
             raise HarnessError(
                 f"{self.benchmark.name}: no problem can be judged: every reference solution fails its own tests. "
@@ -240,7 +248,8 @@ class _Evaluation:
         def programs() -> Iterator[Program]:
             for key, limits in work:
                 problem, place = self.problems[key[0]], self.places[key[0]].replace(UNJUDGEABLE, "outside")
-                program = self.benchmark.program(problem, limits=limits, place=place, **self.answer(key))
+                given = self.answer(key) | {"answers": self.answers.get(key[0])}
+                program = self.benchmark.program(problem, limits=limits, place=place, **given)
                 asked.append((key, program.limits))
                 yield program
 
@@ -263,6 +272,8 @@ class _Evaluation:
         self.timings.append(self.timings.rows.get(key, name) | {"seconds": round(verdict.seconds, 4)})
         result = name | {"status": verdict.status, "message": message, "cpu_limit": limits.cpu_seconds}
         result |= {"completion": _hash(self.samples.rows[key]["completion"])}
+        if base := self.problems[key[0]].base_inputs:
+            result["base"] = "passed" if verdict.right >= base else verdict.status
         self.results.append(result if verdict.place == "outside" else result | {"tests": verdict.place})
         self.bar.set_postfix_str(f"pass@1 {self.passed / len(self.results.rows):.3f}", refresh=False)
         self.bar.update(len(self.results.rows) - self.bar.n)
@@ -273,6 +284,7 @@ class _Evaluation:
         timeouts = [key for key in self.keys if self.results.rows[key]["status"] == "timeout"]
         slow = [self.problems[task_id] for task_id in dict.fromkeys(task_id for task_id, _ in timeouts)]
         slow = [one for one in slow if one.solutions and self.places[one.task_id] != UNJUDGEABLE]
+        slow = [one for one in slow if not one.inputs]  # of those it has been measured when their answers were made
         references = [self.benchmark.reference(problem, base, self.places[problem.task_id]) for problem in slow]
         found = limits_from_references(self.sandbox, references)
         longer = {problem.task_id: limits for problem, limits in zip(slow, found, strict=True)}
@@ -296,6 +308,7 @@ class _Evaluation:
             torch.tensor([number[row["task_id"]] for row in rows]),
             torch.tensor([row["status"] == "passed" for row in rows]),
         )
+        base = self.base_metrics(rows, number, ks)
         counts = Counter(row["task_id"] for row in rows)
         statuses = Counter(row["status"] for row in rows)
         values = {
@@ -318,15 +331,29 @@ class _Evaluation:
             "isolation": self.sandbox.isolation,
             "packages": self.sandbox.packages,
         }
-        return self.named(values)
+        return self.named(values) | base
+
+    def base_metrics(self, rows: list[dict[str, Any]], number: dict[str, int], ks: Sequence[int]) -> dict[str, Any]:
+        """Count what passed the base inputs, where each problem has some beside the others: `…_base/pass@1`."""
+        if not all("base" in row for row in rows):
+            return {}
+        metric = PassAtK(len(number), ks, sync_on_compute=False)
+        metric.update(
+            torch.tensor([number[row["task_id"]] for row in rows]),
+            torch.tensor([row["base"] == "passed" for row in rows]),
+        )
+        return {f"{self.benchmark.name}_base/{name}": value.item() for name, value in metric.compute().items()}
 
     def write_for_others(self, metrics: dict[str, Any]) -> None:
         """Write the verdicts on the judgeable problems in the shapes that other programs read."""
         keys = [key for key in self.keys if self.places[key[0]] != UNJUDGEABLE]
         statuses = {key: self.results.rows[key]["status"] for key in keys}
         source_of = self.benchmark.source_of
-        programs = ((key, source_of(self.problems[key[0]], **self.answer(key)), statuses[key]) for key in keys)
-        rates = {name.rpartition("/")[2]: value for name, value in metrics.items() if re.search(r"/pass@\d+$", name)}
+        programs = (
+            (key, source_of(self.problems[key[0]], **self.answer(key)), statuses[key], self.results.rows[key].get("base"))
+            for key in keys
+        )
+        rates = {name: value for name, value in metrics.items() if re.search(r"/pass@\d+$", name)}
         results = evalplus_results(programs, rates, self.benchmark.identity()["problems"])
         write_atomically(self.out / "eval_results.json", results)
         write_atomically(self.out / "verdicts.csv", verdict_table(statuses))

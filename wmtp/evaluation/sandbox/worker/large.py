@@ -9,17 +9,18 @@
 import array
 import hashlib
 import itertools
-import json
+import marshal
 
-_LARGE = 1 << 16
+_LARGE = 1 << 13
 _EXACT = 1 << 53  # floats hold every whole number below this
 _LONGEST_FLOAT = 1024  # bits of the largest float, written as a whole number
+_BY_CONTENT = 2  # the last version of marshal that does not say which strings are one object
 _PART = 4096
 _NUMBERS = {int, float, bool}
 
 
 def is_large(value) -> bool:
-    """Tell whether a value holds more than some 65 thousand elements or characters, of numbers in a row twice that."""
+    """Tell whether a value holds more than some 8 thousand elements or characters; of numbers in a row, 16 times that."""
     return _left(value, _LARGE) < 0
 
 
@@ -34,7 +35,7 @@ def _left(value, budget: int) -> int:
         parts = itertools.chain(value, value.values())
     elif isinstance(value, list | tuple):
         if len(value) > 16 and set(map(type, value)) <= _NUMBERS and _all_exact(value):
-            return budget - len(value) // 2
+            return budget - len(value) // 16
         parts = value
     elif isinstance(value, set | frozenset):
         parts = value
@@ -107,8 +108,9 @@ def _feed_part(part, update) -> None:
         update(b"n")
         update(array.array("d", [number or 0 for number in part] if 0 in part else part).tobytes())
     elif kinds == {str}:
-        update(b"t")
-        update(json.dumps(part).encode())
+        update(b"t%b" % marshal.dumps(part, _BY_CONTENT))
+    elif kinds in ({tuple}, {list}) and set(map(type, itertools.chain.from_iterable(part))) == {str}:
+        update(b"r%b" % marshal.dumps(part, _BY_CONTENT))
     else:
         for item in part:
             _feed(item, update)
