@@ -2,8 +2,8 @@
 
 [연구 맥락] EvalPlus의 자료에는 입력만 있고, 옳은 값은 참조 정답이 돌려주는 것이다. 참조 정답도 남의 프로그램이므로
     샌드박스에서 실행한다.
-[동작] 한 문제의 값들은 캐시의 `answers/`에 있고, 정답과 입력과 비교하는 법의 내용이 그 이름이다. 값은 샌드박스의 JSON 글
-    그대로이고, 아주 큰 값은 그 지문이다 (sandbox/worker/large.py): HumanEval+와 MBPP+를 합쳐 20 MB쯤이다.
+[동작] 한 문제의 값들은 캐시의 `answers/`에 있고, 정답과 입력과 비교하는 법의 내용이 그 이름이다. 값은 샌드박스의
+    JSON 글 그대로이고, 아주 큰 값은 그 지문이다 (sandbox/worker/large.py): HumanEval+와 MBPP+를 합쳐 20 MB쯤이다.
 [디버깅] 참조 정답이 제 값과도 맞지 않거나(NaN) 실패하면 여기 없고, 그 문제는 unjudgeable이다.
 """
 
@@ -38,10 +38,13 @@ def answers_of(sandbox: Sandbox, problems: Sequence[Problem], limits: Limits) ->
         task_id → 답. 참조 정답이 없거나 실패한 문제는 없다.
     """
     asked = [problem for problem in problems if problem.inputs and problem.solutions]
-    files = [entry_file("answers", _key(problem)) for problem in asked]
-    entries = [read_entry(file) for file in files]
-    found = {one.task_id: Answers(*unpack(entry["answers"])) for one, entry in zip(asked, entries, strict=True) if entry}
-    missing = [(one, file) for one, file, entry in zip(asked, files, entries, strict=True) if not entry]
+    found, missing = {}, []
+    for problem in asked:
+        file = entry_file("answers", _key(problem))
+        if entry := read_entry(file):
+            found[problem.task_id] = Answers(*unpack(entry["answers"]))
+        else:
+            missing.append((problem, file))
     patient = replace(times(limits, PATIENCE), call_seconds=PATIENCE * limits.cpu_seconds)
     asking = [calling(one, one.solutions[0], patient, Answers(_crossing(one), "", 0.0, 0.0)) for one, _ in missing]
     for index, verdict in sandbox.judge(asking):

@@ -348,10 +348,10 @@ class _Evaluation:
         """Write the verdicts on the judgeable problems in the shapes that other programs read."""
         keys = [key for key in self.keys if self.places[key[0]] != UNJUDGEABLE]
         statuses = {key: self.results.rows[key]["status"] for key in keys}
+        base = {key: self.results.rows[key].get("base") for key in keys}
         source_of = self.benchmark.source_of
         programs = (
-            (key, source_of(self.problems[key[0]], **self.answer(key)), statuses[key], self.results.rows[key].get("base"))
-            for key in keys
+            (key, source_of(self.problems[key[0]], **self.answer(key)), statuses[key], base[key]) for key in keys
         )
         rates = {name: value for name, value in metrics.items() if re.search(r"/pass@\d+$", name)}
         results = evalplus_results(programs, rates, self.benchmark.identity()["problems"])

@@ -20,7 +20,7 @@ _NUMBERS = {int, float, bool}
 
 
 def is_large(value) -> bool:
-    """Tell whether a value holds more than some 8 thousand elements or characters; of numbers in a row, 16 times that."""
+    """Tell whether a value holds more than 8 thousand elements or characters; of numbers in a row, 16 times that."""
     return _left(value, _LARGE) < 0
 
 
