@@ -1,8 +1,8 @@
 """Read the rows of EvalPlus' HumanEval+ and MBPP+, in their own format or in that of the data sets they extend.
 
 [연구 맥락] 사람들이 인용하는 HumanEval+와 MBPP+는 (Liu et al. 2023, EvalPlus) 시험이 수십 배인 같은 문제들이다.
-    비교하는 법은 `evalplus` 0.3.1을 따른다: 소수의 오차, 집합으로 비교하는 문제, 옳은 값이 여럿인 문제. 계약(contract)은
-    입력을 고르는 데 쓰인 것이고, 프로그램에는 강요하지 않는다.
+    비교하는 법은 `evalplus` 0.3.1을 따른다: 소수의 오차, 집합으로 비교하는 문제, 옳은 값이 여럿인 문제.
+    계약(contract)은 입력을 고르는 데 쓰인 것이고, 프로그램에는 강요하지 않는다.
 [동작] 어느 형식이든 같은 Problem이 된다. 옳은 값은 파일의 것이 아니라 참조 정답이 돌려주는 것이다. 원래의 형식에는
     겹치는 입력이 빠져 있고 base와 plus의 경계가 없다: 앞에 있는 base 입력의 수를 여기서 안다.
 [디버깅] 한 문제의 입력은 `Problem.inputs`에 파이썬 글로 있다.

@@ -21,8 +21,8 @@ def evalplus_results(
 ) -> bytes:
     """Write eval_results.json.
 
-    [동작] base 입력 하나가 틀리면 plus 입력은 불러 보지 않고, plus_status에도 같은 것을 적는다: EvalPlus가 세는 것은 둘 다
-        통과한 것이므로 숫자는 같다.
+    [동작] base 입력 하나가 틀리면 plus 입력은 불러 보지 않고, plus_status에도 같은 것을 적는다.
+        EvalPlus가 세는 것은 둘 다 통과한 것이므로 숫자는 같다.
 
     Args:
         programs: 표본마다 (키, 채점한 프로그램, status, base의 status), 문제의 순서대로. base의 것이 따로 없으면 None.
