@@ -1,7 +1,7 @@
 """Judge HumanEval+ or MBPP+ here and with EvalPlus: the same verdicts, how fast, in how much memory.
 
 [연구 맥락] 사람들은 EvalPlus의 점수를 인용한다. 여기서 잰 점수가 다르다면, 어느 쪽이 왜 옳은지 말할 수 있어야 한다.
-[동작] 참조 정답과, 그것을 한 곳씩 고친 프로그램 몇 개씩을 두 채점기에 차례로 맡긴다. 둘 다 작업자 하나, 새 프로세스에서.
+[동작] 참조 정답과, 그것을 한 곳씩 고친 프로그램 몇 개씩을 두 채점기에 차례로 맡긴다. 둘 다 작업자 하나, 새 프로세스다.
     기대값을 만드는 시간은 빼고, CPU 시간(자식 모두 포함)과 프로세스 나무의 가장 큰 PSS를 잰다. 판정이 다른 프로그램은
     EvalPlus에게 열 배의 시간을 주고 다시 물어, 시간 탓인지 본다 (EvalPlus의 시계는 벽시계다).
     EvalPlus는 의존성이 아니므로 따로 설치한다:
@@ -39,12 +39,12 @@ def write_programs(file: Path, arguments: argparse.Namespace, programs: Path) ->
     """Write the references and their mutants, one a line; leave out the problems whose reference is slow."""
     from wmtp.data.sources import HumanEvalPlus, MbppPlus
     from wmtp.evaluation.answers import answers_of
-    from wmtp.evaluation.sandbox import Sandbox
+    from wmtp.evaluation.sandbox import Limits, Sandbox
 
     source = (HumanEvalPlus if file.name.startswith("HumanEval") else MbppPlus)(file)
     problems = source.problems("all")[arguments.first : arguments.last]
     with Sandbox(workers=1) as sandbox:
-        answers = answers_of(sandbox, problems, limits())
+        answers = answers_of(sandbox, problems, Limits())
     assert len(answers) == len(problems), "a reference solution fails"
     with programs.open("w", encoding="utf-8") as rows:
         for problem in problems:
@@ -60,29 +60,22 @@ def write_programs(file: Path, arguments: argparse.Namespace, programs: Path) ->
                 rows.write(json.dumps({"task_id": problem.task_id, "name": name, "solution": text}) + "\n")
 
 
-def limits() -> Any:
-    """Return the limits of conf/benchmark/humaneval_plus.yaml."""
-    from wmtp.evaluation.sandbox import Limits
-
-    return Limits(cpu_seconds=60, wall_seconds=300, memory_bytes=4 << 30)
-
-
 def judge_here(file: Path, programs: list[dict[str, str]]) -> dict[str, Any]:
     """Judge with this sandbox, on one worker; the expected outputs are in the cache."""
     from wmtp.data.sources import HumanEvalPlus, MbppPlus
     from wmtp.evaluation.answers import answers_of
     from wmtp.evaluation.benchmarks import program_of
-    from wmtp.evaluation.sandbox import Sandbox
+    from wmtp.evaluation.sandbox import Limits, Sandbox
 
     source = (HumanEvalPlus if file.name.startswith("HumanEval") else MbppPlus)(file)
     asked = {row["task_id"] for row in programs}
     problems = {problem.task_id: problem for problem in source.stream("all") if problem.task_id in asked}
     with Sandbox(workers=1) as sandbox:
-        answers = answers_of(sandbox, list(problems.values()), limits())
+        answers = answers_of(sandbox, list(problems.values()), Limits())
         print("ready", flush=True)
         before, started, found = cpu_seconds(), time.perf_counter(), {}
         judging = (
-            program_of(problems[row["task_id"]], row["solution"], limits(), answers=answers[row["task_id"]])
+            program_of(problems[row["task_id"]], row["solution"], Limits(), answers=answers[row["task_id"]])
             for row in programs
         )
         for index, verdict in sandbox.judge(judging):

@@ -17,6 +17,8 @@ from wmtp.data.problem import Problem
 if TYPE_CHECKING:
     from wmtp.data.sources import Row
 
+# EvalPlus gives a program that long for all inputs, and that much memory.
+SECONDS, BYTES = 60.0, 4 << 30
 _INPUTS = re.compile(r"^[ \t]*inputs = (\[.*\])$", re.MULTILINE)
 _TOLERANCE = re.compile(r"\bexp, ([\d.e+-]+)\)\s*$")
 
@@ -68,7 +70,7 @@ def check(input, output, answer):  # the height may be that of the pyramid or th
 
 def is_plus(row: "Row") -> bool:
     """Tell whether a row is one of EvalPlus', whichever the format."""
-    return "plus_input" in row.values or bool(_INPUTS.search(str(row.values.get("test"))))
+    return _is_own(row) or bool(_INPUTS.search(str(row.values.get("test"))))
 
 
 def humaneval_plus(row: "Row", licence: str) -> Problem:
@@ -90,7 +92,7 @@ def humaneval_plus(row: "Row", licence: str) -> Problem:
 
 def mbpp_plus(row: "Row", split: Callable[[int, "Row"], str], called: Callable, licence: str) -> Problem:
     """Read a row of MBPP+; the tests that a prompt may show are those of MBPP."""
-    if "plus_input" in row.values:
+    if _is_own(row):
         number = _number(row, row.text("task_id"), "Mbpp", 975)
         text, _, shown = row.text("prompt").strip('"\n').rpartition("\nassert ")
         tests = (f"assert {shown}", *row.text("assertion").strip().split("\n")[1:])
@@ -115,19 +117,25 @@ def mbpp_plus(row: "Row", split: Callable[[int, "Row"], str], called: Callable, 
 
 
 def _calls(row: "Row", read: Callable[[int, list], list], number: int, base: int) -> dict[str, Any]:
-    """Read the inputs and how many of them are the base ones, and the tolerance."""
-    if "plus_input" in row.values:
+    """Read the inputs and how many of them are the base ones, the tolerance, and the limits."""
+    allowed = {"time_limit": SECONDS, "memory_limit": BYTES}
+    if _is_own(row):
         inputs = {key: row.values.get(key) or [] for key in ("base_input", "plus_input")}  # MBPP+ 793 has {} for none
         for key, values in inputs.items():
             if not isinstance(values, list) or not all(isinstance(arguments, list) for arguments in values):
                 raise row.error(key, "must be a list of lists of arguments")
             inputs[key] = read(number, values)
         text, base = repr([one for values in inputs.values() for one in values]), len(inputs["base_input"])
-        return {"inputs": text, "base_inputs": base, "tolerance": float(row.get("atol", int | float, 0))}
+        return {"inputs": text, "base_inputs": base, "tolerance": float(row.get("atol", int | float, 0)), **allowed}
     test = row.text("test")
     tolerance = _TOLERANCE.search(test)
     known = {"tolerance": float(tolerance[1])} if tolerance else {}
-    return {"inputs": _INPUTS.search(test)[1], "base_inputs": base, **known}
+    return {"inputs": _INPUTS.search(test)[1], "base_inputs": base, **known, **allowed}
+
+
+def _is_own(row: "Row") -> bool:
+    """Tell whether a row is in EvalPlus' own format."""
+    return row.values.get("plus_input") is not None
 
 
 def _number(row: "Row", task_id: str, name: str, end: int) -> int:

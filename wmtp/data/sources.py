@@ -132,6 +132,10 @@ class Mbpp(FileSource):
     def parse(self, row: "Row") -> Problem:
         if is_plus(row):
             return mbpp_plus(row, _mbpp_split, _called_function, self.licence)
+        if "test" in row.values:
+            raise row.error(
+                "test", "is of MBPP+, but holds no inputs, and without them the base tests alone would be judged here"
+            )
         number = row.get("task_id", int)
         code = row.text("code")
         tests = row.texts("test_list")

@@ -17,7 +17,7 @@ from wmtp.cache.entries import entry_file, pack, read_entry, unpack, write_entry
 from wmtp.cache.fingerprint import code_of
 from wmtp.data.problem import Problem
 from wmtp.errors import DataFormatError
-from wmtp.evaluation.sandbox import PATIENCE, Limits, Program, Sandbox, times, wire_text
+from wmtp.evaluation.sandbox import PATIENCE, Limits, Program, Sandbox, limits_from_calls, times, wire_text
 
 _WORKER = Path(__file__).parent / "sandbox" / "worker"
 
@@ -45,8 +45,7 @@ def answers_of(sandbox: Sandbox, problems: Sequence[Problem], limits: Limits) ->
             found[problem.task_id] = Answers(*unpack(entry["answers"]))
         else:
             missing.append((problem, file))
-    patient = replace(times(limits, PATIENCE), call_seconds=PATIENCE * limits.cpu_seconds)
-    asking = [calling(one, one.solutions[0], patient, Answers(_crossing(one), "", 0.0, 0.0)) for one, _ in missing]
+    asking = [calling(one, one.solutions[0], limits, Answers(_crossing(one), "", 0.0, 0.0)) for one, _ in missing]
     for index, verdict in sandbox.judge(asking):
         problem, file = missing[index]
         if verdict.passed:
@@ -57,13 +56,27 @@ def answers_of(sandbox: Sandbox, problems: Sequence[Problem], limits: Limits) ->
 
 
 def calling(problem: Problem, source: str, limits: Limits, answers: Answers) -> Program:
-    """Build the program that is judged by calls; where there are no outputs yet, what it returns is recorded."""
+    """Build the program that is judged by calls; where there are no outputs yet, what it returns is recorded.
+
+    [동작] 한도는 문제가 허락하는 것과 설정의 것 가운데 큰 것이고, 참조 정답이 느리면 그것을 따라 늘어난다.
+    """
+    longer = max(1.0, problem.time_limit / limits.cpu_seconds)
+    limits = replace(
+        times(limits, longer),
+        call_seconds=limits.call_seconds,
+        memory_bytes=max(limits.memory_bytes, problem.memory_limit),
+    )
+    if answers.outputs:
+        limits = limits_from_calls(limits, answers.seconds, answers.slowest)
+    else:
+        limits = replace(times(limits, PATIENCE), call_seconds=PATIENCE * limits.cpu_seconds)
     return Program(
         source,
         entry_point=problem.entry_point,
         task_id=problem.task_id,
         limits=limits,
         inputs=answers.inputs,
+        base_inputs=problem.base_inputs,
         answers=answers.outputs,
         checker=problem.checker,
         tolerance=problem.tolerance,

@@ -18,7 +18,7 @@ from wmtp.data.sources import FileSource
 from wmtp.errors import ConfigError, DataFormatError
 from wmtp.evaluation.answers import Answers, calling
 from wmtp.evaluation.extraction import extract
-from wmtp.evaluation.sandbox import Limits, Program, imports_of, limits_from_calls
+from wmtp.evaluation.sandbox import Limits, Program, imports_of
 from wmtp.evaluation.sandbox.timing import times
 
 
@@ -144,7 +144,7 @@ def program_of(
         answers: 입력으로 판정하는 문제의 옳은 값 (answers.py). 없으면 그런 문제의 tests로 판정한다.
     """
     if answers:
-        return calling(problem, source, limits_from_calls(limits, answers.seconds, answers.slowest), answers)
+        return calling(problem, source, limits, answers)
     stretched = times(limits, max(1.0, problem.time_limit / limits.cpu_seconds))
     limits = replace(stretched, memory_bytes=max(limits.memory_bytes, problem.memory_limit))
     of_problem = ("tests", "setup", "stdio", "input_file", "output_file", "entry_point", "task_id")

@@ -235,5 +235,6 @@ def test_results_have_the_shape_that_others_read(tmp_path, sandbox):
 
 
 def test_results_call_the_problems_of_mbpp_as_evalplus_does():
-    found = json.loads(evalplus_results([(("mbpp/11", 0), "x", "timeout"), (("mbpp/11", 1), "y", "crashed")], {}, "h"))
+    programs = [(("mbpp/11", 0), "x", "timeout", None), (("mbpp/11", 1), "y", "crashed", None)]
+    found = json.loads(evalplus_results(programs, {}, "h"))
     assert [row["base_status"] for row in found["eval"]["Mbpp/11"]] == ["timeout", "fail"]

@@ -64,6 +64,7 @@ class Program:
         task_id: 오류 문장에 쓰는 이름.
         limits: 이 프로그램의 한도.
         inputs: 있으면 tests 대신, entry_point를 이 입력들로 부른다: 인자 목록들의 목록, worker/wire.py의 JSON 글.
+        base_inputs: 그 가운데 앞의 몇 개가 따로 점수를 정하는지. 나머지에서 프로그램이 죽어도 이것들의 판정은 남는다.
         answers: 입력마다 옳은 값, 같은 글로. ""이면 돌려준 값을 판정에 적어 온다 (`Verdict.answers`).
         checker, tolerance: 값을 비교하는 법 (worker/calls.py).
     """
@@ -80,6 +81,7 @@ class Program:
     task_id: str = ""
     limits: Limits = Limits()
     inputs: str = ""
+    base_inputs: int = 0
     answers: str = ""
     checker: str = ""
     tolerance: float = 0.0
@@ -94,7 +96,8 @@ class Verdict:
         seconds: 프로그램이 쓴 CPU 시간.
         message: 한 줄의 이유. 참조 정답이나 시험의 글은 결코 들어가지 않는다.
         place: 시험이 실행된 곳, "outside" 또는 "inside".
-        right: `Program.inputs` 가운데 앞에서부터 몇 개가 옳았는지.
+        right: `Program.inputs` 가운데 앞에서부터 적어도 몇 개가 옳았는지. 프로그램이 멈추거나 죽으면 그 직전의 몇 개는
+            세지 못하지만, base_inputs까지는 언제나 센다.
         answers, slowest: 답을 적어 오게 했을 때, 돌려준 값들과 가장 오래 걸린 호출의 CPU 시간.
     """
 

@@ -48,14 +48,16 @@ class Calls:
     Args:
         entry_point: 부를 함수.
         inputs: 인자 목록들의 목록, wire.py의 JSON 글.
+        base_inputs: 그 가운데 앞의 몇 개는, 뒤의 것이 어떻게 끝나든 값을 받아 두어야 하는지.
         answers: 기대값들의 JSON 글. ""이면 프로그램이 돌려주는 값을 적어 둔다.
         checker: `check(input, output, answer)`를 정의하는 글. ""이면 `agree`로 비교한다.
         tolerance: 소수에 허락하는 절대 오차. 0이면 기대값이 소수일 때만 1e-6.
     """
 
-    def __init__(self, entry_point: str, inputs: str, answers: str, checker: str, tolerance: float):
-        self.inputs, self.raw = json.loads(inputs), json.loads(answers) if answers else None
-        self.request = wire.pack_text(f'["call_all",{{"name":{json.dumps(entry_point)},"inputs":{inputs}}}]')
+    def __init__(self, entry_point: str, inputs: str, base_inputs: int, answers: str, checker: str, tolerance: float):
+        self.inputs, self.raw = wire.from_json(inputs), wire.from_json(answers) if answers else None
+        name = json.dumps(entry_point)
+        self.request = wire.pack_text(f'["call_all",{{"name":{name},"at_once":{base_inputs},"inputs":{inputs}}}]')
         self.check, self.tolerance = None, tolerance
         if checker:
             namespace = tests_namespace()
@@ -67,8 +69,8 @@ class Calls:
 
     def passes(self, number: int, raw) -> bool:
         """Tell whether an output, as it came, is right."""
-        expected = raw if self.raw is None else self.raw[number]
-        if self.check is None and self.raw is not None and raw == expected:
+        expected = wire.from_json(wire.to_json(raw)) if self.raw is None else self.raw[number]
+        if self.check is None and raw == expected:
             return True  # as JSON already; NaN and what stands for objects are never equal
         output, answer = wire.decode(raw, _resolve), wire.decode(expected, _resolve)
         if self.check is None:

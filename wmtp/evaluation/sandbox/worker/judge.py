@@ -116,7 +116,7 @@ class Judge:
 
     def judge_calls(self, program: dict) -> None:
         """Call the function there with every input, and compare here; raise Settled unless all is well."""
-        names = ("entry_point", "inputs", "answers", "checker", "tolerance")
+        names = ("entry_point", "inputs", "base_inputs", "answers", "checker", "tolerance")
         with _complaining_of_tests():
             calls = calls_of(*(program[name] for name in names))
         outputs, slowest = [], 0.0

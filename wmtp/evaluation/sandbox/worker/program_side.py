@@ -139,18 +139,22 @@ class _Answering:
         except BaseException as error:
             return wire.pack(describe(error))
 
-    def call_all(self, name, inputs):
-        """Call a function with one input after the other, and send what it returns a few outputs at a time."""
+    def call_all(self, name, inputs, at_once):
+        """Call a function with one input after the other, and send what it returns a few outputs at a time.
+
+        Args:
+            at_once: 앞의 이만큼은 다음 호출 전에 보낸다. 거기서 프로그램이 끝나 버려도 판정할 수 있게.
+        """
         if name not in self.namespace:
             raise NameError(name)
         function = self.namespace[name]
         waiting, size, since = [], 0, _clock()
         try:
-            for arguments in inputs:
+            for count, arguments in enumerate(inputs, 1):
                 output = function(*wire.decode(arguments, self.resolve))
                 waiting.append(wire.to_json(self.snapshot(output)))
                 size += len(waiting[-1])
-                if size > _TOGETHER_BYTES or _clock() - since > _TOGETHER_SECONDS:
+                if count == at_once or size > _TOGETHER_BYTES or _clock() - since > _TOGETHER_SECONDS:
                     _write_outputs(waiting)
                     waiting, size, since = [], 0, _clock()
         finally:
