@@ -94,7 +94,8 @@ def mbpp_plus(row: "Row", split: Callable[[int, "Row"], str], called: Callable, 
     """Read a row of MBPP+; the tests that a prompt may show are those of MBPP."""
     if _is_own(row):
         number = _number(row, row.text("task_id"), "Mbpp", 975)
-        text, _, shown = row.text("prompt").strip('"\n').rpartition("\nassert ")
+        docstring = row.text("prompt").strip().removeprefix('"""').removesuffix('"""').strip("\n")
+        text, _, shown = docstring.rpartition("\nassert ")
         tests = (f"assert {shown}", *row.text("assertion").strip().split("\n")[1:])
         code, entry_point = row.text("canonical_solution"), row.text("entry_point")
     else:
