@@ -117,6 +117,8 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
         raise ConfigError(f"out has no value, and results cannot go beside {cfg.ckpt}; set out=DIR.")
     saved = SavedModel(_find(cfg))
     suite = _suite(cfg, saved.config)
+    for benchmark in suite:
+        benchmark.all_problems  # noqa: B018  (a wrong row is said before a model is loaded)
     model, tokenizer = saved.load()
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if cfg.device or accelerator:

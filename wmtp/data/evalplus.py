@@ -33,27 +33,27 @@ HUMANEVAL_BASE = (
 MBPP_BASE = {3: 5, 162: 4, 223: 3, 780: 4, 799: 6}  # in MBPP's format; of the others, as many as there are tests
 
 # What the values of a few problems mean, where equal is not what was asked for.
-_AS_SETS = "def check(input, output, answer):\n    return set(output) == set(answer)\n"
+_AS_SETS = "def agree(input, output, answer):\n    return set(output) == set(answer)\n"
 _THERE_OR_NOT = """
-def check(input, output, answer):
+def agree(input, output, answer):
     found = answer is not None
     return output == found if isinstance(output, bool) else found == (output is not None)
 """
-HUMANEVAL_CHECKERS = {
+HUMANEVAL_AGREEMENTS = {
     32: """
 import math
-def check(input, output, answer):  # any root of the polynomial
+def agree(input, output, answer):  # any root of the polynomial
     [coefficients] = input
     return abs(sum(factor * math.pow(output, power) for power, factor in enumerate(coefficients))) <= 1e-4
 """
 }
-MBPP_CHECKERS = {
+MBPP_AGREEMENTS = {
     **dict.fromkeys((2, 7, 111, 140, 232, 249, 579, 769), _AS_SETS),
     **dict.fromkeys((737, 787, 794), _THERE_OR_NOT),
-    164: "def check(input, output, answer):\n    return True\n",  # the statement does not say what is asked
-    295: "def check(input, output, answer):\n    return output == answer or output == 0\n",
+    164: "def agree(input, output, answer):\n    return True\n",  # the statement does not say what is asked
+    295: "def agree(input, output, answer):\n    return output == answer or output == 0\n",
     558: """
-def check(input, output, answer):  # of numbers of different lengths, the shorter may be padded with zeros
+def agree(input, output, answer):  # of numbers of different lengths, the shorter may be padded with zeros
     one, other = map(str, input)
     length = max(len(one), len(other))
     pairs = zip(one.zfill(length), other.zfill(length))
@@ -61,7 +61,7 @@ def check(input, output, answer):  # of numbers of different lengths, the shorte
 """,
     581: """
 import math
-def check(input, output, answer):  # the height may be that of the pyramid or that of its sides
+def agree(input, output, answer):  # the height may be that of the pyramid or that of its sides
     base, height = input
     return output == answer or output == round(base**2 + 2 * base * math.sqrt((base / 2) ** 2 + height**2))
 """,
@@ -84,7 +84,7 @@ def humaneval_plus(row: "Row", licence: str) -> Problem:
         text=prompt,
         solutions=(prompt + row.text("canonical_solution"),),
         entry_point=row.text("entry_point"),
-        checker=HUMANEVAL_CHECKERS.get(number, ""),
+        agreement=HUMANEVAL_AGREEMENTS.get(number, ""),
         licence=licence,
         **_calls(row, lambda _, inputs: inputs, number, HUMANEVAL_BASE[number]),
     )
@@ -111,7 +111,7 @@ def mbpp_plus(row: "Row", split: Callable[[int, "Row"], str], called: Callable, 
         solutions=(code,),
         tests=tests,
         entry_point=entry_point,
-        checker=MBPP_CHECKERS.get(number, ""),
+        agreement=MBPP_AGREEMENTS.get(number, ""),
         licence=licence,
         **_calls(row, as_python, number, MBPP_BASE.get(number, len(tests))),
     )

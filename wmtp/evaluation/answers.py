@@ -78,15 +78,15 @@ def calling(problem: Problem, source: str, limits: Limits, answers: Answers) -> 
         inputs=answers.inputs,
         base_inputs=problem.base_inputs,
         answers=answers.outputs,
-        checker=problem.checker,
+        agreement=problem.agreement,
         tolerance=problem.tolerance,
     )
 
 
 def _key(problem: Problem) -> list:
     """List everything that decides the outputs."""
-    code = code_of(*(_WORKER / f"{name}.py" for name in ("calls", "large", "program_side", "wire")))
-    return [problem.solutions[0], problem.entry_point, problem.inputs, problem.checker, problem.tolerance, code]
+    code = code_of(*(_WORKER / f"{name}.py" for name in ("large", "many_inputs", "program_side", "wire")))
+    return [problem.solutions[0], problem.entry_point, problem.inputs, problem.agreement, problem.tolerance, code]
 
 
 def _crossing(problem: Problem) -> str:

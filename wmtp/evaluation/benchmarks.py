@@ -7,7 +7,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,11 @@ from wmtp.evaluation.answers import Answers, calling
 from wmtp.evaluation.extraction import extract
 from wmtp.evaluation.sandbox import Limits, Program, imports_of
 from wmtp.evaluation.sandbox.timing import times
+
+# What decides about problems of some sources only: it names no evaluation of the others.
+_OF_SOME = ("calls", "comparison", "checker", "preamble")
+_OF_INPUTS = ("inputs", "base_inputs", "agreement", "tolerance")
+_USUAL = {one.name: one.default for one in fields(Problem)}
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Benchmark:
             raise ConfigError(
                 f"benchmark.split = {self.split} holds no problem of {self.name}. Try benchmark.split=all."
             )
-        if untested := next((one for one in problems if not (one.tests or one.stdio or one.inputs)), None):
+        if untested := next((one for one in problems if not one.tested), None):
             raise DataFormatError(
                 f"{untested.origin or self.name}: {untested.task_id} has no test, so every program would pass. "
                 "Give it tests, or take it out of the file."
@@ -96,7 +101,7 @@ class Benchmark:
         if how == "none":
             return completion if whole else self.prompt.program(problem, completion)
         prompt = "" if whole else self.prompt.program(problem, "")
-        return extract(completion, how, problem.entry_point, prompt, "\n".join((problem.setup, *problem.tests)))
+        return extract(completion, how, problem.defines, prompt, "\n".join((problem.setup, *problem.tests)))
 
     def program(
         self,
@@ -120,10 +125,11 @@ class Benchmark:
         for problem in self.problems:
             judged = (problem.tests, problem.setup, problem.stdio, problem.time_limit, problem.memory_limit)
             files = problem.input_file, problem.output_file
-            calls = (problem.inputs, problem.base_inputs, problem.checker, problem.tolerance) if problem.inputs else ()
-            if problem.inputs:  # what it returns is what is right
-                calls += problem.solutions[:1]
-            digest.update(repr((problem.task_id, self.text(problem), *judged, *files, *calls)).encode())
+            digest.update(repr((problem.task_id, self.text(problem), *judged, *files)).encode())
+            if problem.inputs:  # what the reference returns is what is right
+                digest.update(repr([getattr(problem, name) for name in _OF_INPUTS] + [problem.solutions[:1]]).encode())
+            if others := [getattr(problem, name) for name in _OF_SOME if getattr(problem, name) != _USUAL[name]]:
+                digest.update(repr(others).encode())
         return {
             "name": self.name,
             "split": self.split,
@@ -147,7 +153,7 @@ def program_of(
         return calling(problem, source, limits, answers)
     stretched = times(limits, max(1.0, problem.time_limit / limits.cpu_seconds))
     limits = replace(stretched, memory_bytes=max(limits.memory_bytes, problem.memory_limit))
-    of_problem = ("tests", "setup", "stdio", "input_file", "output_file", "entry_point", "task_id")
+    of_problem = ("tests", "setup", "stdio", *_OF_SOME, "input_file", "output_file", "entry_point", "task_id")
     shared = {name: getattr(problem, name) for name in of_problem}
     imports = imports_of(problem.solutions[0]) if problem.solutions else ""
     return Program(source, imports=imports, place=place, limits=limits, **shared)

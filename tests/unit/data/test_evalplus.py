@@ -56,7 +56,7 @@ def test_both_formats_of_humaneval_plus_are_one_problem(tmp_path, source):
     own, original = (source(written(tmp_path, row)).problems("test")[0] for row in (OWN_HUMANEVAL, ORIGINAL_HUMANEVAL))
     assert own == original
     assert own.inputs == "[[1], [2], [[3]], [4.5], ['a']]" and own.base_inputs == 4 and own.tolerance == 1e-6
-    assert (own.tests, own.checker, own.solutions) == ((), "", ("def f(x):\n    return x\n",))
+    assert (own.tests, own.agreement, own.solutions) == ((), "", ("def f(x):\n    return x\n",))
 
 
 @pytest.mark.parametrize("source", [MbppPlus, Mbpp])
@@ -90,8 +90,8 @@ def test_every_row_of_evalplus_says_the_same_in_both_formats(source, rows):
     own, original = (source(folder / f"{source.__name__}{end}.jsonl.gz").problems("all") for end in ("", "-OriginFmt"))
     assert len(own) == len(original) == rows
     for one, other in zip(own, original, strict=True):
-        assert (one.task_id, one.entry_point, one.checker) == (other.task_id, other.entry_point, other.checker)
-        assert one.checker or one.tolerance == other.tolerance, one.task_id
+        assert (one.task_id, one.entry_point, one.agreement) == (other.task_id, other.entry_point, other.agreement)
+        assert one.agreement or one.tolerance == other.tolerance, one.task_id
         if len(one.inputs) < 3000 and "inf" not in one.inputs + other.inputs:  # the long ones take half a minute
             inputs, fewer = (list(map(list, ast.literal_eval(problem.inputs))) for problem in (one, other))
             once = {repr(arguments): None for arguments in inputs}

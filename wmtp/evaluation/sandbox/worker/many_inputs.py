@@ -4,7 +4,7 @@
     입력을 한 번에 보내고, 값은 나오는 대로 받는다. 기대값과 비교는 여느 시험처럼 이쪽에만 있다.
 [동작] 저쪽은 `program_side._Answering.call_all`. 값은 돌려준 순간의 내용으로 건넌다. 아주 큰 값은 지문으로 건넌다
     (`large.py`). 내용이 없는 객체는 무엇과도 같지 않고, 순회할 수 있으면 순회한 것이 함께 건넌다.
-[디버깅] 판정이 이상하면 `Calls.passes`에 오는 raw와 `self.raw[number]`를 출력해 보라.
+[디버깅] 판정이 이상하면 `ManyInputs.passes`에 오는 raw와 `self.raw[number]`를 출력해 보라.
 """
 
 import functools
@@ -42,7 +42,7 @@ class Large:
     __hash__ = None
 
 
-class Calls:
+class ManyInputs:
     """Hold the inputs of a function, what it should return for each, and how the two are compared.
 
     Args:
@@ -50,19 +50,19 @@ class Calls:
         inputs: 인자 목록들의 목록, wire.py의 JSON 글.
         base_inputs: 그 가운데 앞의 몇 개는, 뒤의 것이 어떻게 끝나든 값을 받아 두어야 하는지.
         answers: 기대값들의 JSON 글. ""이면 프로그램이 돌려주는 값을 적어 둔다.
-        checker: `check(input, output, answer)`를 정의하는 글. ""이면 `agree`로 비교한다.
+        agreement: `agree(input, output, answer)`를 정의하는 글. ""이면 여기의 `agree`로 비교한다.
         tolerance: 소수에 허락하는 절대 오차. 0이면 기대값이 소수일 때만 1e-6.
     """
 
-    def __init__(self, entry_point: str, inputs: str, base_inputs: int, answers: str, checker: str, tolerance: float):
+    def __init__(self, entry_point: str, inputs: str, base_inputs: int, answers: str, agreement: str, tolerance: float):
         self.inputs, self.raw = wire.from_json(inputs), wire.from_json(answers) if answers else None
         name = json.dumps(entry_point)
         self.request = wire.pack_text(f'["call_all",{{"name":{name},"at_once":{base_inputs},"inputs":{inputs}}}]')
-        self.check, self.tolerance = None, tolerance
-        if checker:
+        self.agreement, self.tolerance = None, tolerance
+        if agreement:
             namespace = tests_namespace()
-            exec(compile(checker, "<checker>", "exec", dont_inherit=True), namespace)
-            self.check = namespace["check"]
+            exec(compile(agreement, "<agreement>", "exec", dont_inherit=True), namespace)
+            self.agreement = namespace["agree"]
 
     def __len__(self):
         return len(self.inputs)
@@ -70,18 +70,18 @@ class Calls:
     def passes(self, number: int, raw) -> bool:
         """Tell whether an output, as it came, is right."""
         expected = wire.from_json(wire.to_json(raw)) if self.raw is None else self.raw[number]
-        if self.check is None and raw == expected:
+        if self.agreement is None and raw == expected:
             return True  # as JSON already; NaN and what stands for objects are never equal
         output, answer = wire.decode(raw, _resolve), wire.decode(expected, _resolve)
-        if self.check is None:
+        if self.agreement is None:
             return agree(output, answer, self.tolerance)
-        return bool(self.check(wire.decode(self.inputs[number], _resolve), output, answer))
+        return bool(self.agreement(wire.decode(self.inputs[number], _resolve), output, answer))
 
 
 @functools.lru_cache(maxsize=4)
-def calls_of(*content) -> Calls:
-    """Read the calls of a problem; its samples come one after the other and share the work."""
-    return Calls(*content)
+def many_inputs(*content) -> ManyInputs:
+    """Read the inputs of a problem; its samples come one after the other and share the work."""
+    return ManyInputs(*content)
 
 
 def _resolve(tag, content):
