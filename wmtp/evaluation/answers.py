@@ -4,20 +4,25 @@
     샌드박스에서 실행한다.
 [동작] 한 문제의 값들은 캐시의 `answers/`에 있고, 정답과 입력과 비교하는 법의 내용이 그 이름이다. 값은 샌드박스의
     JSON 글 그대로이고, 아주 큰 값은 그 지문이다 (sandbox/worker/large.py): HumanEval+와 MBPP+를 합쳐 20 MB쯤이다.
+    torch를 부르지 않는다: 채점만 하는 프로그램의 메모리가 몇 배로 늘지 않게.
 [디버깅] 참조 정답이 제 값과도 맞지 않거나(NaN) 실패하면 여기 없고, 그 문제는 unjudgeable이다.
 """
 
 import ast
+import hashlib
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from wmtp.cache.entries import entry_file, pack, read_entry, unpack, write_entry
-from wmtp.cache.fingerprint import code_of
+from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.data.problem import Problem
 from wmtp.errors import DataFormatError
 from wmtp.evaluation.sandbox import PATIENCE, Limits, Program, Sandbox, limits_from_calls, times, wire_text
+from wmtp.storage import in_use
+from wmtp.storage.files import write_atomically
 
 _WORKER = Path(__file__).parent / "sandbox" / "worker"
 
@@ -40,9 +45,9 @@ def answers_of(sandbox: Sandbox, problems: Sequence[Problem], limits: Limits) ->
     asked = [problem for problem in problems if problem.inputs and problem.solutions]
     found, missing = {}, []
     for problem in asked:
-        file = entry_file("answers", _key(problem))
-        if entry := read_entry(file):
-            found[problem.task_id] = Answers(*unpack(entry["answers"]))
+        file = in_use().cache / "answers" / digest_of(_key(problem))[:32]
+        if answers := _read(file):
+            found[problem.task_id] = answers
         else:
             missing.append((problem, file))
     asking = [calling(one, one.solutions[0], limits, Answers(_crossing(one), "", 0.0, 0.0)) for one, _ in missing]
@@ -51,8 +56,27 @@ def answers_of(sandbox: Sandbox, problems: Sequence[Problem], limits: Limits) ->
         if verdict.passed:
             answers = Answers(asking[index].inputs, verdict.answers, verdict.seconds, verdict.slowest)
             found[problem.task_id] = answers
-            write_entry(file, {"answers": pack(answers)})
+            _write(file, answers)
     return found
+
+
+def _read(file: Path) -> Answers | None:
+    """Read what was kept; None where it is not there, or damaged."""
+    try:
+        checksum, text = file.read_bytes().split(b"\n", 1)
+        if checksum == hashlib.sha256(text).hexdigest().encode():
+            return Answers(*json.loads(text))
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _write(file: Path, answers: Answers) -> None:
+    """Keep answers; a cache that cannot be written costs time, nothing else."""
+    text = json.dumps(answers).encode()
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
 
 
 def calling(problem: Problem, source: str, limits: Limits, answers: Answers) -> Program:

@@ -75,16 +75,17 @@ def test_what_is_right_is_asked_once_and_kept_by_content(tmp_path, sandbox, cach
     problems = HumanEvalPlus(written(tmp_path / "rows.jsonl", ROW)).problems("test")
     answers = answers_of(sandbox, problems, Limits())
     assert json.loads(answers["HumanEval/0"].outputs) == [[1, 2], [], [1, 3, 3], [-1, 2.5]]
-    (kept,) = (cache / "answers").glob("*.safetensors")
+    (kept,) = (cache / "answers").iterdir()
     with Sandbox(workers=1) as unused:
         judged = unused._jobs
         assert answers_of(unused, problems, Limits()) == answers and unused._jobs == judged
     changed = ROW | {"canonical_solution": "    return sorted(xs, reverse=True)\n"}
     others = HumanEvalPlus(written(tmp_path / "rows.jsonl", changed)).problems("test")
     assert json.loads(answers_of(sandbox, others, Limits())["HumanEval/0"].outputs)[0] == [2, 1]
-    assert len(list((cache / "answers").glob("*.safetensors"))) == 2
-    kept.write_bytes(b"damaged")
-    assert answers_of(sandbox, problems, Limits())["HumanEval/0"].outputs == answers["HumanEval/0"].outputs
+    assert len(list((cache / "answers").iterdir())) == 2
+    for damaged in (b"", kept.read_bytes().replace(b"2.5", b"3.5")):
+        kept.write_bytes(damaged)
+        assert answers_of(sandbox, problems, Limits())["HumanEval/0"].outputs == answers["HumanEval/0"].outputs
 
 
 def test_a_reference_that_fails_makes_its_problem_unjudgeable(tmp_path, sandbox, cache):
