@@ -264,6 +264,11 @@ def command_again(*overrides: str) -> str:
     return _command(asked, overrides)
 
 
+def command() -> str | None:
+    """Write the command that began this run; of a sweep, that of this point. None where nobody typed one."""
+    return command_again() if HydraConfig.initialized() else None
+
+
 def sweep_again(*overrides: str) -> str:
     """Write the command of the whole sweep, with `overrides` in place of their keys."""
     return _command(sys.argv[1:], overrides)

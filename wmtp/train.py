@@ -20,6 +20,7 @@ from wmtp.cli import (
     build,
     check_all_set,
     chosen,
+    command,
     command_again,
     front_door,
     in_its_storage,
@@ -205,7 +206,7 @@ def describe(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
         for part, licence in source.licences.items():
             used[part] = {"licence": licence} | used.get(part, {})
     found = made_of(parts.data.source, parts.benchmarks, weights_digest(parts.algo.model) if is_first() else None)
-    more = {"used": used, "made_of": found | {"samples": parts.samples}}
+    more = {"used": used, "made_of": found | {"samples": parts.samples}, "command": command()}
     return mask_secrets(OmegaConf.to_container(cfg, resolve=True) | more)
 
 

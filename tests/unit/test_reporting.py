@@ -21,8 +21,8 @@ import wmtp.reporting
 from wmtp.errors import ConfigError
 from wmtp.reporting import write_evaluation_report, write_report
 from wmtp.reporting.heat_map import shade_of, visible
-from wmtp.reporting.reading import read_run
-from wmtp.reporting.report import VERDICTS, frequent_failures, paired_gain
+from wmtp.reporting.reading import paired_gain, read_run
+from wmtp.reporting.report import VERDICTS, frequent_failures
 from wmtp.reporting.texts import KOREAN, Texts
 
 CONFIG = """\

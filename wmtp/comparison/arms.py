@@ -21,7 +21,7 @@ from wmtp.reporting.reading import RunResults, flatten, read_run
 # What names a run, says where it lies, or was found out: no cause of its results.
 _NO_CAUSE = (
     "name", "run_dir", "runs", "ckpt", "lang", "mlflow_experiment", "mlflow_run_name", "logger", "used", "made_of",
-    "content", "recovery", "eval", "dry_run", "profile_memory", "storage", "sandbox", "seed", "experiment",
+    "content", "command", "recovery", "eval", "dry_run", "profile_memory", "storage", "sandbox", "seed", "experiment",
 )  # fmt: skip
 # Whatever else differs along with these is not part of a name.
 _TELLING = (

@@ -15,8 +15,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from wmtp.models.export import Exported, in_short
 from wmtp.reporting import plots
-from wmtp.reporting.reading import STAGES, RunResults, flatten, read_run, scored
-from wmtp.reporting.report import made_of, paired_gain, render
+from wmtp.reporting.reading import STAGES, RunResults, flatten, paired_gain, read_run, scored
+from wmtp.reporting.report import made_of, render
 from wmtp.reporting.texts import Texts
 from wmtp.secrets import mask_secrets
 

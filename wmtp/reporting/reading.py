@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from wmtp.maths.pass_at_k import paired_difference
 from wmtp.reporting.texts import LANGUAGES, Texts
 
 STAGES = ("before", "after")
@@ -120,6 +121,22 @@ def read_run(run_dir: Path) -> RunResults:
         if evaluation.metrics or evaluation.results:
             run.evaluations[stage] = evaluation
     return run
+
+
+def paired_gain(run: RunResults) -> tuple[float, float, float, int] | None:
+    """Compare after with before on the same problems: (difference, low, high, problems)."""
+    if set(run.evaluations) != set(STAGES):
+        return None
+    passed: dict[str, dict[str, list[float]]] = {}
+    for stage in STAGES:
+        for result in run.evaluations[stage].results:
+            task = passed.setdefault(str(result.get("task_id")), {})
+            task.setdefault(stage, []).append(float(result.get("status") == "passed"))
+    both = [task for _, task in sorted(passed.items()) if len(task) == 2]
+    if not both:
+        return None
+    mean = {stage: [sum(task[stage]) / len(task[stage]) for task in both] for stage in STAGES}
+    return (*paired_difference(mean["after"], mean["before"]), len(both))
 
 
 _NO_EVALUATION = {

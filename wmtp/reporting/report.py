@@ -14,10 +14,10 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from wmtp.evaluation.sandbox import STATUSES as VERDICTS
-from wmtp.maths.pass_at_k import paired_difference
 from wmtp.reporting import heat_map, plots
+from wmtp.reporting.advice import advice
 from wmtp.reporting.heat_map import visible
-from wmtp.reporting.reading import STAGES, Evaluation, RunResults, flatten, read_run, scored
+from wmtp.reporting.reading import STAGES, Evaluation, RunResults, flatten, paired_gain, read_run, scored
 from wmtp.reporting.texts import Texts
 from wmtp.storage.files import write_atomically
 
@@ -90,6 +90,7 @@ def collect(run: RunResults) -> dict[str, Any]:
         "heat_range": (low, high),
         "ranking": ranked_tokens(run),
         "token_errors": errors_by_kind(run),
+        "advice": advice(run),
         "used": run.config.get("used") or {},
         "leaks": run.left_out.get("leaks", []),
         "leakage": run.left_out.get("leakage"),
@@ -170,22 +171,6 @@ def tiles(run: RunResults) -> list[Tile]:
         rate = sorted(value for _, value in speed)[len(speed) // 2]
         found.append(Tile.of(t, "Training speed", f"{rate:,.0f}", t("target tokens a second (median)")))
     return found
-
-
-def paired_gain(run: RunResults) -> tuple[float, float, float, int] | None:
-    """Compare after with before on the same problems: (difference, low, high, problems)."""
-    if set(run.evaluations) != set(STAGES):
-        return None
-    passed: dict[str, dict[str, list[float]]] = {}
-    for stage in STAGES:
-        for result in run.evaluations[stage].results:
-            task = passed.setdefault(str(result.get("task_id")), {})
-            task.setdefault(stage, []).append(float(result.get("status") == "passed"))
-    both = [task for _, task in sorted(passed.items()) if len(task) == 2]
-    if not both:
-        return None
-    mean = {stage: [sum(task[stage]) / len(task[stage]) for task in both] for stage in STAGES}
-    return (*paired_difference(mean["after"], mean["before"]), len(both))
 
 
 def ranked_tokens(run: RunResults, most: int = 15) -> dict[str, list[dict[str, Any]]]:

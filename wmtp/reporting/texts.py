@@ -169,6 +169,47 @@ KOREAN = {
     "Training cross entropy of each head": "헤드별 학습 교차엔트로피",
     "unweighted; the scale is logarithmic": "가중치 없음, 로그 눈금",
     "unweighted, noisy text included; the scale is logarithmic": "가중치 없음, 망가진 글 포함, 로그 눈금",
+    # advice
+    "What the numbers say, and what to try next": "숫자가 말하는 것, 다음에 해 볼 것",
+    "Training made the programs worse ({gain:+.1f} points, 95 %: {low:+.1f} to {high:+.1f}): learn slower.": (
+        "학습이 프로그램을 나쁘게 했다 ({gain:+.1f}점, 95 %: {low:+.1f}에서 {high:+.1f}). 천천히 배운다."
+    ),
+    "pass@1 moved by {gain:+.1f} points, and {problems} problems cannot tell that from chance "
+    "(95 %: {low:+.1f} to {high:+.1f}): judge all problems.": (
+        "pass@1이 {gain:+.1f}점 움직였지만 문제 {problems}개로는 우연과 가릴 수 없다 (95 %: {low:+.1f}에서 "
+        "{high:+.1f}). 모든 문제로 잰다."
+    ),
+    "pass@1 moved by {gain:+.1f} points, and {problems} problems cannot tell that from chance "
+    "(95 %: {low:+.1f} to {high:+.1f}): train other seeds, which are compared at the end.": (
+        "pass@1이 {gain:+.1f}점 움직였지만 문제 {problems}개로는 우연과 가릴 수 없다 (95 %: {low:+.1f}에서 "
+        "{high:+.1f}). 다른 씨앗으로도 배운다. 끝에 비교가 나온다."
+    ),
+    "Validation CE of head 0 never fell below its start ({first:.3f}, {last:.3f} at the end): learn slower.": (
+        "head 0의 검증 CE가 시작보다 내려간 적이 없다 ({first:.3f}, 끝에는 {last:.3f}). 천천히 배운다."
+    ),
+    "Validation CE of head 0 rises again since step {step} ({lowest:.3f}, {last:.3f} at the end): stop there.": (
+        "head 0의 검증 CE가 스텝 {step}부터 다시 오른다 ({lowest:.3f}, 끝에는 {last:.3f}). 거기서 멈춘다."
+    ),
+    "{share:.0%} of the weights lie at their bounds (algo.weighting.epsilon, algo.weighting.w_max), so the bounds "
+    "decide and not the scores: use a higher temperature.": (
+        "가중치의 {share:.0%}가 한계(algo.weighting.epsilon, algo.weighting.w_max)에 붙어 있다. 점수가 아니라 한계가 "
+        "정하고 있으니 온도를 올린다."
+    ),
+    "The reference is worse than the model from the start (its CE is {gap:.3f} nat higher): it cannot say what "
+    "is worth learning. Give a better model.reference, and see what the same weights on the wrong tokens do.": (
+        "참조모델이 처음부터 모델보다 나쁘다 (CE가 {gap:.3f} nat 높다). 무엇을 배울 만한지 말할 수 없다. "
+        "model.reference에 더 나은 것을 주고, 같은 가중치를 엉뚱한 토큰에 주면 어떤지 본다."
+    ),
+    "The critic knows next to nothing of right and wrong, so its weights say little: judge more problems.": (
+        "critic이 맞고 틀림을 거의 모르므로 그 가중치에는 뜻이 없다. 더 많은 문제로 가르친다."
+    ),
+    "The critic knows next to nothing of right and wrong, so its weights say little: use a reference instead.": (
+        "critic이 맞고 틀림을 거의 모르므로 그 가중치에는 뜻이 없다. 참조모델을 쓴다."
+    ),
+    "It learns the corrupted tokens too (errors on them {before:.1%}, then {after:.1%}): weigh the tokens by a "
+    "reference.": (
+        "망가진 토큰도 배우고 있다 (그 오류 {before:.1%}, 그다음 {after:.1%}). 참조모델로 토큰에 무게를 준다."
+    ),
     # kinds of tokens
     "Which tokens it gets right": "어떤 토큰을 맞히는가",
     "An error is a token that is not head 0's first guess. Choices are the fifth of the tokens at which {judge} "
