@@ -33,6 +33,11 @@ class Problem:
         time_limit, memory_limit: 문제가 정한 시간(초)과 메모리(바이트), 없으면 0. 설정의 한도보다 크면 이것을 쓴다.
         input_file, output_file: 표준 입출력 대신 쓰는 파일의 이름. 없으면 "".
         entry_point: 부를 함수의 이름. 모르면 None.
+        inputs: 있으면 tests 대신 이것으로 판정한다: entry_point를 부를 인자 목록들의 목록, 파이썬 리터럴로 쓴 글
+            (inf와 nan도 쓴다). 옳은 값은 solutions[0]이 돌려주는 것이고, 그때 tests는 프롬프트에 보여 주기만 한다.
+        base_inputs: inputs의 앞에서 몇 개가 `…_base` 점수를 정하는지. 0이면 그런 점수가 없다.
+        agreement: 그때 값을 비교하는 `agree(input, output, answer)`의 글, 우리가 쓴 것. ""이면 같은지 본다.
+        tolerance: 소수에 허락하는 절대 오차. 0이면 옳은 값이 소수일 때만 1e-6.
         licence: 데이터의 라이선스 (SPDX 이름).
         noise_spans: solutions[0]에서 일부러 망가뜨린 글자 구간 [시작, 끝). data.noise가 켜진 학습 문제에만 있다.
         origin: 어느 파일의 몇째 줄에서 왔는지. 오류 문장에만 쓴다.
@@ -57,6 +62,10 @@ class Problem:
     input_file: str = ""
     output_file: str = ""
     entry_point: str | None = None
+    inputs: str = ""
+    base_inputs: int = 0
+    agreement: str = ""
+    tolerance: float = 0.0
     licence: str = "unknown"
     noise_spans: tuple[tuple[int, int], ...] = ()
     origin: str = field(default="", compare=False)
@@ -64,7 +73,7 @@ class Problem:
     @property
     def tested(self) -> bool:
         """Tell whether there is anything that a wrong program could fail."""
-        return bool(self.tests or self.stdio or self.calls)
+        return bool(self.tests or self.stdio or self.calls or self.inputs)
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:

@@ -15,13 +15,14 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from wmtp.cache.fingerprint import digest_of, digest_of_file, identify
 from wmtp.data.checkers import checkers_beside, complaint_of
+from wmtp.data.evalplus import humaneval_plus, is_plus, mbpp_plus
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError, DataFormatError
 from wmtp.storage import in_use
@@ -82,6 +83,13 @@ class FileSource(Source):
         """Find the files of the data set, at least those of the split."""
         raise NotImplementedError
 
+    def plus_files(self, name: str, file: str, hub: str) -> list[Path]:
+        """Find the file of an EvalPlus data set, its own format before that of the data set that it extends."""
+        parquet = "data/test-*.parquet"
+        endings = (".jsonl", ".jsonl.gz", "-OriginFmt.jsonl", "-OriginFmt.jsonl.gz")
+        patterns = (*(f"{file}{ending}" for ending in endings), parquet)
+        return in_use().find_data(name, self.path, patterns, key=self.key, hub=(hub, parquet))
+
     def rows(self, split: str) -> Iterator["Row"]:
         """Yield the rows of the data set's files, at least those of the split, in the format that each name says."""
         readers = {".json": read_json_array, ".parquet": read_parquet}
@@ -124,11 +132,11 @@ class Mbpp(FileSource):
         return in_use().find_data(self.name, self.path, patterns, key=self.key, hub=hub)
 
     def parse(self, row: "Row") -> Problem:
-        if "plus_input" in row.values or ("test" in row.values and "test_list" in row.values):
+        if is_plus(row):
+            return mbpp_plus(row, _mbpp_split, _called_function, self.licence)
+        if "test" in row.values:
             raise row.error(
-                "test" if "test" in row.values else "plus_input",
-                "says that this is a row of MBPP+, of which the base tests alone would be judged here. MBPP+ is not "
-                "read yet: use the rows of MBPP itself",
+                "test", "is of MBPP+, but holds no inputs, and without them the base tests alone would be judged here"
             )
         number = row.get("task_id", int)
         code = row.text("code")
@@ -151,6 +159,16 @@ class Mbpp(FileSource):
         )
 
 
+class MbppPlus(Mbpp):
+    """Read MBPP+ (EvalPlus v0.2.0): 378 problems of MBPP, from MbppPlus.jsonl, its OriginFmt, or the Hub's Parquet."""
+
+    def files(self, split: str) -> list[Path]:
+        return self.plus_files("mbpp_plus", "MbppPlus", "evalplus/mbppplus")
+
+    def parse(self, row: "Row") -> Problem:
+        return plus_row(row, super().parse)
+
+
 class HumanEval(FileSource):
     """Read HumanEval (HumanEval.jsonl or .jsonl.gz); all of its 164 problems are test problems.
 
@@ -168,6 +186,8 @@ class HumanEval(FileSource):
         return in_use().find_data(self.name, self.path, patterns, key=self.key, hub=hub)
 
     def parse(self, row: "Row") -> Problem:
+        if is_plus(row):
+            return humaneval_plus(row, self.licence)
         prompt = row.text("prompt")
         entry_point = row.text("entry_point")
         tests = (row.text("test"), f"check({entry_point})")
@@ -185,6 +205,16 @@ class HumanEval(FileSource):
             entry_point=entry_point,
             licence=self.licence,
         )
+
+
+class HumanEvalPlus(HumanEval):
+    """Read HumanEval+ (EvalPlus v0.1.10), from HumanEvalPlus.jsonl, its OriginFmt, or the Hub's Parquet."""
+
+    def files(self, split: str) -> list[Path]:
+        return self.plus_files("humaneval_plus", "HumanEvalPlus", "evalplus/humanevalplus")
+
+    def parse(self, row: "Row") -> Problem:
+        return plus_row(row, super().parse)
 
 
 class CodeContests(FileSource):
@@ -434,6 +464,13 @@ def _json_object(raw: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataFormatError(f"{where}: must be one JSON object, not {type(value).__name__}.")
     return value
+
+
+def plus_row(row: Row, parse: Callable[[Row], Problem]) -> Problem:
+    """Parse a row of EvalPlus', and refuse any other."""
+    if not is_plus(row):
+        raise row.error("test", "holds no inputs of EvalPlus'; benchmark=humaneval or mbpp reads rows of that kind")
+    return parse(row)
 
 
 def _whole(prompt: str) -> str:

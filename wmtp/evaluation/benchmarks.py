@@ -16,12 +16,14 @@ from wmtp.data.problem import Problem
 from wmtp.data.prompts import Prompt
 from wmtp.data.sources import FileSource
 from wmtp.errors import ConfigError, DataFormatError
+from wmtp.evaluation.answers import Answers, calling
 from wmtp.evaluation.extraction import extract
 from wmtp.evaluation.sandbox import Limits, Program, imports_of
 from wmtp.evaluation.sandbox.timing import times
 
 # What decides about problems of some sources only: it names no evaluation of the others.
 _OF_SOME = ("calls", "comparison", "checker", "preamble")
+_OF_INPUTS = ("inputs", "base_inputs", "agreement", "tolerance")
 _USUAL = {one.name: one.default for one in fields(Problem)}
 
 
@@ -102,10 +104,16 @@ class Benchmark:
         return extract(completion, how, problem.defines, prompt, "\n".join((problem.setup, *problem.tests)))
 
     def program(
-        self, problem: Problem, completion: str, limits: Limits | None = None, place: str = "either", **given: Any
+        self,
+        problem: Problem,
+        completion: str,
+        limits: Limits | None = None,
+        place: str = "either",
+        answers: Answers | None = None,
+        **given: Any,
     ) -> Program:
         """Build the program to judge from a completion, given as `source_of` takes it."""
-        return program_of(problem, self.source_of(problem, completion, **given), limits or self.limits, place)
+        return program_of(problem, self.source_of(problem, completion, **given), limits or self.limits, place, answers)
 
     def reference(self, problem: Problem, limits: Limits, place: str = "either") -> Program:
         """Build the reference solution as a program to judge, an empty program where there is none."""
@@ -118,6 +126,8 @@ class Benchmark:
             judged = (problem.tests, problem.setup, problem.stdio, problem.time_limit, problem.memory_limit)
             files = problem.input_file, problem.output_file
             digest.update(repr((problem.task_id, self.text(problem), *judged, *files)).encode())
+            if problem.inputs:  # what the reference returns is what is right
+                digest.update(repr([getattr(problem, name) for name in _OF_INPUTS] + [problem.solutions[:1]]).encode())
             if others := [getattr(problem, name) for name in _OF_SOME if getattr(problem, name) != _USUAL[name]]:
                 digest.update(repr(others).encode())
         return {
@@ -131,8 +141,16 @@ class Benchmark:
         }
 
 
-def program_of(problem: Problem, source: str, limits: Limits, place: str = "either") -> Program:
-    """Join a program and the tests of its problem, which may allow it more time and memory than the limits do."""
+def program_of(
+    problem: Problem, source: str, limits: Limits, place: str = "either", answers: Answers | None = None
+) -> Program:
+    """Join a program and the tests of its problem, which may allow it more time and memory than the limits do.
+
+    Args:
+        answers: 입력으로 판정하는 문제의 옳은 값 (answers.py). 없으면 그런 문제의 tests로 판정한다.
+    """
+    if answers:
+        return calling(problem, source, limits, answers)
     stretched = times(limits, max(1.0, problem.time_limit / limits.cpu_seconds))
     limits = replace(stretched, memory_bytes=max(limits.memory_bytes, problem.memory_limit))
     of_problem = ("tests", "setup", "stdio", *_OF_SOME, "input_file", "output_file", "entry_point", "task_id")

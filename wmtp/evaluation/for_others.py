@@ -17,23 +17,35 @@ _STATUS = {"passed": "pass", "timeout": "timeout"}  # everything else is a "fail
 
 
 def evalplus_results(
-    programs: Iterable[tuple[Key, str, str]], pass_at_k: Mapping[str, float], digest: str
+    programs: Iterable[tuple[Key, str, str, str | None]], pass_at_k: Mapping[str, float], digest: str
 ) -> Iterator[bytes]:
     """Write eval_results.json, one problem at a time: all programs together can be larger than the memory.
 
+    [동작] base 입력 하나가 틀리면 plus 입력은 불러 보지 않고, plus_status에도 같은 것을 적는다.
+        EvalPlus가 세는 것은 둘 다 통과한 것이므로 숫자는 같다.
+
     Args:
-        programs: 표본마다 (키, 채점한 프로그램, status), 문제의 순서대로.
+        programs: 표본마다 (키, 채점한 프로그램, status, base의 status), 문제의 순서대로. base의 것이 따로 없으면 None.
+        pass_at_k: `<benchmark>/pass@k`와, 있다면 `<benchmark>_base/pass@k`.
         digest: 문제들의 내용에서 나온 이름.
     """
     yield f'{{"date": null, "hash": {json.dumps(digest)}, "eval": {{'.encode()
     for number, (task_id, of_problem) in enumerate(groupby(programs, key=lambda program: program[0][0])):
         name = task_id.replace("mbpp/", "Mbpp/", 1) if task_id.startswith("mbpp/") else task_id
         rows = []
-        for _, solution, status in of_problem:
-            row = {"task_id": name, "solution": solution, "base_status": _STATUS.get(status, "fail")}
-            rows.append(row | {"plus_status": None, "base_fail_tests": [], "plus_fail_tests": []})
+        for _, solution, status, base in of_problem:
+            status = _STATUS.get(status, "fail")
+            row = {"task_id": name, "solution": solution}
+            row |= {"base_status": _STATUS.get(base, "fail") if base else status}
+            row |= {"plus_status": status if base else None}
+            rows.append(row | {"base_fail_tests": [], "plus_fail_tests": []})
         yield f"{', ' if number else ''}{json.dumps(name)}: {json.dumps(rows)}".encode()
-    yield f'}}, "pass_at_k": {json.dumps({"base": dict(pass_at_k)})}}}\n'.encode()
+    sets = {name.partition("/")[0] for name in pass_at_k}
+    rates: dict[str, dict[str, float]] = {}
+    for name, value in pass_at_k.items():
+        benchmark, _, k = name.partition("/")
+        rates.setdefault("plus" if f"{benchmark}_base" in sets else "base", {})[k] = value
+    yield f'}}, "pass_at_k": {json.dumps(rates)}}}\n'.encode()
 
 
 def verdict_table(statuses: Mapping[Key, str]) -> bytes:

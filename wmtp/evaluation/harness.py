@@ -7,7 +7,8 @@
     out/eval.json       무엇을 평가하는지 (다르면 이어 하지 않는다)
         samples.jsonl   task_id, sample, completion, 프롬프트를 앞에 붙이지 않을 프로그램이면 whole: true
         results.jsonl   task_id, sample, status, message, cpu_limit, completion (채점한 글의 해시)
-                        프로그램의 프로세스 안에서 시험했다면 tests: inside, 답에서 꺼냈다면 program (extraction.py)
+                        프로그램의 프로세스 안에서 시험했다면 tests: inside, 답에서 꺼냈다면 program (extraction.py),
+                        HumanEval+와 MBPP+면 base: passed 등
         metrics.json    <benchmark>/pass@1 …
         eval_results.json, verdicts.csv   같은 판정을 남의 모양으로 (for_others.py)
         timings.jsonl   task_id, sample, seconds, generation_seconds, tokens, blocks, accepted
@@ -30,7 +31,7 @@ import secrets
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -43,6 +44,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from wmtp.errors import ConfigError, HarnessError
+from wmtp.evaluation.answers import Answers, answers_of
 from wmtp.evaluation.benchmarks import Benchmark, program_of
 from wmtp.evaluation.extraction import holds_fence
 from wmtp.evaluation.for_others import evalplus_results, verdict_table
@@ -203,6 +205,7 @@ class _Evaluation:
         self.problems = {problem.task_id: problem for problem in benchmark.problems}
         self.keys_of = {task_id: list(group) for task_id, group in groupby(keys, key=itemgetter(0))}
         self.places: dict[str, str] = {}
+        self.answers: dict[str, Answers] = {}
         self.judged: dict[tuple[str, bytes], Key] = {}  # by problem and program: a sample whose verdict is known
         self.looked_at: set[str] = set()  # problems whose earlier verdicts are in `judged`
         part = "" if shares.take_first_place() else secrets.token_hex(4)
@@ -231,8 +234,15 @@ class _Evaluation:
 
     def find_places(self) -> None:
         """Ask the reference solutions where the tests of each problem run, and which cannot be judged at all."""
-        references = [self.benchmark.reference(problem, self.benchmark.limits) for problem in self.problems.values()]
-        self.places = dict(zip(self.problems, places_by_references(self.sandbox, references), strict=True))
+        self.answers = answers_of(self.sandbox, self.benchmark.problems, self.benchmark.limits)
+        places = {one.task_id: "outside" for one in self.problems.values() if one.inputs}
+        places |= {task_id: UNJUDGEABLE for task_id in places.keys() - self.answers.keys()}
+        tested = [problem for problem in self.problems.values() if not problem.inputs]
+        found = places_by_references(
+            self.sandbox, [self.benchmark.reference(problem, self.benchmark.limits) for problem in tested]
+        )
+        places |= {problem.task_id: place for problem, place in zip(tested, found, strict=True)}
+        self.places = {task_id: places[task_id] for task_id in self.problems}
         if set(self.places.values()) == {UNJUDGEABLE}:
             raise HarnessError(
                 f"{self.benchmark.name}: no problem can be judged: every reference solution fails its own tests. "
@@ -318,7 +328,7 @@ class _Evaluation:
                 ):
                     self.copy(key, earlier)
                 else:
-                    program = program_of(problem, source, limits, place)
+                    program = program_of(problem, source, limits, place, self.answers.get(key[0]))
                     waiting[name] = program.limits, source, [key]
                     asked.append(name)
                     yield program
@@ -356,6 +366,8 @@ class _Evaluation:
         message = message if verdict.passed else self.unanswerable.get(key[0], message)
         result = {"status": verdict.status, "message": message, "cpu_limit": limits.cpu_seconds}
         result |= {} if self.extract == "none" else {"program": source}
+        if base := self.problems[key[0]].base_inputs:
+            result["base"] = "passed" if verdict.right >= base else verdict.status
         self.write(key, result if verdict.place == "outside" else result | {"tests": verdict.place}, verdict.seconds)
 
     def copy(self, key: Key, earlier: dict[str, Any]) -> None:
@@ -379,6 +391,7 @@ class _Evaluation:
         timeouts = [key for key in keys if self.results.rows[key]["status"] == "timeout"]
         slow = [self.problems[task_id] for task_id in dict.fromkeys(task_id for task_id, _ in timeouts)]
         slow = [one for one in slow if one.solutions and self.places[one.task_id] != UNJUDGEABLE]
+        slow = [one for one in slow if not one.inputs]  # of those it has been measured when their answers were made
         references = [self.benchmark.reference(problem, base, self.places[problem.task_id]) for problem in slow]
         found = limits_from_references(self.sandbox, references)
         longer = {problem.task_id: limits for problem, limits in zip(slow, found, strict=True)}
@@ -402,6 +415,7 @@ class _Evaluation:
             torch.tensor([number[task_id] for task_id, _ in statuses]),
             torch.tensor([status == "passed" for status in statuses.values()]),
         )
+        base = self.base_metrics(statuses, number, ks)
         counts = Counter(task_id for task_id, _ in statuses)
         verdicts = Counter(statuses.values())
         values = {
@@ -426,7 +440,18 @@ class _Evaluation:
             "isolation": self.sandbox.isolation,
             "packages": self.sandbox.packages,
         }
-        return self.named(values)
+        return self.named(values) | base
+
+    def base_metrics(self, keys: Collection[Key], number: dict[str, int], ks: Sequence[int]) -> dict[str, Any]:
+        """Count what passed the base inputs, where each problem has some beside the others: `…_base/pass@1`."""
+        base = [self.results.rows[key].get("base") for key in keys]
+        if None in base:
+            return {}
+        metric = PassAtK(len(number), ks, sync_on_compute=False)
+        metric.update(
+            torch.tensor([number[task_id] for task_id, _ in keys]), torch.tensor([one == "passed" for one in base])
+        )
+        return {f"{self.benchmark.name}_base/{name}": value.item() for name, value in metric.compute().items()}
 
     def statuses(self) -> dict[Key, str]:
         """List the statuses of all samples of judgeable problems, in order."""
@@ -436,8 +461,10 @@ class _Evaluation:
     def write_for_others(self, metrics: dict[str, Any]) -> None:
         """Write the verdicts on the judgeable problems in the shapes that other programs read."""
         statuses = self.statuses()
-        programs = ((key, self.source(key), status) for key, status in statuses.items())
-        rates = {name.rpartition("/")[2]: value for name, value in metrics.items() if re.search(r"/pass@\d+$", name)}
+        programs = (
+            (key, self.source(key), status, self.results.rows[key].get("base")) for key, status in statuses.items()
+        )
+        rates = {name: value for name, value in metrics.items() if re.search(r"/pass@\d+$", name)}
         results = evalplus_results(programs, rates, self.benchmark.identity()["problems"])
         with written_atomically(self.out / "eval_results.json") as temporary, temporary.open("wb") as file:
             file.writelines(results)

@@ -40,15 +40,17 @@ def write_evaluation_report(folder: Path, problems: Iterable["Problem"], t: Text
 
 def collect(title: str, evaluation: Evaluation, problems: dict[str, "Problem"], t: Texts) -> dict[str, Any]:
     """Work out everything that both templates show."""
-    names = dict.fromkeys(name.split("/", 1)[0] for name in evaluation.metrics)
-    metrics = {name.split("/", 1)[1]: value for name, value in evaluation.metrics.items()}
+    names = [name.removesuffix("/problems") for name in evaluation.metrics if name.endswith("/problems")]
+    split = {key: key.split("/", 1) for key in evaluation.metrics}
+    metrics = {name: evaluation.metrics[key] for key, (benchmark, name) in split.items() if benchmark in names}
+    base = {name: evaluation.metrics[key] for key, (benchmark, name) in split.items() if benchmark not in names}
     known = ("prompt", "split", "shots", "n", "temperature", "top_p", "seed", "extract", "isolation")
-    counts = evaluation.verdicts
+    counts, on = evaluation.verdicts, [scored(evaluation.metrics, name, t) for name in names]
     return {
         "t": t,
         "title": title,
         "facts": [(t(name), metrics[name]) for name in known if metrics.get(name) is not None],
-        "tiles": tiles(metrics, t, "; ".join(filter(None, (scored(evaluation.metrics, name, t) for name in names)))),
+        "tiles": tiles(metrics, t, "; ".join(filter(None, on)), base),
         "verdicts": [(name, counts[name], counts[name] / max(1, counts.total())) for name in VERDICTS if counts[name]],
         "failures": failures_by_kind(evaluation),
         "pairs": side_by_side(evaluation, problems, t),
@@ -57,14 +59,15 @@ def collect(title: str, evaluation: Evaluation, problems: dict[str, "Problem"], 
     }
 
 
-def tiles(metrics: dict[str, Any], t: Texts, on: str) -> list[Tile]:
-    """Choose the headline numbers."""
+def tiles(metrics: dict[str, Any], t: Texts, on: str, base: dict[str, Any]) -> list[Tile]:
+    """Choose the headline numbers; `base` has those that count a part of the tests only."""
     found = []
-    for name, value in metrics.items():
-        if name.startswith("pass@") and f"{name}_low" in metrics:
-            ends = {end: 100 * metrics[f"{name}_{end}"] for end in ("low", "high")}
-            note = "; ".join(filter(None, (t("95 % interval {low:.1f} to {high:.1f}", **ends), on)))
-            found.append(Tile.of(t, "pass@{k}", f"{100 * value:.1f} %", note, k=name.removeprefix("pass@")))
+    for said, numbers in (("pass@{k}", metrics), ("pass@{k} of the base inputs", base)):
+        for name, value in numbers.items():
+            if name.startswith("pass@") and f"{name}_low" in numbers:
+                ends = {end: 100 * numbers[f"{name}_{end}"] for end in ("low", "high")}
+                note = "; ".join(filter(None, (t("95 % interval {low:.1f} to {high:.1f}", **ends), on)))
+                found.append(Tile.of(t, said, f"{100 * value:.1f} %", note, k=name.removeprefix("pass@")))
     samples = t("{count} samples", count=f"{metrics.get('samples', 0):,}")
     said = {**LEFT_OUT, "inside": "{count} problems judged in the program's process"}
     samples = "; ".join([samples, *(t(said[key], count=len(metrics[key])) for key in said if metrics.get(key))])
@@ -92,6 +95,8 @@ def side_by_side(evaluation: Evaluation, problems: dict[str, "Problem"], t: Text
 
 def expected(problem: "Problem", t: Texts, message: str = "") -> str:
     """Show one thing that a right program does: the test that failed, or an input with its output."""
+    if problem.inputs:
+        return problem.tests[0] if problem.tests else ""  # HumanEval shows its examples in the prompt
     if problem.tests:
         failed = re.search(r"test (\d+) of \d+", message)
         return problem.tests[min(int(failed[1]), len(problem.tests)) - 1 if failed else 0]

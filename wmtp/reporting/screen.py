@@ -81,7 +81,7 @@ def evaluation_summary(name: str, metrics: Mapping[str, Any], report: Path, t: T
     lines = [
         line_of(key, _with_interval(metrics, key) + (f"   {on}" if on else ""))
         for key in metrics
-        if key.startswith(f"{name}/pass@") and key + "_low" in metrics
+        if key.startswith((f"{name}/pass@", f"{name}_base/pass@")) and key + "_low" in metrics
     ]
     for what, said in LEFT_OUT.items():
         if metrics.get(f"{name}/{what}"):

@@ -81,6 +81,7 @@ KOREAN = {
     # headline numbers
     "pass@1 on {name}": "{name}: 한 번에 푼 문제 (pass@1)",
     "pass@{k}": "{k}번 안에 푼 문제 (pass@{k})",
+    "pass@{k} of the base inputs": "base 입력만 볼 때 {k}번 안에 푼 문제 (pass@{k})",
     "95 % interval {low:.1f} to {high:.1f}": "95 % 구간 {low:.1f} ~ {high:.1f}",
     "95 % interval {stage}: {low:.1f} to {high:.1f}": "95 % 구간, {stage}: {low:.1f} ~ {high:.1f}",
     "{gain:+.1f} points (95 %: {low:+.1f} to {high:+.1f}) on {problems} problems": (

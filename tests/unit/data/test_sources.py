@@ -11,7 +11,7 @@ import pytest
 
 from tests.real_data import DATA, real_data
 from wmtp.data.prompts import BigcodeMbpp0Shot, CodeContestsStatement, HumanEvalRaw, MbppPaper3Shot
-from wmtp.data.sources import CodeContests, HumanEval, Mbpp
+from wmtp.data.sources import CodeContests, HumanEval, HumanEvalPlus, Mbpp
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError
 
@@ -30,6 +30,7 @@ HUMANEVAL_ROW = {
     "canonical_solution": "    return x\n",
     "test": "def check(candidate):\n    assert candidate(1) == 1\n",
 }
+CALLED = {"base_input": [[1]], "plus_input": []}
 CONTEST_ROW = {
     "name": "1_A. Sum",
     "description": "Add.",
@@ -131,17 +132,6 @@ def test_codecontests_tells_two_problems_of_one_name_apart_by_their_source(tmp_p
         CodeContests(write(tmp_path / "twice.jsonl", *rows[:2], rows[1])).problems("all")
 
 
-@real_data
-def test_rows_of_mbpp_plus_are_refused_by_name(tmp_path):
-    for name, where in (("MbppPlus-OriginFmt", "test"), ("MbppPlus", "plus_input")):
-        packed = Path(DATA) / f"evalplus/{name}.jsonl.gz"
-        if not packed.exists():
-            pytest.skip(f"{packed} is not there")
-        (tmp_path / "mbpp.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
-        with pytest.raises(DataFormatError, match=rf"mbpp\.jsonl:1: {where} says that this is a row of MBPP\+"):
-            Mbpp(tmp_path).problems("all")
-
-
 @pytest.mark.parametrize(
     ("file", "extra", "split"),
     [
@@ -164,8 +154,10 @@ def test_codecontests_split_comes_from_the_row_then_the_file_then_the_name(tmp_p
         (Mbpp, MBPP_ROW, {"task_id": 975}, r"rows\.jsonl:2: task_id = 975 must be in 1\.\.974"),
         (Mbpp, MBPP_ROW, {"test_list": [1]}, r"rows\.jsonl:2: test_list must be a list of texts"),
         (Mbpp, MBPP_ROW, {"test_list": []}, r"rows\.jsonl:2: test_list must hold at least one test"),
-        (Mbpp, MBPP_ROW, {"test": "import numpy"}, r"rows\.jsonl:2: test says that this is a row of MBPP\+"),
-        (Mbpp, MBPP_ROW, {"task_id": "Mbpp/2", "plus_input": []}, r"rows\.jsonl:2: plus_input says .* MBPP\+"),
+        (Mbpp, MBPP_ROW, {"test": "import numpy"}, r"rows\.jsonl:2: test is of MBPP\+, but holds no inputs"),
+        (Mbpp, MBPP_ROW, {"task_id": "Mbpp/x", "plus_input": []}, r":2: task_id = Mbpp/x must be Mbpp/0 to Mbpp/974"),
+        (HumanEvalPlus, HUMANEVAL_ROW | CALLED, {"plus_input": [1]}, r":2: plus_input must be a list of lists"),
+        (HumanEvalPlus, HUMANEVAL_ROW | CALLED, {"plus_input": None}, r":2: test holds no inputs of EvalPlus'"),
         (CodeContests, CONTEST_ROW, {"time_limit": {"seconds": "2"}}, r"rows\.jsonl:2: time_limit = .* in seconds"),
         (CodeContests, CONTEST_ROW, {"input_file": "../x"}, r"rows\.jsonl:2: input_file = \.\./x must be the name"),
         (HumanEval, HUMANEVAL_ROW, {"prompt": 3}, r"rows\.jsonl:2: prompt must be str, not int"),

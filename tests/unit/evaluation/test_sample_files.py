@@ -235,8 +235,9 @@ def test_results_have_the_shape_that_others_read(tmp_path, sandbox):
 
 
 def test_results_call_the_problems_of_mbpp_as_evalplus_does():
-    programs = [(("mbpp/11", 0), "x", "timeout"), (("mbpp/11", 1), "y", "crashed"), (("mbpp/12", 0), "z", "passed")]
-    found = json.loads(b"".join(evalplus_results(programs, {"pass@1": 0.5}, "h")))
+    programs = [(("mbpp/11", 0), "x", "timeout", None), (("mbpp/11", 1), "y", "crashed", None)]
+    programs += [(("mbpp/12", 0), "z", "passed", None)]
+    found = json.loads(b"".join(evalplus_results(programs, {"mbpp/pass@1": 0.5}, "h")))
     assert [row["base_status"] for row in found["eval"]["Mbpp/11"]] == ["timeout", "fail"]
     assert [row["solution"] for row in found["eval"]["Mbpp/12"]] == ["z"]
     assert (found["date"], found["hash"], found["pass_at_k"]) == (None, "h", {"base": {"pass@1": 0.5}})

@@ -13,10 +13,11 @@
 
 from .placing import UNJUDGEABLE, places_by_references
 from .pool import Sandbox
-from .program import STATUSES, Limits, Program, Verdict, imports_of
-from .timing import limits_from_references
+from .program import STATUSES, Limits, Program, Verdict, imports_of, wire_text
+from .timing import PATIENCE, limits_from_calls, limits_from_references, times
 
 __all__ = [
+    "PATIENCE",
     "STATUSES",
     "UNJUDGEABLE",
     "Limits",
@@ -24,6 +25,9 @@ __all__ = [
     "Sandbox",
     "Verdict",
     "imports_of",
+    "limits_from_calls",
     "limits_from_references",
     "places_by_references",
+    "times",
+    "wire_text",
 ]

@@ -33,7 +33,7 @@ _QUEUE = 2  # programs per worker: the one that runs and the one that is next
 _AHEAD = 64  # samples per worker that may wait for the verdict of an identical one
 _GRACE_SECONDS = 10.0
 _START_SECONDS = 30.0
-_VERDICT_BYTES, _LONGEST_SECONDS = 1 << 16, 1e7
+_VERDICT_BYTES, _ANSWERS_BYTES, _LONGEST_SECONDS = 1 << 16, 1 << 26, 1e7
 _PROBE = Program(
     source="""
 import os, socket
@@ -356,15 +356,21 @@ class _Worker:
         """
         while len(self.received) >= 4 and not self.is_garbled:
             end = 4 + int.from_bytes(self.received[:4], "little")
-            if len(self.received) < end <= 4 + _VERDICT_BYTES:
+            records = any(job.program.inputs and not job.program.answers for job in self.jobs.values())
+            longest = _ANSWERS_BYTES if records else _VERDICT_BYTES
+            if len(self.received) < end <= 4 + longest:
                 return
             try:
-                if end > 4 + _VERDICT_BYTES:
+                if end > 4 + longest:
                     raise ValueError(end)
-                number, status, seconds, message, place = json.loads(self.received[4:end])
+                number, status, seconds, message, place, right, recorded = json.loads(self.received[4:end])
                 status, place = STATUSES[STATUSES.index(status)], PLACES[PLACES.index(place)]
-                verdict = Verdict(status, float(seconds), " ".join(message.split()), place)
-                if not 0 <= verdict.seconds < _LONGEST_SECONDS:
+                answers, slowest = recorded or ("", 0.0)
+                verdict = Verdict(
+                    *(status, float(seconds), " ".join(message.split()), place, int(right), str(answers)),
+                    slowest=float(slowest),
+                )
+                if not (0 <= verdict.seconds < _LONGEST_SECONDS and 0 <= verdict.slowest < _LONGEST_SECONDS):
                     raise ValueError(seconds)
                 job = self.jobs.pop(number)
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -7,6 +7,9 @@
 import ast
 import functools
 from dataclasses import dataclass
+from typing import Any
+
+from .worker import wire
 
 PLACES = ("outside", "inside", "trusting")
 STATUSES = ("passed", "wrong", "error", "timeout", "memory", "output", "crashed", "harness_error")
@@ -25,6 +28,7 @@ class Limits:
         processes: 프로그램이 동시에 가질 수 있는 프로세스와 스레드의 수.
         file_bytes: 파일 하나와 개인 디렉터리 전체의 크기.
         output_bytes: 표준 출력과 표준 오류 각각의 크기.
+        call_seconds: `Program.inputs`의 입력 하나에 쓰는 CPU 시간.
     """
 
     cpu_seconds: float = 4.0
@@ -33,6 +37,7 @@ class Limits:
     processes: int = 32
     file_bytes: int = 16 << 20
     output_bytes: int = 4 << 20
+    call_seconds: float = 1.0
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -64,6 +69,10 @@ class Program:
             경계일 수 있으면 안에서도 실행한다. 참조 정답이 있으면 `places_by_references`가 정한다.
         task_id: 오류 문장에 쓰는 이름.
         limits: 이 프로그램의 한도.
+        inputs: 있으면 tests 대신, entry_point를 이 입력들로 부른다: 인자 목록들의 목록, worker/wire.py의 JSON 글.
+        base_inputs: 그 가운데 앞의 몇 개가 따로 점수를 정하는지. 나머지에서 프로그램이 죽어도 이것들의 판정은 남는다.
+        answers: 입력마다 옳은 값, 같은 글로. ""이면 돌려준 값을 판정에 적어 온다 (`Verdict.answers`).
+        agreement, tolerance: 값을 비교하는 법 (worker/many_inputs.py). checker와 달리 wmtp의 글이고, judge가 실행한다.
     """
 
     source: str
@@ -81,6 +90,11 @@ class Program:
     place: str = "either"
     task_id: str = ""
     limits: Limits = Limits()
+    inputs: str = ""
+    base_inputs: int = 0
+    answers: str = ""
+    agreement: str = ""
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,17 +106,40 @@ class Verdict:
         seconds: 프로그램이 쓴 CPU 시간.
         message: 한 줄의 이유. 참조 정답이나 시험의 글은 결코 들어가지 않는다.
         place: 시험이 실행된 곳, "outside" 또는 "inside".
+        right: `Program.inputs` 가운데 앞에서부터 적어도 몇 개가 옳았는지. 프로그램이 멈추거나 죽으면 그 직전의 몇 개는
+            세지 못하지만, base_inputs까지는 언제나 센다.
+        answers, slowest: 답을 적어 오게 했을 때, 돌려준 값들과 가장 오래 걸린 호출의 CPU 시간.
     """
 
     status: str
     seconds: float
     message: str = ""
     place: str = "outside"
+    right: int = 0
+    answers: str = ""
+    slowest: float = 0.0
 
     @property
     def passed(self) -> bool:
         """Tell whether the program solved the problem."""
         return self.status == "passed"
+
+
+def wire_text(value: Any) -> str:
+    """Write a plain value as `Program.inputs` and `answers` have it.
+
+    Raises:
+        TypeError: 평범하지 않은 값이 들어 있을 때.
+
+    Example:
+        >>> wire_text([[(1, 2.0), {"a": None}]])
+        '[[{"t":[1,2.0]},{"d":[["a",null]]}]]'
+    """
+    return wire.to_json(wire.encode(value, _refuse))
+
+
+def _refuse(value: Any, base: Any) -> Any:
+    raise TypeError(f"{type(value).__name__} is no plain value")
 
 
 @functools.lru_cache(maxsize=4096)

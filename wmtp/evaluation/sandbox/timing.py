@@ -55,5 +55,13 @@ def _stretch(base: Limits, seconds: float) -> Limits:
 
 def times(limits: Limits, factor: float) -> Limits:
     """Multiply the time limits."""
-    cpu_seconds, wall_seconds = limits.cpu_seconds * factor, limits.wall_seconds * factor
-    return dataclasses.replace(limits, cpu_seconds=cpu_seconds, wall_seconds=wall_seconds)
+    names = ("cpu_seconds", "wall_seconds", "call_seconds")
+    return dataclasses.replace(limits, **{name: factor * getattr(limits, name) for name in names})
+
+
+def limits_from_calls(base: Limits, seconds: float, slowest: float) -> Limits:
+    """Stretch limits to what the reference solution needed for all of its calls, and for the slowest."""
+    call_seconds = base.call_seconds
+    while call_seconds < FACTOR * slowest:
+        call_seconds *= 2
+    return dataclasses.replace(_stretch(base, FACTOR * seconds), call_seconds=call_seconds)

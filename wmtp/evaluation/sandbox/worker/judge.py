@@ -19,6 +19,7 @@ import typing
 
 from . import checking, comparing, keeper, names, wire
 from .hiding import hide
+from .many_inputs import many_inputs
 from .names import Names, compile_tests, imports_inside
 from .process import Process
 from .session import Session
@@ -50,10 +51,19 @@ class Judge:
             number, program = job
             self.parent.sendall(wire.pack([number, *self.judge(program)]))
 
-    def judge(self, program: dict) -> tuple[str, float, str, str]:
-        """Return status, CPU seconds, message and the place of the tests for one program."""
-        self.spent = 0.0
+    def judge(self, program: dict) -> tuple:
+        """Return status, CPU seconds, message and the place of the tests for one program, and what its calls gave.
+
+        The last two: how many calls were right, and where answers are to be recorded the outputs and the slowest call.
+        """
+        self.spent, self.right, self.recorded = 0.0, 0, None
+        return *self.judge_somehow(program), self.right, self.recorded
+
+    def judge_somehow(self, program: dict) -> tuple[str, float, str, str]:
+        """Judge a program in the way that its tests ask for."""
         place = program["place"]
+        if program["inputs"]:
+            return self.settle(self.judge_inputs, program, "outside")
         if program["stdio"]:
             return self.settle(self.judge_stdio, program, "outside")
         if program["calls"]:
@@ -106,6 +116,50 @@ class Judge:
                 process.check_output()
                 raise _explain(error, session, place, uses.identity) from None
             process.check_output()
+
+    def judge_inputs(self, program: dict) -> None:
+        """Call the function there with every input, and compare here; raise Settled unless all is well."""
+        names = ("entry_point", "inputs", "base_inputs", "answers", "agreement", "tolerance")
+        with _complaining_of_tests():
+            calls = many_inputs(*(program[name] for name in names))
+        outputs, slowest = [], 0.0
+        sys.setrecursionlimit(_DEEP)
+        random.seed(0)
+        with self.running(program) as process:
+            process.begin([program["preamble"], program["source"]])
+            session = Session(process)
+            place = "while it was loaded"
+            try:
+                with self.alarm(program):
+                    session.interpret(*session.receive())
+                    process.spent_before, process.call_seconds = process.seconds(), program["limits"]["call_seconds"]
+                    process.send(calls.request)
+                    while self.right < len(calls):
+                        place = f"in test {self.right + 1} of {len(calls)}"
+                        kind, *rest = session.receive()
+                        spent = process.seconds()
+                        slowest, process.spent_before = max(slowest, spent - process.spent_before), spent
+                        if kind != "outputs":
+                            session.interpret(kind, *rest)
+                        if kind != "outputs" or type(rest[0]) is not list or self.right + len(rest[0]) > len(calls):
+                            raise Settled("error", "answered with something that is no value")
+                        for output in rest[0]:
+                            place = f"in test {self.right + 1} of {len(calls)}"
+                            if not calls.passes(self.right, output):
+                                raise AssertionError
+                            self.right += 1
+                        if calls.raw is None:
+                            outputs += map(wire.to_json, rest[0])
+            except Settled as settled:
+                if settled.status == "wrong":
+                    process.check_output()
+                raise
+            except BaseException as error:
+                process.check_output()
+                raise _explain(error, session, place, False) from None
+            process.check_output()
+        if calls.raw is None:
+            self.recorded = [f"[{','.join(outputs)}]", slowest]
 
     def judge_inside(self, program: dict) -> None:
         """Have the setup and the tests run there, and compare here; raise Settled unless all is well."""

@@ -65,11 +65,16 @@ _BUILTINS = {
 }
 
 
+def tests_namespace() -> dict:
+    """Make global names for trusted code that is given the values of a program."""
+    return {**_BUILTINS, "__name__": "tests", "__builtins__": _BUILTINS}
+
+
 class Names(dict):
     """Be the global names of the tests; see the order at the top of this file."""
 
     def __init__(self, session: Session, program: dict, uses: "Uses"):
-        super().__init__(_BUILTINS, __name__="tests", __builtins__=_BUILTINS)
+        super().__init__(tests_namespace())
         self.session, self.uses = session, uses
         self.imports, self.entry_point = program["imports"], program["entry_point"]
         for name in uses.tested_builtins(self.entry_point):

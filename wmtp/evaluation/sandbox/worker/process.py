@@ -37,6 +37,7 @@ class Process:
         (self.pid,) = zygote.STARTED.unpack(judge.zygote.recv(zygote.STARTED.size))
         self.started = time.monotonic()
         self.ended = None
+        self.call_seconds, self.spent_before = None, 0.0  # of the call at hand: what it may use; what went before
         self.clock = (~self.pid << 3) | 2  # the CPU clock of another process, as clock_getcpuclockid() makes it
         self.channel.setblocking(False)
         self.ahead = b""
@@ -132,6 +133,10 @@ class Process:
                 raise Settled("output", "filled its directory")
         if (left := limits["cpu_seconds"] - used) <= 0:
             raise Settled("timeout", f"used more than {limits['cpu_seconds']:g} s of CPU time")
+        if self.call_seconds is not None:
+            if used - self.spent_before > self.call_seconds:
+                raise Settled("timeout", f"used more than {self.call_seconds:g} s of CPU time in one call")
+            left = min(left, self.call_seconds)
         if (rest := self.started + limits["wall_seconds"] - time.monotonic()) <= 0:
             raise Settled("timeout", f"did not end within {limits['wall_seconds']:g} s")
         return min(_TICK, left, rest)

@@ -3,8 +3,9 @@
 [동작] fork된 자식에서, 격리된 뒤에 실행된다. 여기 있는 모든 것은 프로그램의 손안에 있다고 본다: 무엇을 위조하든
 함수가 돌려줄 수 있었던 값을 돌려주는 것 이상은 못 한다. 시험의 글과 기대값은 이 프로세스에 온 적이 없다.
 
-    ["name", 이름] / ["method", 이름] / ["call", [대상, 인자들, 키워드]] …  ──►
+    ["name", 이름] / ["method", 이름] / ["call", [대상, 인자들, 키워드]] / ["call_all", {이름, 입력들}] …  ──►
                                          ◄── ["value", 값, 바뀐 인자들] | ["raise", [클래스 이름들], 문장]
+                                         ◄── ["outputs", 값들]  (call_all의 값이 나오는 대로)
                                          ◄── ["callback", 번호, 인자들]   (시험이 넘긴 함수를 부를 때)
 """
 
@@ -15,16 +16,19 @@ import errno
 import functools
 import gc
 import io
+import itertools
 import linecache
+import math
 import operator
 import os
 import resource
 import socket
 import sys
 import threading
+import time
 import types
 
-from . import inside, wire
+from . import inside, large, wire
 
 # By the names that they have where they come from; those that are not simply passed on stand last.
 _PASSED_ON = {
@@ -41,6 +45,9 @@ OPERATIONS = {name: getattr(module, name) for module, names in _PASSED_ON.items(
 }
 _MUTABLE = (list, dict, set, bytearray)
 _DEEP = 5000  # a value may be nested deeper than a program may recurse
+_TOGETHER_BYTES, _TOGETHER_SECONDS = 1 << 16, 0.01  # of outputs that are sent together
+_MOST_ITEMS = 1 << 14
+_clock = time.perf_counter  # the program may put its own in the module
 
 
 CHANNEL = 3
@@ -133,6 +140,8 @@ class _Answering:
                 if content not in self.namespace:
                     raise NameError(content)
                 return wire.pack(["value", self.encode(self.namespace[content]), None])
+            if operation == "call_all":
+                return self.call_all(**content)
             if operation == "inside":
                 return wire.pack(["done", inside.run(self, **content), None])
             if operation == "method":
@@ -147,6 +156,57 @@ class _Answering:
             return wire.pack(["value", result, changed])
         except BaseException as error:
             return wire.pack(describe(error))
+
+    def call_all(self, name, inputs, at_once):
+        """Call a function with one input after the other, and send what it returns a few outputs at a time.
+
+        Args:
+            at_once: 앞의 이만큼은 다음 호출 전에 보낸다. 거기서 프로그램이 끝나 버려도 판정할 수 있게.
+        """
+        if name not in self.namespace:
+            raise NameError(name)
+        function = self.namespace[name]
+        waiting, size, since = [], 0, _clock()
+        try:
+            for count, arguments in enumerate(inputs, 1):
+                output = function(*wire.decode(arguments, self.resolve))
+                waiting.append(wire.to_json(self.snapshot(output)))
+                size += len(waiting[-1])
+                if count == at_once or size > _TOGETHER_BYTES or _clock() - since > _TOGETHER_SECONDS:
+                    _write_outputs(waiting)
+                    waiting, size, since = [], 0, _clock()
+        finally:
+            _write_outputs(waiting)
+        return b""
+
+    def snapshot(self, value):
+        """Make the content of a value ready for the judge, whatever the program does to it later."""
+        if large.is_large(value):
+            try:
+                return {"large": large.digest(value)}
+            except TypeError:
+                return _aside(value)
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, _DEEP))
+        try:
+            return wire.encode(value, _aside)
+        finally:
+            sys.setrecursionlimit(limit)
+
+
+def _write_outputs(outputs: list[str]) -> None:
+    """Send outputs that are written as JSON already."""
+    _write(wire.pack_text(f'["outputs",[{",".join(outputs)}],null]'))
+
+
+def _aside(value, base=None):
+    """Write the content of an object that is not plain: of a subclass, or what iterating gives; NaN equals nothing."""
+    if base is not None:
+        return wire.encode(wire.content_of(value, base), _aside)
+    items = None
+    if hasattr(type(value), "__iter__") and not isinstance(value, type):
+        items = [wire.encode(item, _aside) for item in itertools.islice(value, _MOST_ITEMS)]
+    return {"opaque": [math.nan, items]}
 
 
 def _error(kind, text):

@@ -16,8 +16,10 @@ import fractions
 import json
 import struct
 
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
-_from_json = json.JSONDecoder().raw_decode
+# json has one NaN for all, and a list that holds it would be equal to itself however it came about.
+_decoder = json.JSONDecoder(parse_constant=float)
+from_json = _decoder.decode
+to_json = json.JSONEncoder(separators=(",", ":")).encode
 _SAFE_INTEGER = 1 << 62
 _SCALARS = (bool, int, float, complex, str, bytes)
 
@@ -133,7 +135,12 @@ def decode(data, resolve):
 
 def pack(message) -> bytes:
     """Frame a message of JSON types."""
-    body = _to_json(message).encode("ascii")
+    return pack_text(to_json(message))
+
+
+def pack_text(message: str) -> bytes:
+    """Frame a message that is written as JSON already."""
+    body = message.encode("ascii")
     return struct.pack("<I", len(body)) + body
 
 
@@ -154,7 +161,9 @@ def receive(read, most: int = (1 << 32) - 1):
     if (body := _exactly(read, length)) is None:
         return None
     text = body.decode()
-    message, end = _from_json(text)  # json.loads guesses encodings and skips spaces, for which there is no need
+    message, end = _decoder.raw_decode(
+        text
+    )  # json.loads guesses encodings and skips spaces, for which there is no need
     if end != len(text):
         raise ValueError("more than one message")
     return message
