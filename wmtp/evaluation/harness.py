@@ -26,14 +26,14 @@ import queue
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -41,6 +41,7 @@ from wmtp.errors import ConfigError, HarnessError
 from wmtp.evaluation.benchmarks import Benchmark
 from wmtp.evaluation.extraction import holds_fence
 from wmtp.evaluation.for_others import evalplus_results, verdict_table
+from wmtp.evaluation.generators import Generator
 from wmtp.evaluation.journal import Journal, Key
 from wmtp.evaluation.metrics import PassAtK, require_samples
 from wmtp.evaluation.ranks import Ranks
@@ -55,12 +56,10 @@ from wmtp.evaluation.sandbox import (
     limits_from_references,
     places_by_references,
 )
+from wmtp.models.sampling import Completion, Sampling, acceptance
 from wmtp.progress import progress_bar
 from wmtp.storage.files import write_atomically
 from wmtp.storage.lock import Taken, alone
-
-if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take seconds to load
-    from wmtp.models.sampling import Sampling
 
 ALONE = Ranks()
 FILES = (
@@ -78,9 +77,8 @@ def evaluate(
     out: Path,
     *,
     sandbox: Sandbox,
-    model: Any = None,
-    tokenizer: Any = None,
-    sampling: "Sampling | None" = None,
+    generator: Generator | None = None,
+    sampling: Sampling | None = None,
     checkpoint: str = "",
     samples: Path | None = None,
     suite: Sequence[Benchmark] = (),
@@ -95,9 +93,9 @@ def evaluate(
     Args:
         out: 결과 폴더. 같은 평가가 들어 있으면 이어서 한다.
         sandbox: 프로그램을 돌릴 곳 (열린 것).
-        model, tokenizer: 표본을 만들 모델. `samples`가 있으면 쓰지 않는다.
+        generator: 표본을 쓸 것: 모델이나 서버 (generators.py). `samples`가 있으면 쓰지 않는다.
         sampling: 표본을 어떻게 뽑는지. samples 파일이면 기록만 한다 (모르면 None).
-        checkpoint: 모델의 내용에서 나온 이름 (`wmtp.cache.fingerprint`). 이어 할 수 있는지를 이것으로 판단한다.
+        checkpoint: 무엇이 쓰는지: 모델의 내용에서 나온 이름 (`wmtp.cache.fingerprint`). 이어 할 수 있는지를 이것으로 판단한다.
         samples: 다른 프로그램이 만든 표본 (sample_files.py의 모양 중 하나). 정지 문자열로 자르지 않고 그대로 채점한다.
         suite: samples 파일을 함께 쓰는 벤치마크들. 서로의 표본은 건너뛴다.
         extract: 답에서 프로그램을 어떻게 꺼내는지 (extraction.py). samples.jsonl에는 꺼내기 전의 답이 남는다.
@@ -112,7 +110,7 @@ def evaluate(
         DataFormatError: samples 파일의 줄이 잘못됐거나 모르는 task_id가 있을 때.
         HarnessError: 채점 자체가 거듭 실패할 때, 채점할 수 있는 문제가 하나도 없을 때. 그때까지의 결과는 남아 있다.
     """
-    if (model is None) == (samples is None):
+    if (generator is None) == (samples is None):
         raise ConfigError("an evaluation needs either a model or a samples file. Give ckpt=… or samples=FILE.")
     if samples is not None and Path(samples).resolve() == (out / "samples.jsonl").resolve():
         raise ConfigError(f"samples = {samples} lies where its own results would go. Choose another out=DIR.")
@@ -122,7 +120,7 @@ def evaluate(
         require_samples(list(Counter(task_id for task_id, _ in keys).values()), k)
     with _claimed(out):
         _check_same_evaluation(out, _fingerprint(benchmark, sandbox, sampling, checkpoint, given, extract), overwrite)
-        unanswerable = problems_too_long(benchmark, model, tokenizer) if samples is None else {}
+        unanswerable = problems_too_long(benchmark, generator) if samples is None else {}
         with _Evaluation(benchmark, out, sandbox, keys, unanswerable, extract, progress) as evaluation:
             for row in evaluation.written_by_others():  # before a kill
                 evaluation.keep(row)
@@ -131,12 +129,12 @@ def evaluate(
                 share = ranks.share([key for key in missing if key[0] not in unanswerable])
                 fresh = chain(
                     (sample_row(key, "") for key in missing if key[0] in unanswerable),
-                    generate_samples(benchmark, share, model, tokenizer, sampling),
+                    generate_samples(benchmark, share, generator, sampling),
                     evaluation.written_by_others(ranks),
                 )
             else:
                 fresh = (sample_row(key, *given[key]) for key in missing)
-            evaluation.run(fresh)
+            evaluation.run(fresh, generator.abandon if generator else None)
             metrics, speed = evaluation.metrics(sampling, ks), evaluation.speed()
             evaluation.write_for_others(metrics)
         for name, values in (("speed.json", speed), ("metrics.json", metrics)):
@@ -144,14 +142,14 @@ def evaluate(
     return metrics | speed
 
 
-def assist(benchmark: Benchmark, out: Path, model: Any, tokenizer: Any, sampling: "Sampling", ranks: Ranks) -> None:
+def assist(benchmark: Benchmark, out: Path, generator: Generator, sampling: Sampling, ranks: Ranks) -> None:
     """Generate this rank's share of the samples, for the first rank to judge.
 
     [동작] 0번의 `evaluate`와 짝이다. 자기 파일에 한 줄씩 쓰므로 꺼져도 만든 것은 남는다.
     """
     share = ranks.share([])
     journal = Journal(out / f"samples.rank{ranks.rank}.jsonl")
-    for row in generate_samples(benchmark, share, model, tokenizer, sampling):
+    for row in generate_samples(benchmark, share, generator, sampling):
         journal.append(row)
     journal.close()
     ranks.wait()
@@ -204,10 +202,14 @@ class _Evaluation:
             )
         return places
 
-    def run(self, fresh: Iterable[dict[str, Any]]) -> None:
-        """Judge the samples that wait and those that come, then put the files in order."""
+    def run(self, fresh: Iterable[dict[str, Any]], abandon: Callable[[], None] | None = None) -> None:
+        """Judge the samples that wait and those that come, then put the files in order.
+
+        Args:
+            abandon: `fresh`를 만드는 일을 그만두게 하는 것. 채점이 실패하거나 Ctrl-C이면 부른다.
+        """
         waiting = [key for key in self.keys if key in self.samples.rows and key not in self.results.rows]
-        with _ahead(self.keep(row) for row in fresh) as coming:
+        with _ahead((self.keep(row) for row in fresh), abandon) as coming:
             self.judge((key, self.benchmark.limits) for key in chain(waiting, coming))
         self.judge(self.longer_limits())
         for journal in (self.samples, self.results, self.timings):
@@ -281,7 +283,7 @@ class _Evaluation:
             if self.results.rows[key]["cpu_limit"] < limits.cpu_seconds:
                 yield key, limits
 
-    def metrics(self, sampling: "Sampling | None", ks: Sequence[int]) -> dict[str, Any]:
+    def metrics(self, sampling: Sampling | None, ks: Sequence[int]) -> dict[str, Any]:
         """Sum the verdicts up, with everything that the numbers depend on beside them."""
         judgeable = [task_id for task_id, place in self.places.items() if place != UNJUDGEABLE]
         number = {task_id: i for i, task_id in enumerate(judgeable)}
@@ -337,8 +339,6 @@ class _Evaluation:
         values: dict[str, Any] = {"judging_seconds": sum(row["seconds"] for row in rows)}
         made = [row for row in rows if row.get("tokens")]
         if made:
-            from wmtp.models.sampling import Completion, acceptance
-
             values["tokens"] = sum(row["tokens"] for row in made)
             values["generation_seconds"] = sum(row["generation_seconds"] for row in made)
             drafted = [
@@ -360,7 +360,7 @@ def _hash(completion: str) -> str:
 def _fingerprint(
     benchmark: Benchmark,
     sandbox: Sandbox,
-    sampling: "Sampling | None",
+    sampling: Sampling | None,
     checkpoint: str,
     given: dict[Key, Given],
     extract: str,
@@ -419,7 +419,7 @@ def _claimed(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ahead(items: Iterable[Key]) -> Iterator[Iterator[Key]]:
+def _ahead(items: Iterable[Key], abandon: Callable[[], None] | None) -> Iterator[Iterator[Key]]:
     """Let generation run ahead in a thread of its own: neither it nor the judging waits for the other."""
     done: queue.Queue[Key | None] = queue.Queue()
     stop = threading.Event()
@@ -437,6 +437,10 @@ def _ahead(items: Iterable[Key]) -> Iterator[Iterator[Key]]:
         producing = pool.submit(copy_context().run, produce)  # it looks in the same storage (wmtp.storage.current)
         try:
             yield iter(done.get, None)
+        except BaseException:
+            if abandon:
+                abandon()
+            raise
         finally:
             stop.set()  # after an error or Ctrl-C: the sample at hand is the last
         producing.result()
