@@ -122,6 +122,7 @@ class Benchmark:
             "limit": self.limit,
             "problems": digest.hexdigest()[:16],
             "limits": repr(self.limits),
+            **self.prompt.conversation,
         }
 
 

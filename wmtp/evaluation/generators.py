@@ -1,6 +1,6 @@
 """Say what writes samples: a model in this process, or anything else that completes prompts (server.py).
 
-[연구 맥락] 같은 벤치마크, 같은 채점, 같은 파일이면 누가 썼든 견줄 수 있다. 그래서 평가는 모델을 모르고, 여기 적힌 셋만 안다.
+[연구 맥락] 같은 벤치마크, 같은 채점, 같은 파일이면 누가 썼든 견줄 수 있다. 그래서 평가가 아는 것은 여기 적힌 셋뿐이다.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

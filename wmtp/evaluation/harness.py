@@ -69,7 +69,8 @@ FILES = (
 REPORTS = ("report.md", "report.html")
 DRAWN = ("temperature", "top_p", "seed", "max_new_tokens", "stop")  # of a Sampling
 # What stands in metrics.json to say how the numbers came about and on what: it is set, not measured.
-SETTINGS = ("problems", "scored", "samples", "prompt", "split", "shots", "n", *DRAWN, "extract", "isolation")
+CHAT = ("chat_template", "instruction", "system")  # of a prompt mode that asks in a conversation
+SETTINGS = ("problems", "scored", "samples", "prompt", *CHAT, "split", "shots", "n", *DRAWN, "extract", "isolation")
 
 
 def evaluate(
@@ -95,7 +96,7 @@ def evaluate(
         sandbox: 프로그램을 돌릴 곳 (열린 것).
         generator: 표본을 쓸 것: 모델이나 서버 (generators.py). `samples`가 있으면 쓰지 않는다.
         sampling: 표본을 어떻게 뽑는지. samples 파일이면 기록만 한다 (모르면 None).
-        checkpoint: 무엇이 쓰는지: 모델의 내용에서 나온 이름 (`wmtp.cache.fingerprint`). 이어 할 수 있는지를 이것으로 판단한다.
+        checkpoint: 모델의 내용에서 나온 이름 (`wmtp.cache.fingerprint`). 이어 할 수 있는지를 이것으로 판단한다.
         samples: 다른 프로그램이 만든 표본 (sample_files.py의 모양 중 하나). 정지 문자열로 자르지 않고 그대로 채점한다.
         suite: samples 파일을 함께 쓰는 벤치마크들. 서로의 표본은 건너뛴다.
         extract: 답에서 프로그램을 어떻게 꺼내는지 (extraction.py). samples.jsonl에는 꺼내기 전의 답이 남는다.
@@ -311,6 +312,7 @@ class _Evaluation:
             "inside": [task_id for task_id, place in self.places.items() if place in ("inside", "trusting")],
             **{f"verdicts/{status}": statuses[status] for status in STATUSES},
             "prompt": self.benchmark.prompt.name,
+            **self.benchmark.prompt.conversation,
             "split": self.benchmark.split,
             "shots": len(self.benchmark.prompt.shot_task_ids),
             "n": counts.most_common(1)[0][1],

@@ -142,7 +142,7 @@ class _Decoder:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self.requests, self.prompts = requests, prompts
         self.limit = position_limit(model)
-        self.eos = _eos_ids(model, tokenizer)
+        self.eos = end_tokens(model, tokenizer)
         # Longest first: memory runs out at once or never, and equal prompts are neighbours.
         self.queue = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i], i), reverse=True)
         self.rows: list[_Row] = []
@@ -398,8 +398,8 @@ class _Decoder:
         return torch.tensor(values, device=self.device)
 
 
-def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Collect end-of-text ids from the tokenizer and from the model's generation config."""
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Collect the tokens at which a model stops, from the tokenizer and from the model's generation config."""
     ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = ids if isinstance(ids, list) else [ids]
     return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}
