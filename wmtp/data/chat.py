@@ -9,6 +9,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # a server writes without transformers, which take seconds to
 
 # Some templates write the date. The same evaluation asks the same on every day.
 THE_DAY = datetime(2026, 1, 1)
+_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
 def messages(said: str, system: str | None) -> list[dict[str, str]]:
@@ -74,7 +76,9 @@ class TokenizerTemplate:
                 f"prompt.chat = true, but the tokenizer of {owner} has no chat template; set prompt.chat=false, or put "
                 "its chat_template.jinja beside its tokenizer.json."
             )
-        self.digest = hashlib.sha256(self.tokenizer.get_chat_template().encode()).hexdigest()[:16]
+        text = tokenizer.get_chat_template()
+        self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.text = _TODAY.sub(lambda call: json.dumps(THE_DAY.strftime(call[2])), text)
 
     def write(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Write them, and the mark that opens an answer.
@@ -103,8 +107,9 @@ class TokenizerTemplate:
         return next((token for token in first if token in self.tokenizer.added_tokens_decoder), None)
 
     def _apply(self, messages: Sequence[Mapping[str, str]], **how: Any) -> str:
-        day = {"date_string": THE_DAY.strftime("%d %b %Y"), "strftime_now": THE_DAY.strftime}
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, **how, **(day | self.variables))
+        return self.tokenizer.apply_chat_template(
+            messages, chat_template=self.text, tokenize=False, **how, **self.variables
+        )
 
 
 def has_template(tokenizer: "PreTrainedTokenizerBase") -> bool:

@@ -22,7 +22,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
-from wmtp.cache import fingerprint
+from wmtp.cache.fingerprint import digest_of
 from wmtp.checks import check_number, check_whole_number
 from wmtp.errors import ConfigError, ServerError
 from wmtp.evaluation.generators import Written
@@ -75,14 +75,14 @@ class Server:
         waits = dict(backoff_factor=backoff, backoff_jitter=backoff, backoff_max=LONGEST_WAIT)
         self._again = urllib3.Retry(retries, allowed_methods=None, **waits)
         self._pool = _pool(self.url, maxsize=at_once, timeout=urllib3.Timeout(connect=10, read=timeout))
-        self._over = threading.Event()
-        self._done: queue.Queue[Any] = queue.Queue()
+        self._abandoned = False
+        self._under_way: tuple[threading.Event, queue.Queue[Any]] = threading.Event(), queue.Queue()
         self._said = 0.0
 
     @property
     def identity(self) -> str:
         """Name what answers, wherever it runs: a job that is started again gets another host."""
-        return f"server:{self.model}" + (f" {fingerprint(self.body)[:16]}" if self.body else "")
+        return f"server:{self.model}" + (f" {digest_of(self.body)[:16]}" if self.body else "")
 
     def check(self) -> None:
         """Ask for one token, so that a wrong address, key or model is known before anything slow.
@@ -93,7 +93,8 @@ class Server:
         """
         hello = json.dumps([{"role": "user", "content": "x"}]) if self.chat else "x"
         few = self._again.new(total=min(3, self._again.total))
-        self._ask(Request("the first question", hello), Sampling(temperature=0.0, max_new_tokens=1), few, first=True)
+        shortest = Sampling(temperature=0.0, max_new_tokens=1)
+        self._ask(Request("the first question", hello), shortest, few, threading.Event(), first=True)
 
     def complete(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[tuple[int, Written]]:
         """Ask for all of them, many at once; yield (index, answer) as they come.
@@ -102,8 +103,8 @@ class Server:
             ConfigError: 서버가 거절할 때.
             ServerError: 다시 물어도 답하지 않을 때.
         """
-        self._over, self._done = threading.Event(), queue.Queue()
-        places, lock, over, done = iter(range(len(requests))), threading.Lock(), self._over, self._done
+        self._under_way = over, done = threading.Event(), queue.Queue()
+        places, lock = iter(range(len(requests))), threading.Lock()
 
         def work() -> None:
             while not over.is_set():
@@ -112,21 +113,21 @@ class Server:
                 if place is None:
                     return
                 try:
-                    written = self._ask(requests[place], sampling, self._again)
+                    written = self._ask(requests[place], sampling, self._again, over)
                 except BaseException as error:
                     done.put(error)
                     return
                 done.put((place, written))
 
         # Daemons: nobody waits for an answer that nobody wants, not even the end of the program.
-        for _ in range(min(self.at_once, len(requests))):
+        for _ in range(0 if self._abandoned else min(self.at_once, len(requests))):
             threading.Thread(target=work, daemon=True, name="asking").start()
         try:
             for _ in requests:
-                found = done.get()
+                found = None if self._abandoned else done.get()
                 if isinstance(found, BaseException):
                     raise found
-                if over.is_set():
+                if found is None:
                     return
                 yield found
         finally:
@@ -134,16 +135,20 @@ class Server:
 
     def abandon(self) -> None:
         """Wait for no answer any more."""
-        self._over.set()
-        self._done.put(None)
+        self._abandoned = True
+        over, done = self._under_way
+        over.set()
+        done.put(None)
 
     def too_long(self, prompts: Iterable[str]) -> dict[str, str]:
         """Find none: only the server can count its tokens, and it says so when it is asked."""
         return {}
 
-    def _ask(self, request: Request, sampling: Sampling, again: urllib3.Retry, first: bool = False) -> Written | None:
+    def _ask(
+        self, request: Request, sampling: Sampling, again: urllib3.Retry, over: threading.Event, first: bool = False
+    ) -> Written | None:
         """Ask until there is a whole answer; None where nobody waits for it any more."""
-        body, over = json.dumps(self._question(request, sampling)).encode(), self._over
+        body = json.dumps(self._question(request, sampling)).encode()
         while True:
             response = None
             try:
@@ -169,6 +174,8 @@ class Server:
                     f"generator.url = {self.url} does not answer ({failure}), asked {len(again.history) + 1} times; "
                     "see to the server, and give the same command again: what is written is kept."
                 ) from None
+            if over.is_set():
+                return None
             self._say(failure)
             wait = again.get_retry_after(response) if response is not None else None
             if over.wait(min(again.get_backoff_time() if wait is None else wait, LONGEST_WAIT)):
