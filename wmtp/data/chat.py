@@ -131,7 +131,8 @@ class Chat(Prompt):
         self.asked, self.template, self.instruction, self.system = asked, template, instruction, system
         self.name, self.shot_task_ids = f"{asked.name}_chat", asked.shot_task_ids
         told = hashlib.sha256(instruction.encode()).hexdigest()[:16]
-        self.conversation = {"chat_template": template.digest, "instruction": told, "system": system or ""}
+        self.conversation = {"chat_template": template.digest, "instruction": told}
+        self.conversation |= {"system": system} if system else {}
 
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         said = self.instruction.replace("{prompt}", self.asked.render(problem, shots).strip())

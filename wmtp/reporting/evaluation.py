@@ -42,12 +42,16 @@ def collect(title: str, evaluation: Evaluation, problems: dict[str, "Problem"], 
     """Work out everything that both templates show."""
     names = dict.fromkeys(name.split("/", 1)[0] for name in evaluation.metrics)
     metrics = {name.split("/", 1)[1]: value for name, value in evaluation.metrics.items()}
-    known = ("prompt", "split", "shots", "n", "temperature", "top_p", "seed", "extract", "isolation")
+    known = ("prompt", "chat_template", "system", "split", "shots", "n", "temperature", "top_p", "seed", "extract")
+    known += ("isolation",)
+    facts = [(t(name), metrics[name]) for name in known if metrics.get(name) is not None]
+    if metrics.get("fenced"):
+        facts.append((t("answers in a Markdown fence"), f"{metrics['fenced']} / {metrics['samples']}"))
     counts = evaluation.verdicts
     return {
         "t": t,
         "title": title,
-        "facts": [(t(name), metrics[name]) for name in known if metrics.get(name) is not None],
+        "facts": facts,
         "tiles": tiles(metrics, t, "; ".join(filter(None, (scored(evaluation.metrics, name, t) for name in names)))),
         "verdicts": [(name, counts[name], counts[name] / max(1, counts.total())) for name in VERDICTS if counts[name]],
         "failures": failures_by_kind(evaluation),
