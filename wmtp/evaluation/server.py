@@ -4,7 +4,7 @@
 [동작] 표본 하나에 요청 하나, 한꺼번에 `at_once`개. 씨앗은 (seed, 문제, 표본 번호)에서 나온다. 끊긴 연결, 429, 5xx, 잘린
     답은 조금씩 더 오래 기다렸다가 다시 묻는다 (`Retry-After`를 따른다). 답은 온전할 때만 한 번 받는다.
     정지 문자열은 보내기도 하고 여기서 자르기도 한다: 서버마다 다르다. 키는 환경 변수에만 있다.
-[디버깅] 서버가 모르는 항목은 `generator.body.<항목>=null`로 뺀다. 몇 번 만에 받았는지는 서버의 기록을 본다.
+[디버깅] 서버가 모르는 항목은 `+generator.body.<항목>=null`로 뺀다. 몇 번 만에 받았는지는 서버의 기록을 본다.
 """
 
 import json
@@ -247,7 +247,7 @@ class Server:
             return ConfigError(f"{at} leads to {leads}; give that address.")
         return ConfigError(
             f"{at} refuses the question ({status}: {words}); a field that it does not take is left out with "
-            "generator.body.FIELD=null, as generator.body.seed=null."
+            "+generator.body.FIELD=null, as +generator.body.seed=null."
         )
 
     def _served(self) -> list[str]:
