@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -287,11 +286,14 @@ def _address(url: Any) -> str:
         >>> _address("http://host:8000"), _address("https://host/api/v2/chat/completions/")
         ('http://host:8000/v1', 'https://host/api/v2')
     """
-    parts = urlsplit(str(url))
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigError(f"generator.url = {url} must be an address, as in generator.url=http://127.0.0.1:8000/v1.")
-    path = re.sub(r"(/chat)?/completions$", "", parts.path.rstrip("/")) or "/v1"
-    return f"{parts.scheme}://{parts.netloc}{path}"
+    with suppress(urllib3.exceptions.LocationValueError):
+        parts = urllib3.util.parse_url(str(url))
+        if parts.scheme in ("http", "https") and parts.host and not (parts.auth or parts.query or parts.fragment):
+            path = re.sub(r"(/chat)?/completions$", "", (parts.path or "").rstrip("/")) or "/v1"
+            return f"{parts.scheme}://{parts.netloc}{path}"
+    raise ConfigError(
+        f"generator.url = {mask_secrets(str(url))} must be an address, as in generator.url=http://127.0.0.1:8000/v1."
+    )
 
 
 def _key(variable: str | None) -> str | None:
@@ -309,9 +311,9 @@ def _key(variable: str | None) -> str | None:
 
 def _pool(url: str, **settings: Any) -> urllib3.PoolManager:
     """Open connections, through the proxy that the environment names."""
-    parts = urlsplit(url)
+    parts = urllib3.util.parse_url(url)
     proxy = getproxies().get(parts.scheme)
-    here = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    here = parts.host in ("localhost", "127.0.0.1", "[::1]")
     if proxy and not here and not proxy_bypass(parts.netloc):
         return urllib3.ProxyManager(proxy, **settings)
     return urllib3.PoolManager(**settings)

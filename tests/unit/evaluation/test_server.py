@@ -258,7 +258,7 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(tmp_path, san
         assert not value or value not in str(wrong.value)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x/v1", "http://", "http://x/v1?key=1"])
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x/v1", "http://", "http://x/v1?part=1", "http://[x/v1"])
 def test_an_address_that_is_none_is_refused(url):
     with pytest.raises(ConfigError, match=re.escape(f"generator.url = {url} must be an address")):
         Server(url, "m")
