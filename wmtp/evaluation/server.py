@@ -245,8 +245,8 @@ class Server:
             leads = self._masked(response.headers.get("Location", "?"))
             return ConfigError(f"{at} leads to {leads}; give that address.")
         return ConfigError(
-            f"{at} refuses the question ({status}: {words}); a field that it does not take is left out with "
-            "+generator.body.FIELD=null, as +generator.body.seed=null."
+            f"{at} refuses the question ({status}: {words}); a field that it does not take, as seed, is left out with "
+            "+generator.body.FIELD=null."
         )
 
     def _served(self) -> list[str]:
