@@ -29,6 +29,7 @@ from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueE
 
 from wmtp.errors import ConfigError, WmtpError, chain
 from wmtp.overrides import check_config, did_you_mean_key, for_hydra, is_override, leaves, read_override
+from wmtp.run.sweep import Point, remember
 from wmtp.secrets import mask_secrets, refuse_secrets
 from wmtp.storage import nested_form, using
 
@@ -68,7 +69,8 @@ def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
             check_config(cfg, config_dir(), config_name, HydraConfig.get().runtime.choices)
             return program(cfg)
         except Exception as error:  # answered here, because Hydra would print the overrides above the sentence
-            mistakes.append(_answer(error, config_name))
+            mistakes.append(_answer(error, config_name, go_on=_sweeping()))
+            remember(Point(sweep_point(), "failed", why=mistakes[-1]))
 
     try:
         for argument in sys.argv[1:]:
@@ -112,11 +114,14 @@ def _refuse_several_sources(arguments: list[str]) -> None:
         )
 
 
-def _answer(error: Exception, config_name: str) -> str:
-    """Print a user's mistake; raise a bug."""
+def _answer(error: Exception, config_name: str, go_on: bool = False) -> str:
+    """Print a user's mistake; raise a bug, or show it where others of a sweep wait."""
     sentence = explain(error, config_name)
     if sentence is None:
-        raise error
+        if not go_on:
+            raise error
+        _show_bug(type(error), error, error.__traceback__)
+        sentence = f"{type(error).__name__}: {_first_line(error)}"
     print(mask_secrets(sentence), file=sys.stderr)
     return sentence
 
@@ -268,7 +273,8 @@ def _command(asked: list[str], overrides: tuple[str, ...]) -> str:
     key = lambda argument: argument.split("=", 1)[0].lstrip("+")  # noqa: E731
     replaced = {key(override) for override in overrides}
     kept = [argument for argument in asked if key(argument) not in replaced]
-    module = getattr(sys.modules["__main__"].__spec__, "name", "wmtp.train")
+    door = HydraConfig.get().job.config_name if HydraConfig.initialized() else "train"
+    module = f"wmtp.{door}"  # of what started here, though another process may have been started for this point
     return shlex.join(["python", "-m", module, *kept, *overrides])
 
 

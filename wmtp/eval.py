@@ -127,6 +127,8 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
         raise ConfigError(f"out has no value, and results cannot go beside {cfg.ckpt}; set out=DIR.")
     saved = SavedModel(_find(cfg))
     suite, asking = _suite(cfg, saved.config), build(cfg.prompt)
+    for benchmark in suite:
+        benchmark.all_problems  # noqa: B018  (a wrong row is said before a model is loaded)
     asking.check(saved.tokenizer, f"ckpt = {cfg.ckpt}")
     model, tokenizer = saved.load()
     suite = asking.of_model(suite, model, tokenizer, f"ckpt = {cfg.ckpt}", saved.trained_here)

@@ -29,8 +29,9 @@ from wmtp.cli import (
     sweep_point,
 )
 from wmtp.ranks.meeting import holds_weights, is_first, join
-from wmtp.run.directory import finished_run, run_directory
+from wmtp.run.directory import is_finished, newest_of, run_directory
 from wmtp.run.start import check_same_training, find_start
+from wmtp.run.sweep import Point, check_same_point, remember
 from wmtp.storage import in_use
 
 
@@ -82,16 +83,22 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if cfg.profile_memory:
         return profile_memory(parts[0].algo, parts[0].data, partial(build, cfg.trainer))
     name = parts[0].name
-    if cfg.ckpt == "auto" and sweep_point() and finished_run(Path(cfg.runs), name):
-        print(f"{name}: this point of the sweep has come to its end; left out (ckpt=auto).")
-        return {}
-    start = find_start(cfg.ckpt, Path(cfg.runs), name, touch=not cfg.dry_run)
+    point = "" if cfg.dry_run else sweep_point()
+    ckpt = cfg.ckpt or ("auto" if point else None)  # a sweep that is asked for again goes on
+    if point and ckpt == "auto" and (same := newest_of(Path(cfg.runs), name)):
+        check_same_point(same, cfg)
+        if is_finished(same):
+            print(f"{name}: this point of the sweep has come to its end; left out.")
+            remember(Point(point, "done", str(same.resolve())))
+            return {}
+    start = find_start(ckpt, Path(cfg.runs), name, touch=not cfg.dry_run)
     step = check_same_training(start, cfg, parts[0].algo, parts[0].samples) if start.checkpoint else 0
 
     place = rehearsal(start) if cfg.dry_run else run_directory(start.run, start.checkpoint, Path(cfg.runs), name)
     with place as run, keep_log(run):
         cfg = cfg.copy()
         cfg.run_dir = str(run)
+        remember(Point(point, "begun", str(run)))
         cfg.trainer.max_steps = step + 1 if cfg.dry_run else cfg.trainer.max_steps
         cfg.mlflow_experiment = cfg.mlflow_experiment or f"mtp/{parts[0].algo.name}/{parts[0].data.source.name}"
         cfg.mlflow_run_name = cfg.mlflow_run_name or short_name(run.name, cfg.mlflow_experiment, sweep_point())
@@ -104,6 +111,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
                         parts.clear()
                         parts.append(build_parts(attempt.cfg))
                     metrics = train_once(attempt, parts.pop(), run, loggers)  # a failed attempt holds no memory
+        remember(Point(point, "done", str(run)))
     if cfg.dry_run:
         print("dry_run: everything composes, loads and takes a step; nothing was kept.")
     return metrics

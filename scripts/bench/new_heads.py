@@ -58,9 +58,10 @@ class Way:
     start: str = "copy"
     stage0: str = "programs"  # one of STAGE0
     trunk: Curve | None = 0.1
-    alpha: Curve | None = 0.3  # of heads 1, 2, …, where head 0 has 1
+    alpha: Curve | None = 0.3  # of heads 1, 2, …, where head 0 has 1; 0: they stay as they are
     heads_lr: float | None = None  # 0: that of the rest
     heads: int = 4
+    arrangement: str = "parallel"
 
 
 # What heads are fitted to first: the solutions, their prompts too, or besides what the model itself answers.
@@ -70,8 +71,10 @@ DECAY = {0: 0.3, 0.66: 0.3, 0.67: 0.1}
 # The most important first: time may run out.
 WAYS = [
     Way("H = 1", heads=1, stage0="none", trunk=None, alpha=None),
-    Way("before: copy, no stage 0, trunk 1, alpha 1", stage0="none", trunk=1, alpha=1, heads_lr=0),
     Way("default", trunk=None, alpha=None),
+    Way("before: copy, no stage 0, trunk 1, alpha 1", stage0="none", trunk=1, alpha=1, heads_lr=0),
+    Way("one sequential layer, default", trunk=None, alpha=None, heads=2, arrangement="sequential"),
+    Way("one sequential layer, head 0 alone", trunk=0, alpha=0, heads=2, arrangement="sequential"),
     Way("default, trunk 0", trunk=0, alpha=None),
     Way("stage 0, trunk 0.1, alpha 0.3, lr for all", heads_lr=0),
     Way("stage 0, trunk 1, alpha 1", trunk=1, alpha=1, heads_lr=0),
@@ -91,7 +94,7 @@ WAYS = [
     Way("no stage 0, trunk 1, alpha 0.3", stage0="none", trunk=1, heads_lr=0),
     Way("no stage 0, trunk 1, alpha 0.1", stage0="none", trunk=1, alpha=0.1, heads_lr=0),
 ]
-FIRST = 9  # ways that come before the programs and the table of stage 0
+FIRST = 6  # ways that come before the programs and the table of stage 0
 PROGRAMS_OF = 3
 # Of stage 0 alone: what it reads, the rate, the steps.
 ALONE = [
@@ -167,7 +170,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.asked = arguments
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.precision = "bf16-mixed" if self.device.type == "cuda" else "32-true"
+        self.precision = arguments.precision or ("bf16-mixed" if self.device.type == "cuda" else "32-true")
         source = ModelSource(str(arguments.model), heads=1)
         self.tokenizer = source.load_tokenizer()
         self.data = MTPDataModule(
@@ -183,10 +186,10 @@ class Bench:
         self.requests = [
             Request(problem.task_id, self.benchmark.text(problem), stop=self.data.prompt.stop) for problem in problems
         ]
-        self.models: dict[tuple[str, int], MTPMixin] = {}
-        self.fitted: dict[tuple[str, str], dict[str, Any]] = {}
-        self.accepted: dict[tuple[str, str], list[float]] = {}
-        self.begun: dict[str, list[float]] = {}
+        self.models: dict[tuple[str, str, int], MTPMixin] = {}
+        self.fitted: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.accepted: dict[tuple[str, str, str], list[float]] = {}
+        self.begun: dict[tuple[str, str], list[float]] = {}
         self.own: TokenizedSamples | None = None
         validation = self.data.samples["validation"]
         self.validation = TokenizedSamples.pack(validation[i] for i in range(8)) if arguments.toy else validation
@@ -195,10 +198,11 @@ class Bench:
 
     def model(self, way: Way) -> MTPMixin:
         """Load a model with heads that begin as the way says; a copy of its own."""
-        key = (way.start, way.heads)
+        key = (way.start, way.arrangement, way.heads)
         if key not in self.models:
             init = "saved" if way.heads == 1 else way.start
-            self.models[key] = ModelSource(str(self.asked.model), way.heads, init).load().to(self.device)
+            source = ModelSource(str(self.asked.model), way.heads, init, heads_arrangement=way.arrangement)
+            self.models[key] = source.load().to(self.device)
         return copy.deepcopy(self.models[key])
 
     def autocast(self) -> torch.autocast:
@@ -248,12 +252,12 @@ class Bench:
 
     def stage0(self, model: MTPMixin, way: Way) -> dict[str, Any]:
         """Fit the new heads once for all ways that begin alike."""
-        key = (way.start, way.stage0)
+        key = (way.start, way.arrangement, way.stage0)
         if key not in self.fitted:
             fitting = self.fit(model, way.stage0, self.asked.stage0_lr, self.asked.stage0_steps)
             self.fitted[key] = {"heads": fitting.best, "steps": fitting.steps_taken}
             checks = "; ".join(f"{point['step']}: {_list(point['ce'])}" for point in fitting.curve)
-            print(f"  stage 0, {way.start}, {way.stage0}: {checks}", flush=True)
+            print(f"  stage 0, {', '.join(key)}: {checks}", flush=True)
         put(self.fitted[key]["heads"], dict(model.extra_heads.named_parameters()))
         return self.fitted[key]
 
@@ -312,7 +316,7 @@ class Bench:
             found = self.stage0(model, way)
             line.stage0_steps = found["steps"]
         if way.heads > 1:
-            key = (way.start, way.stage0)
+            key = (way.start, way.arrangement, way.stage0)
             if key not in self.accepted:
                 self.accepted[key] = self.accept(model)
             line.accepted_before = self.accepted[key]
@@ -336,17 +340,19 @@ class Bench:
 
     def start_ce(self, way: Way) -> list[float]:
         """Measure the heads as they begin, before anything."""
-        if way.start not in self.begun:
+        key = (way.start, way.arrangement)
+        if key not in self.begun:
             model = self.model(way).eval()
             pad = self.tokenizer.pad_token_id
             with self.autocast():
                 heldout = TrunkCalls(model, self.validation, self.asked.stage0_budget, pad)
-                self.begun[way.start] = measure(model, heldout).tolist()
-        return self.begun[way.start]
+                self.begun[key] = measure(model, heldout).tolist()
+        return self.begun[key]
 
     def train(self, model: MTPMixin, way: Way) -> Watch:
         """Fine-tune through Lightning, as wmtp.train does."""
         alphas = None if way.alpha is None else [1.0] + [way.alpha] * (way.heads - 1)
+        model.extra_heads.requires_grad_(way.alpha != 0)
         optimizer = partial(adamw, lr=self.asked.lr, heads_lr=self.asked.lr if way.heads_lr == 0 else way.heads_lr)
         algo = Baseline(model, optimizer, warmup=0.05, head_weights=alphas, trunk_gradient=way.trunk)
         watch, steps = Watch(), self.asked.steps
@@ -393,6 +399,7 @@ def main() -> None:
     parser.add_argument("mbpp", type=Path, help="the folder that holds mbpp.jsonl")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--budget", type=int, default=2048, help="positions in a step")
+    parser.add_argument("--precision", help="of Lightning; bf16-mixed on a GPU, 32-true elsewhere")
     parser.add_argument("--lr", type=float, default=2e-5)
     parser.add_argument("--stage0-steps", type=int, default=240)
     parser.add_argument("--stage0-budget", type=int, default=4096, help="positions in a step of stage 0")

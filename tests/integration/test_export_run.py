@@ -20,7 +20,7 @@ from wmtp.models.generation import generate
 from wmtp.models.loading import ModelSource, find_model
 from wmtp.models.sampling import Request, Sampling
 from wmtp.models.tokenizer import load_tokenizer
-from wmtp.run.directory import finished_run, unfinished_run
+from wmtp.run.directory import is_finished, unfinished_run
 from wmtp.train import train
 
 QUICK = (
@@ -84,7 +84,7 @@ def test_an_adapter_alone_ends_a_run_and_peft_puts_it_on_the_base(config, tmp_pa
     lora = ("model/adapter=lora", "model.adapter.r=2", "model.export.adapter=only", "model.export.heads=drop")
     train(config(*QUICK, *lora, "name=alone"))
     run = tmp_path / "runs" / "alone"
-    assert finished_run(run.parent, "alone") == run and unfinished_run(run.parent, "alone") is None
+    assert is_finished(run) and unfinished_run(run.parent, "alone") is None
     model, _ = SavedModel(run / "checkpoints" / "last.ckpt").load()
     base = AutoModelForCausalLM.from_pretrained(find_model("asset:tiny-base"), dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, run / "model").eval()

@@ -20,7 +20,7 @@ ROOMS = (
     "checkpoints", "evaluation", "heads", "critic", "algos", "callbacks", "reporting", "comparison", "run",
     "overrides", "cli",
 )  # fmt: skip
-DOORS = ("train", "eval", "precompute", "compare", "promote", "cli", "overrides")
+DOORS = ("train", "eval", "precompute", "compare", "promote", "sweep", "cli", "overrides")
 FRONT_DOORS = {f"wmtp.{door}" for door in DOORS}
 FREE = sys.stdlib_module_names | {"wmtp.errors", "wmtp.checks"}
 

@@ -1,9 +1,12 @@
 """Hold the promises of wmtp/callbacks on a real, very small training run."""
 
 import contextlib
+import copy
 import io
 import json
 import math
+from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +16,13 @@ from hypothesis import strategies as st
 from pytorch_lightning import Callback, Trainer
 
 from tests.tiny import InMemory, tiny_model
+from tests.tolerance import relative_rounding, terms_of
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.rho1 import Rho1
 from wmtp.callbacks import throughput
 from wmtp.callbacks.progress import TrainingProgress
 from wmtp.callbacks.throughput import Throughput
+from wmtp.callbacks.token_errors import TokenErrors, kinds_of_targets
 from wmtp.callbacks.token_ranking import TokenRanking, rank
 from wmtp.callbacks.token_weights import TokenWeights, text_pieces
 from wmtp.callbacks.weight_histogram import WeightHistogram, count_in_bins
@@ -27,6 +32,7 @@ from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
 from wmtp.maths.weighting import SoftWeighting
 from wmtp.models.flops import step_flops
+from wmtp.models.loading import load_model
 from wmtp.run.metrics_csv import MetricsCSV
 
 
@@ -283,6 +289,7 @@ def test_capturing_token_weights_does_not_change_the_training(tmp_path, tokenize
     plain, watched = rho1(), rho1()
     train(tmp_path / "a", plain, tokenizer, [TrainingProgress()], max_steps=3)
     callbacks = [TokenWeights(tmp_path), WeightStatistics(), WeightHistogram(tmp_path), TokenRanking(tmp_path)]
+    callbacks += [TokenErrors(tmp_path)]
     train(tmp_path / "b", watched, tokenizer, [*callbacks, TrainingProgress()], max_steps=3)
     for a, b in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -326,3 +333,86 @@ def test_a_character_of_several_tokens_is_shown_at_the_last_of_them(tokenizer):
     ids = tokenizer("값 = 1", add_special_tokens=False)["input_ids"]
     pieces = text_pieces(tokenizer, ids)
     assert "".join(pieces) == "값 = 1" and len(pieces) == len(ids) and "" in pieces
+
+
+# ---- errors by kind of token ----
+
+
+def distributions(model, samples):
+    """Give log p and the target of every target token, sample by sample, from whole logits in float64."""
+    model, found = copy.deepcopy(model).double().eval(), []
+    for sample in samples:
+        ids = torch.as_tensor(sample.input_ids).long()
+        with torch.no_grad():
+            log_p_TV = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        found += [(log_p_TV[j - 1], int(ids[j])) for j in range(max(sample.prompt_length, 1), len(ids))]
+    return found
+
+
+def entropies(model, samples):
+    return [-(log_p.exp() * log_p).sum().item() for log_p, _ in distributions(model, samples)]
+
+
+def errors_of_a_run(run_dir, tokenizer, reference=None, **kwargs):
+    """Train in float64, so that other orders of adding up change nothing that is looked at."""
+    run_dir.mkdir(exist_ok=True)
+    algo = Baseline(tiny_model(), optimizer=sgd)
+    trainer = train(run_dir, algo, tokenizer, [TokenErrors(run_dir, reference)], precision="64-true", **kwargs)
+    return json.loads((run_dir / "token_errors.json").read_text()), algo.model, trainer.datamodule.samples
+
+
+def test_errors_and_ce_of_every_kind_are_those_of_whole_logits(tmp_path, tokenizer):
+    found, model, samples = errors_of_a_run(tmp_path, tokenizer)
+    kinds = [kind for sample in samples["validation"] for kind in kinds_of_targets(sample, tokenizer)]
+    noise = [flag for sample in samples["train"] for flag in sample.noise.tolist()[-sample.targets :]]
+    chosen = set(found["choice_points"])
+    places = {kind: [n for n, one in enumerate(kinds) if one == kind] for kind in set(kinds)}
+    places |= {"all": range(len(kinds)), "choice": chosen}
+    for stage, model_then in (("start", tiny_model()), ("end", model)):
+        rows, of_training = (
+            distributions(model_then, samples["validation"]),
+            distributions(model_then, samples["train"]),
+        )
+        expected = {kind: [rows[n] for n in here] for kind, here in places.items()}
+        expected["corrupted"] = [row for row, noisy in zip(of_training, noise, strict=True) if noisy]
+        expected["clean"] = [row for row, noisy in zip(of_training, noise, strict=True) if not noisy]
+        assert set(found[stage]) == set(expected)
+        for kind, those in expected.items():
+            assert found[stage][kind] == {
+                "tokens": len(those),
+                "ce": pytest.approx(np.mean([-log_p[target].item() for log_p, target in those])),
+                "error": pytest.approx(np.mean([log_p.argmax().item() != target for log_p, target in those])),
+            }, kind
+    entropy = entropies(tiny_model(), samples["validation"])
+    assert len(chosen) == math.ceil(0.2 * len(kinds)) and found["choice_by"] == "the model before training"
+    assert min(entropy[n] for n in chosen) > max(e for n, e in enumerate(entropy) if n not in chosen)
+    logged = [row["val/important_error"] for row in rows_of_errors(tmp_path)]
+    assert [float(value) for value in logged] == [found[stage]["choice"]["error"] for stage in ("start", "end")]
+
+
+def rows_of_errors(run_dir):
+    return [row for row in rows(run_dir) if row["val/important_error"]]
+
+
+def test_a_run_that_goes_on_measures_the_tokens_that_were_chosen_at_its_start(tmp_path, tokenizer):
+    first, _, _ = errors_of_a_run(tmp_path, tokenizer, max_steps=2)
+    second, _, _ = errors_of_a_run(tmp_path, tokenizer, max_steps=4)  # into the same folder
+    assert second["start"] == first["start"] and second["choice_points"] == first["choice_points"]
+    assert second["end"] != first["end"]
+
+
+def test_a_reference_may_say_where_tokens_matter(tmp_path, tokenizer):
+    reference = str(resources.files("wmtp") / "assets" / "tiny-reference")
+    own, _, _ = errors_of_a_run(tmp_path / "own", tokenizer, max_steps=1)
+    asked, _, samples = errors_of_a_run(tmp_path / "asked", tokenizer, reference, max_steps=1)
+    assert asked["choice_by"] == reference and asked["start"]["all"] == own["start"]["all"]
+    chosen, entropy = (
+        set(asked["choice_points"]),
+        entropies(load_model(Path(reference), heads=1), samples["validation"]),
+    )
+    # The reference reads in float32: what lies within its rounding of the edge may fall on either side.
+    edge = sorted(entropy, reverse=True)[len(chosen) - 1]
+    rounding = relative_rounding(terms_of(load_model(Path(reference), heads=1), 256), torch.float32) * max(entropy)
+    assert {n for n, e in enumerate(entropy) if e > edge + rounding} <= chosen
+    assert chosen <= {n for n, e in enumerate(entropy) if e > edge - rounding}
+    assert chosen != set(own["choice_points"])

@@ -99,6 +99,11 @@ def make_run(run_dir, problems=120):
     (run_dir / "token_weights.json").write_text(json.dumps({"samples": samples}))
     ranking = {"least": 20, "heaviest": [{"text": " sorted", "weight": 1.52, "count": 340}], "lightest": []}
     (run_dir / "token_ranking.json").write_text(json.dumps(ranking))
+    errors = {"choice_by": "the model before training", "choice_points": [3, 5]}
+    for stage, error in (("start", 0.4), ("end", 0.25)):
+        kinds = {"choice": error, "literal": error / 2, "corrupted": 0.9}
+        errors[stage] = {kind: {"tokens": 1234, "ce": 2 * share, "error": share} for kind, share in kinds.items()}
+    (run_dir / "token_errors.json").write_text(json.dumps(errors))
 
     for stage, share in (("before", 0.3), ("after", 0.6)):
         folder = run_dir / "eval" / stage
@@ -447,8 +452,9 @@ def test_the_page_fits_a_phone_whatever_the_tokens_are(run_dir, tmp_path, lang):
 @pytest.mark.parametrize("content", [bytes(range(256)), b"[1, 2]", b"{", b"{}", b""])
 @pytest.mark.parametrize(
     "name",
-    ["config.yaml", "metrics.csv", "weight_histogram.json", "token_weights.json", "token_ranking.json", "left_out.json",
-     "attempts.json", "critic.json", "failure.json", "eval/after/metrics.json", "eval/after/results.jsonl"],
+    ["config.yaml", "metrics.csv", "weight_histogram.json", "token_weights.json", "token_ranking.json",
+     "token_errors.json", "left_out.json", "attempts.json", "critic.json", "failure.json", "eval/after/metrics.json",
+     "eval/after/results.jsonl"],
 )  # fmt: skip
 def test_a_damaged_file_costs_its_part_of_the_report_only(tmp_path, name, content):
     file = tmp_path / name
@@ -458,6 +464,21 @@ def test_a_damaged_file_costs_its_part_of_the_report_only(tmp_path, name, conten
     assert page.open == []
     if content == bytes(range(256)):
         assert f"{file.name}:" in "".join(page.text)
+
+
+def test_errors_of_each_kind_of_token_stand_before_and_after(run_dir):
+    markdown, html = (run_dir / "report.md").read_text(), (run_dir / "report.html").read_text()
+    assert "| choices | 1,234 | 40.0 % | 25.0 % | 0.800 | 0.500 |" in markdown
+    assert "| literals | 1,234 | 20.0 % | 12.5 % | 0.400 | 0.250 |" in markdown
+    shown = " ".join("".join(Page(html).text).split())
+    assert "the model before training hesitates most" in shown and "corrupted tokens" in shown
+
+
+def test_a_run_that_did_not_end_has_its_errors_from_the_start(tmp_path):
+    start = {"all": {"tokens": 7, "ce": 1.5, "error": 0.5}}
+    (tmp_path / "token_errors.json").write_text(json.dumps({"choice_by": "x", "choice_points": [], "start": start}))
+    write_report(tmp_path)
+    assert "| all tokens | 7 | 50.0 % | – | 1.500 | – |" in (tmp_path / "report.md").read_text()
 
 
 def test_shades_are_monotone_and_symmetric_about_weight_one():

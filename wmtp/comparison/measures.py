@@ -16,7 +16,7 @@ from wmtp.reporting.reading import read_evaluation
 # What a run logs of its errors on the tokens that matter (the share of them that it gets wrong).
 IMPORTANT_ERRORS = "val/important_error"
 # Of these series the last value is what a run came to.
-_ENDS = re.compile(rf"val/ce_head\d+|{IMPORTANT_ERRORS}|weight/.+|localisation/.+")
+_ENDS = re.compile(rf"val/ce_head\d+|{IMPORTANT_ERRORS}|tokens/.+|weight/.+|localisation/.+")
 _PEAKS = re.compile(r"(speed|memory)/.*memory.*")
 _SPEED = "speed/target_tokens_per_second"
 

@@ -126,8 +126,8 @@ def summary(found: Study, page: Path, t: Texts) -> str:
 
 
 def _is_detail(measure: str) -> bool:
-    """Say whether a measure belongs into the second table: what weights and scores looked like."""
-    return measure.startswith(("weight/", "localisation/"))
+    """Say whether a measure belongs into the second table: what weights, scores and kinds of tokens looked like."""
+    return measure.startswith(("weight/", "localisation/", "tokens/"))
 
 
 def _is_share(measure: str) -> bool:

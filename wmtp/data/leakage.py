@@ -212,7 +212,7 @@ def _tests(problem: Problem) -> set[int]:
     """Hash every assert, white space and quotes aside, and every pair of input and output."""
     asserts = (line for test in problem.tests for line in re.findall(r"^[ \t]*assert\b(.*)", test, re.MULTILINE))
     named = (re.sub(r"\bcandidate\b", problem.entry_point or "candidate", line) for line in asserts)  # HumanEval
-    pairs = ((given.strip(), expected.strip()) for given, expected in problem.stdio)
+    pairs = ((given.strip(), expected.strip()) for given, expected in problem.pairs)
     return {hash("".join(line.split()).replace("'", '"')) for line in named} | set(map(hash, pairs))
 
 

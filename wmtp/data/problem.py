@@ -25,6 +25,11 @@ class Problem:
         tests: 정답 프로그램 뒤에서 차례로 실행하는 파이썬 문장 (보통 assert 하나씩).
         setup: 정답 뒤, tests 앞에서 실행할 코드 (MBPP 367, 927).
         stdio: (표준 입력, 기대 출력) 쌍. CodeContests 같은 문제만.
+        calls: 부를 함수의 (인자들, 기대값) 쌍. 인자는 한 줄에 하나, 둘 다 JSON. LeetCode 같은 문제만.
+        comparison: 출력이나 돌려준 값을 견주는 규칙의 이름 (`wmtp/evaluation/sandbox/worker/comparing.py`).
+        checker: 답이 여럿인 문제에서 규칙 대신 정하는 `check(input, output, answer)`의 글. 없으면 "".
+        preamble: 프로그램이 당연히 여기는 import들. 채점할 때 프로그램 앞에서 실행한다.
+        starter: 프로그램이 채울 틀 (`class Solution: …`). 프롬프트에 보인다.
         time_limit, memory_limit: 문제가 정한 시간(초)과 메모리(바이트), 없으면 0. 설정의 한도보다 크면 이것을 쓴다.
         input_file, output_file: 표준 입출력 대신 쓰는 파일의 이름. 없으면 "".
         entry_point: 부를 함수의 이름. 모르면 None.
@@ -42,6 +47,11 @@ class Problem:
     tests: tuple[str, ...] = ()
     setup: str = ""
     stdio: tuple[tuple[str, str], ...] = ()
+    calls: tuple[tuple[str, str], ...] = ()
+    comparison: str = "deepmind"
+    checker: str = ""
+    preamble: str = ""
+    starter: str = ""
     time_limit: float = 0.0
     memory_limit: int = 0
     input_file: str = ""
@@ -50,6 +60,21 @@ class Problem:
     licence: str = "unknown"
     noise_spans: tuple[tuple[int, int], ...] = ()
     origin: str = field(default="", compare=False)
+
+    @property
+    def tested(self) -> bool:
+        """Tell whether there is anything that a wrong program could fail."""
+        return bool(self.tests or self.stdio or self.calls)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Return what goes in and what comes out, whether it is printed or returned."""
+        return self.stdio or self.calls
+
+    @property
+    def defines(self) -> str | None:
+        """Name what a right program defines: the function under test, or the class that holds it."""
+        return "Solution" if "class Solution" in self.starter else self.entry_point
 
 
 class Source:

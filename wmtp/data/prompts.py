@@ -134,6 +134,29 @@ class CodeContestsStatement(Prompt):
         return f'"""\n{problem.text.strip()}\n"""\n'
 
 
+class LiveCodeBenchBase0Shot(Prompt):
+    """Show the question and its starter code under LiveCodeBench's headings for base models, without its example."""
+
+    name = "livecodebench_base_0shot"
+    stop = ("\n### Question", "\n```")
+
+    def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
+        starter = f"### Starter Code\n{problem.starter.rstrip()}\n\n" if problem.starter.strip() else ""
+        return f"### Question\n{problem.text.strip()}\n\n{starter}### Answer\n\n"
+
+
+class AppsQuestion(Prompt):
+    """Ask as APPS does (Hendrycks et al. 2021): the question, the starter code, and how the answer is given."""
+
+    name = "apps_question"
+    stop = ("\nQUESTION:", "\n```")
+
+    def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
+        starter = f"{problem.starter.strip()}\n" if problem.starter.strip() else ""
+        form = "Call-Based" if problem.calls else "Standard Input"
+        return f"\nQUESTION:\n{problem.text.strip()}\n{starter}\nUse {form} format\n\nANSWER:\n"
+
+
 class BySource(Prompt):
     """Ask each problem in the prompt mode of its source, for sources that are mixed."""
 

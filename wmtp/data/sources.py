@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from wmtp.cache.fingerprint import digest_of, digest_of_file, identify
+from wmtp.data.checkers import checkers_beside, complaint_of
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError, DataFormatError
 from wmtp.storage import in_use
@@ -70,10 +71,11 @@ class FileSource(Source):
     def fingerprint(self, split: str = "all") -> str:
         """Identify the content: the same for the same problems, another when a file or its reading changes.
 
-        [동작] 파일의 이름과 바이트, path를 뺀 인자, 그리고 파서와 그것이 이어받은 클래스들의 소스 코드로 만든다.
-        파일이 놓인 곳은 무관하다.
+        [동작] 파일과 그 옆에 있는 checker의 이름과 바이트, path를 뺀 인자, 그리고 파서와 그것이 이어받은 클래스들의
+        소스 코드로 만든다. 파일이 놓인 곳은 무관하다.
         """
-        content = [[file.name, digest_of_file(file)] for file in self.files(split)]
+        files = self.files(split)
+        content = [[file.name, digest_of_file(file)] for file in [*files, *checkers_beside(files)]]
         return digest_of([identify(self, ignore=("path", "key")), content])[:16]
 
     def files(self, split: str) -> list[Path]:
@@ -221,13 +223,14 @@ class CodeContests(FileSource):
         return Problem(
             task_id=f"{self.name}/{name}",
             source=self.name,
-            split=_codecontests_split(name, row),
+            split=split_of(name, row),
             text=row.text("description"),
             solutions=row.python3("solutions"),
             incorrect_solutions=row.python3("incorrect_solutions"),
             stdio=tuple(tests),
             time_limit=row.seconds("time_limit"),
             memory_limit=row.get("memory_limit_bytes", int, 0),
+            checker=row.checker(),
             input_file=row.file_name("input_file"),
             output_file=row.file_name("output_file"),
             licence=self.licence,
@@ -273,13 +276,48 @@ class Row:
         return self._lf(key, self.get(key, str, default))
 
     def texts(self, key: str, default: list | None = None) -> tuple[str, ...]:
-        return self._all_text(key, self.get(key, list, default))
+        return self.all_text(key, self.get(key, list, default))
+
+    def holding(self, key: str, value: Any) -> "Row":
+        """Return the row with another value."""
+        return replace(self, values={**self.values, key: value})
+
+    def decoded(self, key: str, kind: type = object, default: Any = None) -> Any:
+        """Return a value that the row holds as it is, or as a text of JSON; an empty text is none."""
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            return self.get(key, kind, default)
+        try:
+            found = json.loads(value) if value.strip() else None
+        except (ValueError, RecursionError) as error:
+            raise self.error(key, f"is not JSON ({error})") from None
+        return found if kind is object else self.holding(key, found).get(key, kind, default)
+
+    def checker(self) -> str:
+        """Return the code that decides where several answers are right, "" for none: a text, or a file beside this.
+
+        Raises:
+            DataFormatError: 파이썬이 아니거나 check(input, output, answer)가 없을 때. 파일과 줄을 알려 준다.
+        """
+        code, where = self.text("checker", ""), ""
+        if code.endswith(".py") and "\n" not in code:
+            file = self.file.parent / self.file_name("checker")
+            try:
+                code, where = file.read_text("utf-8"), str(file)
+            except (OSError, ValueError) as error:
+                raise self.error("checker", f"= {code} cannot be read ({error})") from None
+        if not code or (found := complaint_of(code)) is None:
+            return code
+        line, complaint = found
+        if where:
+            raise DataFormatError(f"{where}:{line}: {complaint}. Correct the checker, which {self.where} names.")
+        raise self.error("checker", f"{complaint} (line {line} of the checker)")
 
     def stdio(self, key: str) -> Iterator[tuple[str, str]]:
         """Yield the (standard input, expected output) pairs of one kind of test."""
         tests = self.get(key, dict, {"input": [], "output": []})
-        inputs = self._all_text(key, tests.get("input"))
-        outputs = self._all_text(key, tests.get("output"))
+        inputs = self.all_text(key, tests.get("input"))
+        outputs = self.all_text(key, tests.get("output"))
         if len(inputs) != len(outputs):
             raise self.error(key, f"has {len(inputs)} inputs and {len(outputs)} outputs")
         for given, expected in zip(inputs, outputs, strict=True):
@@ -306,12 +344,13 @@ class Row:
     def python3(self, key: str) -> tuple[str, ...]:
         """Return the Python 3 programs among the solutions in all languages."""
         solutions = self.get(key, dict, {"language": [], "solution": []})
-        languages, programs = solutions.get("language"), self._all_text(key, solutions.get("solution"))
+        languages, programs = solutions.get("language"), self.all_text(key, solutions.get("solution"))
         if not isinstance(languages, list) or len(languages) != len(programs):
             raise self.error(key, "must give one language for each solution")
         return tuple(p for language, p in zip(languages, programs, strict=True) if language == PYTHON3)
 
-    def _all_text(self, key: str, values: Any) -> tuple[str, ...]:
+    def all_text(self, key: str, values: Any) -> tuple[str, ...]:
+        """Return texts that stand in a value of the row."""
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise self.error(key, "must be a list of texts")
         return tuple(self._lf(key, value) for value in values)
@@ -426,7 +465,8 @@ def _called_function(test: str, code: str) -> str | None:
     return next((name for name in calls if name in defined), None)
 
 
-def _codecontests_split(name: str, row: Row) -> str:
+def split_of(name: str, row: Row) -> str:
+    """Find the split of a row: as the row says, as an official file name says, or by the hash of its name."""
     official = re.fullmatch(
         r"(train|valid|validation|test)(-\d+-of-\d+(-[0-9a-f]+)?)?\.(jsonl(\.gz)?|parquet)", row.file.name
     )

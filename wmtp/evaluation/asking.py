@@ -11,7 +11,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from wmtp.checks import check_choice
@@ -91,7 +91,7 @@ class Asking:
 
     def _in_chat(self, suite: Sequence[Benchmark], template: Template, why: str) -> list[Benchmark]:
         print(f"prompts: as a conversation, in the template {template.digest} ({why})")
-        return [replace(one, prompt=Chat(one.prompt, template, self.instruction, self.system)) for one in suite]
+        return [one.asked_as(Chat(one.prompt, template, self.instruction, self.system)) for one in suite]
 
     def _plain(self, suite: Sequence[Benchmark], why: str) -> list[Benchmark]:
         print(f"prompts: plain ({why})")

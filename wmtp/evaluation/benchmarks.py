@@ -7,7 +7,8 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,10 @@ from wmtp.errors import ConfigError, DataFormatError
 from wmtp.evaluation.extraction import extract
 from wmtp.evaluation.sandbox import Limits, Program, imports_of
 from wmtp.evaluation.sandbox.timing import times
+
+# What decides about problems of some sources only: it names no evaluation of the others.
+_OF_SOME = ("calls", "comparison", "checker", "preamble")
+_USUAL = {one.name: one.default for one in fields(Problem)}
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Benchmark:
             raise ConfigError(
                 f"benchmark.split = {self.split} holds no problem of {self.name}. Try benchmark.split=all."
             )
-        if untested := next((one for one in problems if not one.tests and not one.stdio), None):
+        if untested := next((one for one in problems if not one.tested), None):
             raise DataFormatError(
                 f"{untested.origin or self.name}: {untested.task_id} has no test, so every program would pass. "
                 "Give it tests, or take it out of the file."
@@ -82,6 +87,12 @@ class Benchmark:
             )
         return tuple(found[task_id] for task_id in wanted)
 
+    def asked_as(self, prompt: Prompt) -> "Benchmark":
+        """Return the same benchmark in another prompt mode; what has been read stays read."""
+        other = copy(self)
+        object.__setattr__(other, "prompt", prompt)
+        return other
+
     def text(self, problem: Problem) -> str:
         """Write the prompt of one problem."""
         return self.prompt.render(problem, self.shots)
@@ -95,7 +106,7 @@ class Benchmark:
         if how == "none":
             return completion if whole else self.prompt.program(problem, completion)
         prompt = "" if whole else self.prompt.program(problem, "")
-        return extract(completion, how, problem.entry_point, prompt, "\n".join((problem.setup, *problem.tests)))
+        return extract(completion, how, problem.defines, prompt, "\n".join((problem.setup, *problem.tests)))
 
     def program(
         self, problem: Problem, completion: str, limits: Limits | None = None, place: str = "either", **given: Any
@@ -114,6 +125,8 @@ class Benchmark:
             judged = (problem.tests, problem.setup, problem.stdio, problem.time_limit, problem.memory_limit)
             files = problem.input_file, problem.output_file
             digest.update(repr((problem.task_id, self.text(problem), *judged, *files)).encode())
+            if others := [getattr(problem, name) for name in _OF_SOME if getattr(problem, name) != _USUAL[name]]:
+                digest.update(repr(others).encode())
         return {
             "name": self.name,
             "split": self.split,
@@ -130,7 +143,7 @@ def program_of(problem: Problem, source: str, limits: Limits, place: str = "eith
     """Join a program and the tests of its problem, which may allow it more time and memory than the limits do."""
     stretched = times(limits, max(1.0, problem.time_limit / limits.cpu_seconds))
     limits = replace(stretched, memory_bytes=max(limits.memory_bytes, problem.memory_limit))
-    of_problem = ("tests", "setup", "stdio", "input_file", "output_file", "entry_point", "task_id")
+    of_problem = ("tests", "setup", "stdio", *_OF_SOME, "input_file", "output_file", "entry_point", "task_id")
     shared = {name: getattr(problem, name) for name in of_problem}
     imports = imports_of(problem.solutions[0]) if problem.solutions else ""
     return Program(source, imports=imports, place=place, limits=limits, **shared)

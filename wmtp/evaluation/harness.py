@@ -309,6 +309,7 @@ class _Evaluation:
             "missing": [task_id for task_id in number if task_id not in counts],
             "too_long": list(self.unanswerable),
             "unjudgeable": [task_id for task_id in self.places if task_id not in number],
+            "not_judged": list(dict.fromkeys(row["task_id"] for row in rows if row["status"] == "harness_error")),
             "inside": [task_id for task_id, place in self.places.items() if place in ("inside", "trusting")],
             **{f"verdicts/{status}": statuses[status] for status in STATUSES},
             "prompt": self.benchmark.prompt.name,

@@ -99,7 +99,7 @@ def expected(problem: "Problem", t: Texts, message: str = "") -> str:
     if problem.tests:
         failed = re.search(r"test (\d+) of \d+", message)
         return problem.tests[min(int(failed[1]), len(problem.tests)) - 1 if failed else 0]
-    given, wanted = problem.stdio[0] if problem.stdio else ("", "")
+    given, wanted = problem.pairs[0] if problem.pairs else ("", "")
     return f"{t('input')}:\n{given.rstrip()}\n\n{t('expected output')}:\n{wanted.rstrip()}"
 
 

@@ -59,6 +59,7 @@ class RunResults:
         histogram: `weight_histogram.json`, 없으면 None.
         token_weights: `token_weights.json`의 표본들.
         token_ranking: `token_ranking.json`, 없으면 빈 dict.
+        token_errors: `token_errors.json`: 토큰의 종류마다 학습 전과 후의 CE와 오류율. 없으면 빈 dict.
         evaluations: "before", "after" → Evaluation.
         left_out: `left_out.json`: 학습하지 않은 문제의 이름과 까닭. 없으면 빈 dict.
         missing: 없거나 읽지 못한 것, 사람이 읽을 문장.
@@ -74,6 +75,7 @@ class RunResults:
     histogram: dict[str, Any] | None = None
     token_weights: list[dict[str, Any]] = field(default_factory=list)
     token_ranking: dict[str, Any] = field(default_factory=dict)
+    token_errors: dict[str, Any] = field(default_factory=dict)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     left_out: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -104,7 +106,7 @@ def read_run(run_dir: Path) -> RunResults:
     run.histogram = read(run_dir / "weight_histogram.json", json.loads, dict, weights)
     kept = read(run_dir / "token_weights.json", json.loads, dict, weights) or {}
     run.token_weights = kept.get("samples", [])
-    for name in ("token_ranking", "left_out", "attempts", "critic", "failure"):  # not there, and nothing is missing
+    for name in ("token_ranking", "token_errors", "left_out", "attempts", "critic", "failure"):  # nothing is missing
         if (file := run_dir / f"{name}.json").exists():
             kind = type(getattr(run, name))
             setattr(run, name, read(file, json.loads, kind, name) or kind())
@@ -228,4 +230,5 @@ LEFT_OUT = {
     "missing": "{count} problems without a sample, not counted",
     "unjudgeable": "{count} problems whose own reference fails, not counted",
     "too_long": "{count} prompts too long for the model, counted",
+    "not_judged": "{count} problems whose checker or tests failed on a sample, counted as not passed",
 }

@@ -89,6 +89,7 @@ def collect(run: RunResults) -> dict[str, Any]:
         ],
         "heat_range": (low, high),
         "ranking": ranked_tokens(run),
+        "token_errors": errors_by_kind(run),
         "used": run.config.get("used") or {},
         "leaks": run.left_out.get("leaks", []),
         "leakage": run.left_out.get("leakage"),
@@ -198,6 +199,20 @@ def ranked_tokens(run: RunResults, most: int = 15) -> dict[str, list[dict[str, A
     signs = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
     sides = {side: run.token_ranking.get(side, [])[:most] for side in ("heaviest", "lightest")}
     return {s: [row | {"text": str(row["text"]).translate(signs)} for row in rows] for s, rows in sides.items()}
+
+
+def errors_by_kind(run: RunResults) -> list[tuple[str, int, list[dict[str, float] | None]]]:
+    """List the kinds of tokens with what each was at the start and at the end: (kind, tokens, [start, end])."""
+    start, end = (run.token_errors.get(stage) or {} for stage in ("start", "end"))
+    return [(_KINDS.get(kind, kind), row["tokens"], [row, end.get(kind)]) for kind, row in start.items()]
+
+
+# What token_errors.json calls them, and what a reader does.
+_KINDS = {
+    "all": "all tokens", "choice": "choices", "identifier": "identifiers", "keyword": "keywords",
+    "operator": "operators", "literal": "literals", "layout": "line ends and indents", "other": "other tokens",
+    "corrupted": "corrupted tokens", "clean": "clean tokens",
+}  # fmt: skip
 
 
 def frequent_failures(run: RunResults, most: int = 8) -> list[tuple[str, str, int, str]]:

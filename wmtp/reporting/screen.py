@@ -84,7 +84,7 @@ def evaluation_summary(name: str, metrics: Mapping[str, Any], report: Path, t: T
         if key.startswith(f"{name}/pass@") and key + "_low" in metrics
     ]
     for what, said in LEFT_OUT.items():
-        if metrics[f"{name}/{what}"]:
+        if metrics.get(f"{name}/{what}"):
             lines.append(line_of(f"{name}/{what}", t(said, count=len(metrics[f"{name}/{what}"]))))
     if metrics[f"{name}/fenced"] and metrics[f"{name}/extract"] == "none":
         counts = dict(fenced=metrics[f"{name}/fenced"], samples=metrics[f"{name}/samples"])

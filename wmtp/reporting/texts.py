@@ -114,6 +114,8 @@ KOREAN = {
     "Problems": "문제",
     "{count} samples": "표본 {count}개",
     "{count} problems judged in the program's process": "{count}문제는 프로그램의 프로세스 안에서 시험",
+    "{count} problems whose checker or tests failed on a sample, counted as not passed": "{count}문제는 어떤 표본에서 "
+    "checker나 시험이 고장 나 틀린 것으로 셈",
     "{count} prompts too long for the model, counted": "{count}문제는 모델이 다 읽을 수 없어 틀린 것으로 셈",
     # what went wrong
     "FAILED": "실패",
@@ -169,6 +171,28 @@ KOREAN = {
     "Training cross entropy of each head": "헤드별 학습 교차엔트로피",
     "unweighted; the scale is logarithmic": "가중치 없음, 로그 눈금",
     "unweighted, noisy text included; the scale is logarithmic": "가중치 없음, 망가진 글 포함, 로그 눈금",
+    # kinds of tokens
+    "Which tokens it gets right": "어떤 토큰을 맞히는가",
+    "An error is a token that is not head 0's first guess. Choices are the fifth of the tokens at which {judge} "
+    "hesitates most; the last two kinds, where they are known, are of the training text.": (
+        "오류는 헤드 0의 첫 번째 추측이 아닌 토큰이다. 갈림길은 엔트로피가 가장 큰 20 %의 토큰이다 (모델: {judge}). "
+        "망가진 토큰과 멀쩡한 토큰은 어디가 망가졌는지 아는 데이터에만 있고, 학습한 글의 것이다."
+    ),
+    "the model before training": "학습 전의 모델",
+    "kind": "종류",
+    "tokens": "토큰",
+    "errors before": "학습 전 오류",
+    "errors after": "학습 후 오류",
+    "CE before": "학습 전 CE",
+    "CE after": "학습 후 CE",
+    "all tokens": "모든 토큰",
+    "choices": "갈림길",
+    "identifiers": "이름",
+    "keywords": "예약어",
+    "operators": "연산자와 괄호",
+    "literals": "숫자와 글자열",
+    "line ends and indents": "줄바꿈과 들여쓰기",
+    "other tokens": "그 밖",
     # weights
     "What the weights did": "가중치가 한 일",
     "A weight of 1 is what every token has in the baseline; the mean is kept at 1, so one token's gain is another's "

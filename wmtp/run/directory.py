@@ -121,17 +121,16 @@ def newest_run(root: Path, name: str) -> Path:
 
 def unfinished_run(root: Path, name: str) -> Path | None:
     """Find the newest run of a name, if it has not come to its end."""
-    runs = _runs(root, name)
-    return runs[0] if runs and not _is_finished(runs[0]) else None
+    newest = newest_of(root, name)
+    return newest if newest and not is_finished(newest) else None
 
 
-def finished_run(root: Path, name: str) -> Path | None:
-    """Find the newest run of a name, if it has come to its end."""
-    runs = _runs(root, name)
-    return runs[0] if runs and _is_finished(runs[0]) else None
+def newest_of(root: Path, name: str) -> Path | None:
+    """Find the newest run of a name."""
+    return next(iter(_runs(root, name)), None)
 
 
-def _is_finished(run: Path) -> bool:
+def is_finished(run: Path) -> bool:
     """Say whether the model was exported, whole or as an adapter: before that its folder holds a tokenizer only."""
     return any((run / "model" / name).is_file() for name in ("config.json", "adapter_config.json"))
 

@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,12 @@ def short_name(run_dir_name: str, experiment: str, point: str = "") -> str:
     return " ".join([*algo, *([point.strip("-") + number, base] if found else [rest])])
 
 
+def given_uri(kept: str) -> str:
+    """Return the address of a store with what a file keeps of it: the file has no password, the environment may."""
+    asked = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return asked if mask_secrets(asked) == kept else kept
+
+
 def log_evaluation(run_dir: Path, name: str, metrics: Mapping[str, Any], folder: Path) -> bool:
     """Add an evaluation to the MLflow run that a run directory belongs to, if there is one.
 
@@ -160,9 +166,7 @@ def log_evaluation(run_dir: Path, name: str, metrics: Mapping[str, Any], folder:
     state = kept_run(run_dir)
     if state is None:
         return False
-    # The address in the file has no password; the environment may have it.
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    uri = uri if mask_secrets(uri) == state["tracking_uri"] else state["tracking_uri"]
+    uri = given_uri(state["tracking_uri"])
     numbers = {f"eval/{name}/{key}": v for key, v in metrics.items() if isinstance(v, int | float)}
     said = {f"eval/{name}/{key}": v for key, v in metrics.items() if is_setting(key) and v is not None}
     try:
@@ -175,6 +179,38 @@ def log_evaluation(run_dir: Path, name: str, metrics: Mapping[str, Any], folder:
         print(mask_secrets(sentence), file=sys.stderr)
         return False
     return True
+
+
+def run_of_sweep(client: Any, experiment_id: str, folder: Path) -> str:
+    """Find the run that a sweep's points lie under, or make it, however many points ask at the same time."""
+    with alone(folder / ".mlflow.lock"):
+        found = client.search_runs([experiment_id], f"tags.`sweep_folder` = '{folder.name}'", max_results=1)
+        if not found:
+            tags = {"sweep_folder": folder.name, "run_dir": str(folder)}
+            return client.create_run(experiment_id, run_name=folder.name, tags=tags).info.run_id
+        return found[0].info.run_id
+
+
+def log_sweep(folder: Path, runs: Iterable[Path]) -> None:
+    """Keep a sweep's comparison with the runs that its points lie under, one in each experiment of them."""
+    states = {state["run_id"]: state["tracking_uri"] for run in runs if (state := kept_run(run))}
+    done: set[str] = set()
+    try:
+        for run_id, uri in states.items():
+            client = open_store(given_uri(uri))
+            parent = client.get_run(run_id).data.tags.get("mlflow.parentRunId")
+            if parent is None or parent in done:
+                continue
+            for name in ("compare.html", "compare.md", "compare.json"):
+                client.log_artifact(parent, str(folder / name))
+            client.set_terminated(parent)
+            done.add(parent)
+    except Exception as error:  # whatever a store, a driver or a network throws: the comparison is done
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        print(
+            mask_secrets(f"warning: MLflow does not take the comparison ({reason}); it is in {folder}."),
+            file=sys.stderr,
+        )
 
 
 def metric_entities(metrics: Mapping[str, Any], step: int, now: int | None = None) -> list[Any]:

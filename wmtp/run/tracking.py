@@ -11,6 +11,7 @@
 
 import atexit
 import json
+import os
 import queue
 import sys
 import threading
@@ -26,6 +27,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from wmtp.reporting.reading import flatten
 from wmtp.run import mlflow_store
+from wmtp.run.sweep import FOLDER
 from wmtp.secrets import mask_secrets
 from wmtp.storage.files import write_atomically
 
@@ -219,8 +221,10 @@ class MLflowLogger(Logger):
         state = mlflow_store.kept_run(self.run_dir) or {}
         if state.get("tracking_uri") == mask_secrets(self.tracking_uri) and self._continue_run(state["run_id"]):
             return
-        experiment_id = self._experiment()
-        run = self._client.create_run(experiment_id, run_name=self._run_name, tags={"run_dir": str(self.run_dir)})
+        experiment_id, tags = self._experiment(), {"run_dir": str(self.run_dir)}
+        if sweep := os.environ.get(FOLDER):
+            tags |= {"mlflow.parentRunId": mlflow_store.run_of_sweep(self._client, experiment_id, Path(sweep))}
+        run = self._client.create_run(experiment_id, run_name=self._run_name, tags=tags)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         found = {"tracking_uri": mask_secrets(self.tracking_uri), "run_id": run.info.run_id}
         write_atomically(self.run_dir / "mlflow.json", json.dumps(found).encode())

@@ -54,7 +54,7 @@ class Tests(Rewards):
         wrong: list[dict[str, Spans]] = [{} for _ in problems]
         limits: dict[int, Limits] = {}
         # Without a test everything passes.
-        tested = [problem if problem.tests or problem.stdio else replace(problem, solutions=()) for problem in problems]
+        tested = [problem if problem.tested else replace(problem, solutions=()) for problem in problems]
         given = self.given(tested)
         passed = self._passed(problems, [(i, program) for i, program, _ in given], limits)
         for (i, program, claimed), passes in zip(given, passed, strict=True):

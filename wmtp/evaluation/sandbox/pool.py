@@ -378,7 +378,8 @@ class _Worker:
         if not self.jobs:
             return False
         program = next(iter(self.jobs.values())).program
-        allowed = program.limits.wall_seconds * max(1, len(program.stdio)) + _GRACE_SECONDS
+        processes = max(1, len(program.stdio) + len(program.calls)) * (2 if program.checker else 1)
+        allowed = program.limits.wall_seconds * processes + _GRACE_SECONDS
         return self.silence > allowed
 
     def end(self) -> None:

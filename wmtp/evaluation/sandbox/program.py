@@ -49,6 +49,12 @@ class Program:
         tests: 차례로 실행할 파이썬 문장들. 신뢰하는 쪽에서 실행되고, 프로그램에는 보이지 않는다.
         setup: source 뒤, tests 앞에서 (신뢰하는 쪽에서) 실행할 코드. 여기서 정의된 이름은 프로그램의 것보다 우선한다.
         stdio: (표준 입력, 기대 출력) 쌍. 있으면 프로그램을 시험마다 새 프로세스로 실행한다.
+        calls: (인자들, 기대값) 쌍. 인자는 한 줄에 하나, 둘 다 JSON. 시험마다 새 프로세스에서 entry_point를 부른다:
+            `class Solution`의 메서드이거나 (LeetCode), 맨 바깥의 함수다.
+        comparison: 출력이나 돌려준 값을 견주는 규칙 (`worker/comparing.py`).
+        checker: 있으면 규칙 대신 이 코드의 `check(input, output, answer)`가 정한다 (`worker/checking.py`).
+            남의 코드이므로 프로그램처럼 갇힌다.
+        preamble: source가 당연히 여기는 것들 (LeetCode의 `List`). source 앞에서, 같은 이름 공간에서 실행한다.
         input_file, output_file: 있으면 표준 입력을 이 이름의 파일로도 주고, 표준 출력 대신 이 이름의 파일을 본다.
         imports: 참조 정답의 import 문들 (`imports_of`). 시험이 도구로 쓰는 이름은 (`math.isclose`의 math) 시험 자신의
             import가 아니면 여기서 온다. 채점할 프로그램의 import는 결코 쓰지 않는다.
@@ -64,6 +70,10 @@ class Program:
     tests: tuple[str, ...] = ()
     setup: str = ""
     stdio: tuple[tuple[str, str], ...] = ()
+    calls: tuple[tuple[str, str], ...] = ()
+    comparison: str = "deepmind"
+    checker: str = ""
+    preamble: str = ""
     input_file: str = ""
     output_file: str = ""
     imports: str = ""

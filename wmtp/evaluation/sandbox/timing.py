@@ -30,8 +30,10 @@ def limits_from_references(sandbox: Sandbox, references: Sequence[Program]) -> l
     runs, owners = [], []
     for place, reference in enumerate(references):
         patient = times(reference.limits, PATIENCE)
-        for stdio in [(test,) for test in reference.stdio] or [()]:  # the limit holds for each run of a script
-            runs.append(dataclasses.replace(reference, stdio=stdio, limits=patient))
+        # The limit holds for each run of a script, and for each call.
+        each = [{"stdio": (test,)} for test in reference.stdio] + [{"calls": (test,)} for test in reference.calls]
+        for tests in each or [{}]:
+            runs.append(dataclasses.replace(reference, limits=patient, **tests))
             owners.append(place)
     slowest, passed = [0.0] * len(references), [True] * len(references)
     for index, verdict in sandbox.judge(runs):

@@ -8,6 +8,7 @@
 
 import contextlib
 import decimal
+import json
 import os
 import random
 import secrets
@@ -16,7 +17,7 @@ import socket
 import sys
 import typing
 
-from . import keeper, names, wire
+from . import checking, comparing, keeper, names, wire
 from .hiding import hide
 from .names import Names, compile_tests, imports_inside
 from .process import Process
@@ -55,6 +56,8 @@ class Judge:
         place = program["place"]
         if program["stdio"]:
             return self.settle(self.judge_stdio, program, "outside")
+        if program["calls"]:
+            return self.settle(self.judge_calls, program, "outside")
         if place in ("inside", "trusting"):
             return self.settle(self.judge_inside, program, "inside")
         try:
@@ -81,7 +84,7 @@ class Judge:
         """Run the setup and the tests here against the functions there; raise Settled unless all is well."""
         codes, uses = self.compile(program)
         with self.running(program) as process:
-            process.begin(program["source"])
+            process.begin([program["preamble"], program["source"]])
             session = Session(process)
             names = Names(session, program, uses)
             # The same program gets the same verdict each time, whatever tests came before.
@@ -124,7 +127,7 @@ class Judge:
         place, due, kind, first = "while it was loaded", set(hidden.due), "", None
         sys.setrecursionlimit(_DEEP)
         with self.running(program, inside=True) as process:
-            process.begin(program["source"])
+            process.begin([program["preamble"], program["source"]])
             session = Session(process)
             try:
                 with self.alarm(program):
@@ -175,13 +178,51 @@ class Judge:
         for count, (stdin, expected) in enumerate(program["stdio"], 1):
             place = f"in test {count} of {total}"
             with self.running(program, stdin.encode("utf-8", "surrogateescape")) as process:
-                process.begin_script(program["source"], program["input_file"], program["output_file"])
+                process.begin_script(program)
                 while process.ended is None:
                     process.wait(0)
                 self.check_end(process, place)
                 printed = os.pread(process.files[1], program["limits"]["output_bytes"] + 1, 0)
-            if not outputs_match(printed, expected.encode("utf-8", "surrogateescape")):
+            if program["checker"]:
+                if not checking.accepts(self, program, stdin, printed.decode("utf-8", "replace"), expected):
+                    raise Settled("wrong", f"printed what the checker refuses {place}")
+            elif not comparing.TEXTS[program["comparison"]](printed, expected.encode("utf-8", "surrogateescape")):
                 raise Settled("wrong", f"printed something else {place}")
+
+    def judge_calls(self, program: dict) -> None:
+        """Call the function once per test, each time of a new process; raise Settled at the first failure."""
+        total = len(program["calls"])
+        matches = comparing.VALUES[program["comparison"]]
+        sys.setrecursionlimit(_DEEP)
+        for count, (given, expected) in enumerate(program["calls"], 1):
+            place = f"in test {count} of {total}"
+            with _complaining_of_tests("JSON"):
+                arguments, answer = _read_arguments(given), json.loads(expected)
+            if program["checker"]:
+                returned = self.call(program, arguments, place, checking.plain)
+                if not checking.accepts(self, program, _read_arguments(given), returned, answer):
+                    raise Settled("wrong", f"returned what the checker refuses {place}")
+            elif not self.call(program, arguments, place, lambda value, answer=answer: matches(value, answer)):
+                raise Settled("wrong", f"returned something else {place}")
+
+    def call(self, program: dict, arguments: list, place: str, then):
+        """Call the function in a new process; return `then(value)`, for which the program still answers."""
+        with self.running(program) as process:
+            process.begin([program["preamble"], program["source"]])
+            session, where = Session(process), "while it was loaded"
+            try:
+                with self.alarm(program):
+                    session.interpret(*session.receive())
+                    where = place
+                    function = session.request("method", program["entry_point"])
+                    found = then(session.call(function, arguments, {}))
+            except Settled as settled:
+                raise Settled(settled.status, f"{settled.message} {where}") from None
+            except BaseException as error:
+                process.check_output()
+                raise _explain(error, session, where, False) from None
+            process.check_output()
+            return found
 
     @contextlib.contextmanager
     def running(self, program: dict, stdin: bytes | None = None, inside: bool = False):
@@ -226,13 +267,18 @@ class Judge:
         return keeper.ANSWER.unpack(self.keeper.recv(keeper.ANSWER.size, socket.MSG_WAITALL))
 
 
+def _read_arguments(given: str) -> list:
+    """Read the arguments of a call, one a line."""
+    return [json.loads(line) for line in given.split("\n")] if given else []
+
+
 @contextlib.contextmanager
-def _complaining_of_tests():
-    """Say of tests that cannot be compiled that it is their fault."""
+def _complaining_of_tests(language: str = "Python"):
+    """Say of tests that cannot be read that it is their fault."""
     try:
         yield
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Settled("harness_error", f"the tests are no Python ({type(error).__name__})") from None
+        raise Settled("harness_error", f"the tests are no {language} ({type(error).__name__})") from None
 
 
 def _place(count: int, codes: list) -> str:
@@ -251,28 +297,3 @@ def _explain(error: BaseException, session: Session, place: str, identity: bool)
     if isinstance(error, AssertionError):
         return Settled("wrong", f"failed {place}", border)
     return Settled("wrong", f"returned what the test cannot use ({type(error).__name__}) {place}", border)
-
-
-def outputs_match(printed: bytes, expected: bytes) -> bool:
-    """Compare outputs as DeepMind's code_contests does: tokens, case ignored, numbers within 1e-5.
-
-    Example:
-        >>> outputs_match(b"YES\\n0.3333333 7", b" yes 0.33333\\r\\n7.0")
-        True
-        >>> outputs_match(b"1 2", b"1 2 3")
-        False
-    """
-    left, right = printed.lower().split(), expected.lower().split()
-    return left == right or (len(left) == len(right) and all(map(_tokens_match, left, right)))
-
-
-def _tokens_match(left: bytes, right: bytes) -> bool:
-    """Compare two tokens as text, or as numbers where both are numbers."""
-    if left == right:
-        return True
-    if b"_" in left or b"_" in right:
-        return False  # Python reads 1_000 as a number; nobody else does
-    try:
-        return abs(float(left) - float(right)) < 1e-5
-    except ValueError:
-        return False

@@ -39,17 +39,17 @@ class Process:
         self.clock = (~self.pid << 3) | 2  # the CPU clock of another process, as clock_getcpuclockid() makes it
         self.channel.setblocking(False)
 
-    def begin(self, source: str | list[str]) -> None:
-        """Hand over the program, once it is known to be confined."""
-        self.send(wire.pack(source))
+    def begin(self, texts: list[str]) -> None:
+        """Hand over the preamble and the program, once it is known to be confined."""
+        self.send(wire.pack(texts))
         # Sent before any code of the program runs, so that nothing it does can look like a failure of ours.
         if self.receive() != ["confined"]:
             raise Settled("harness_error", "the program could not be confined")
 
-    def begin_script(self, source: str, input_file: str, output_file: str) -> None:
+    def begin_script(self, program: dict) -> None:
         """Hand over a script and the names of its files; what it writes to its file is what it prints."""
-        self.begin([source, input_file, output_file])
-        if output_file:
+        self.begin([program[part] for part in ("preamble", "source", "input_file", "output_file")])
+        if program["output_file"]:
             self.wait(select.POLLIN)
             _, descriptors, _, _ = socket.recv_fds(self.channel, 1, 1)
             if not descriptors:

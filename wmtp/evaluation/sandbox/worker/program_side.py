@@ -3,7 +3,7 @@
 [동작] fork된 자식에서, 격리된 뒤에 실행된다. 여기 있는 모든 것은 프로그램의 손안에 있다고 본다: 무엇을 위조하든
 함수가 돌려줄 수 있었던 값을 돌려주는 것 이상은 못 한다. 시험의 글과 기대값은 이 프로세스에 온 적이 없다.
 
-    ["name", 이름] / ["call", [대상, 인자들, 키워드]] …  ──►
+    ["name", 이름] / ["method", 이름] / ["call", [대상, 인자들, 키워드]] …  ──►
                                          ◄── ["value", 값, 바뀐 인자들] | ["raise", [클래스 이름들], 문장]
                                          ◄── ["callback", 번호, 인자들]   (시험이 넘긴 함수를 부를 때)
 """
@@ -110,6 +110,15 @@ class _Answering:
             _write(self.answer(*message))
         os._exit(0)
 
+    def find_method(self, name):
+        """Find a function as LeetCode asks for it: of a new Solution, or at the top level."""
+        solution = self.namespace.get("Solution")
+        if hasattr(solution, name):
+            return getattr(solution(), name)
+        if name not in self.namespace:
+            raise NameError(name)
+        return self.namespace[name]
+
     def answer(self, operation, content):
         """Carry out one request and frame the answer."""
         try:
@@ -119,6 +128,8 @@ class _Answering:
                 return wire.pack(["value", self.encode(self.namespace[content]), None])
             if operation == "inside":
                 return wire.pack(["done", inside.run(self, **content), None])
+            if operation == "method":
+                return wire.pack(["value", self.encode(self.find_method(content)), None])
             operands = wire.decode(content, self.resolve)
             result = self.encode(OPERATIONS[operation](*operands))
             changed = None
@@ -163,14 +174,21 @@ def _new_module(name: str, source: str) -> types.ModuleType:
     return module
 
 
+def _execute(preamble: str, source: str, module: types.ModuleType) -> None:
+    """Execute a program in its module, after what it may take for granted."""
+    if preamble:
+        exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), vars(module))
+    exec(compile(source, module.__file__, "exec", dont_inherit=True), vars(module))
+
+
 def answer_for_program() -> None:
     """Execute a program as a module and answer requests about it, for as long as they come."""
-    source = wire.receive(_read)
+    preamble, source = wire.receive(_read)
     answering = _Answering()
     module = _new_module("program", source)
     answering.namespace = vars(module)
     try:
-        exec(compile(source, module.__file__, "exec", dont_inherit=True), answering.namespace)
+        _execute(preamble, source, module)
         send(["value", None, None])
     except BaseException as error:
         send(describe(error))
@@ -179,7 +197,7 @@ def answer_for_program() -> None:
 
 def run_as_script() -> None:
     """Execute a program as `python program.py` would, with real descriptors 0, 1 and 2."""
-    source, input_file, output_file = wire.receive(_read)
+    preamble, source, input_file, output_file = wire.receive(_read)
     module = _new_module("__main__", source)
     sys.argv = ["program.py"]
     _lay_out_files(input_file, output_file)
@@ -188,7 +206,7 @@ def run_as_script() -> None:
         os.open = _of_standard_files(os.open)
     code = 0
     try:
-        exec(compile(source, module.__file__, "exec", dont_inherit=True), vars(module))
+        _execute(preamble, source, module)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except BaseException as error:
