@@ -42,6 +42,10 @@ class StorageError(WmtpError):
     """Report data or a model that is there, but cannot be fetched whole or not before its licence is accepted."""
 
 
+class ServerError(WmtpError):
+    """Report a server that was to write samples and does not."""
+
+
 class DataFormatError(WmtpError):
     """Report a malformed row, with file and line."""
 

@@ -3,13 +3,15 @@
     python -m wmtp.eval ckpt=runs/<name>
     python -m wmtp.eval ckpt=runs/<name> benchmark=humaneval benchmark.path=DIR
     python -m wmtp.eval ckpt=model:Qwen/Qwen2.5-Coder-0.5B benchmark=mbpp out=DIR      # or ckpt=FILE.gguf
+    python -m wmtp.eval generator=server generator.url=http://HOST:8000/v1 generator.model=NAME benchmark=mbpp out=DIR
     python -m wmtp.eval samples=FILE benchmark=mbpp benchmark.path=DIR extract=auto
     python -m wmtp.eval diff=DIR,DIR                                 # which problems two evaluations judge differently
     torchrun --nproc-per-node 8 -m wmtp.eval ckpt=runs/<name>
     srun -N 4 python -m wmtp.eval samples=FILE benchmark=mbpp out=DIR     # or start it as often and where you like
 
 [동작] benchmark를 주지 않으면 그 실행이 학습 끝에 쓴 벤치마크를 그대로 쓴다: 같은 체크포인트, 같은 숫자.
-    무엇을 평가하는지 찾고(`_model`, `_samples`), 벤치마크마다 평가하고, 보고서를 쓰고, 실행이 있으면 MLflow에도 남긴다.
+    무엇을 평가하는지 찾고(`_model`, `_server`, `_samples`), 벤치마크마다 평가하고, 보고서를 쓰고, 실행이 있으면
+    MLflow에도 남긴다.
 """
 
 import re
@@ -34,7 +36,7 @@ ELSEWHERE = "model:"  # then whatever `model.path` takes
 class Subject:
     """Hold what is evaluated, and where its results belong unless out=DIR says otherwise."""
 
-    source: dict[str, Any]  # a model and how to draw from it, or a samples file, as `harness.evaluate` takes them
+    source: dict[str, Any]  # what writes samples and how, or a samples file, as `harness.evaluate` takes them
     suite: list[Any]
     folder: Path  # in it, under eval/label, the results
     label: str
@@ -53,11 +55,16 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
         WmtpError: 설정, 데이터, 체크포인트, 표본 파일이 잘못됐을 때.
     """
     check_all_set(cfg)
-    if sum(given is not None for given in (cfg.ckpt, cfg.samples, cfg.diff)) != 1:
-        raise ConfigError("ckpt, samples and diff: give exactly one, ckpt=runs/<name>, samples=FILE or diff=DIR,DIR.")
+    generator = cfg.get("generator")
+    if sum(given is not None for given in (cfg.ckpt, generator, cfg.samples, cfg.diff)) != 1:
+        raise ConfigError(
+            "ckpt, generator, samples and diff: give exactly one, ckpt=runs/<name>, generator=server, samples=FILE or "
+            "diff=DIR,DIR."
+        )
     if cfg.diff is not None:
         return _difference(cfg)
-    check_choice("extract", cfg.extract, HOW, "none judges answers as they are, auto finds the program in them.")
+    if cfg.extract is not None:
+        check_choice("extract", cfg.extract, HOW, "none judges answers as they are, auto finds the program in them.")
 
     from wmtp.evaluation.harness import assist, evaluate
     from wmtp.evaluation.ranks import joined_ranks, launched
@@ -67,21 +74,24 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
 
     texts = Texts(cfg.lang)
     metrics: dict[str, Any] = {}
-    with joined_ranks() if cfg.ckpt is not None else nullcontext(launched()) as ranks:
+    generating = cfg.samples is None
+    with joined_ranks() if generating else nullcontext(launched()) as ranks:
         if ranks.rank and cfg.samples == "-":
             return {}  # standard input is the first one's
-        subject = _model(cfg, ranks.local) if cfg.ckpt is not None else _samples(cfg)
+        find = _samples if cfg.samples is not None else _server if generator else _model
+        subject = find(cfg, ranks.local)
         folders = [_folder(cfg, subject, benchmark) for benchmark in subject.suite]
-        if ranks.rank and cfg.ckpt is not None:
+        if ranks.rank and generating:
             for benchmark, out in zip(subject.suite, folders, strict=True):
                 assist(benchmark, out, ranks=ranks, **subject.source)
             return {}
         how = dict(ks=tuple(cfg.ks), overwrite=cfg.overwrite, progress=cfg.progress)
-        how |= {"suite": subject.suite, "extract": cfg.extract, "checkpoint": subject.checkpoint}
-        cfg.sandbox.workers = cfg.sandbox.workers or ranks.workers(judging_alone=cfg.ckpt is not None)
+        how |= {"suite": subject.suite, "checkpoint": subject.checkpoint}
+        cfg.sandbox.workers = cfg.sandbox.workers or ranks.workers(judging_alone=generating)
         with build(cfg.sandbox) as sandbox:
             print(f"isolation: {sandbox.isolation}")
             for benchmark, out in zip(subject.suite, folders, strict=True):
+                how["extract"] = cfg.extract or ("auto" if benchmark.prompt.conversation else "none")
                 found = evaluate(benchmark, out, sandbox=sandbox, ranks=ranks, **how, **subject.source)
                 if not found:
                     print(texts("{name}: the last of those who judge in {out} sums up", name=benchmark.name, out=out))
@@ -117,27 +127,47 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
     import torch
 
     from wmtp.checkpoints.saved_model import SavedModel
+    from wmtp.evaluation.generators import InProcess
 
     quiet_libraries()
     if (is_s3(cfg.ckpt) or _is_model(cfg.ckpt)) and not cfg.out:
         raise ConfigError(f"out has no value, and results cannot go beside {cfg.ckpt}; set out=DIR.")
     saved = SavedModel(_find(cfg))
-    suite = _suite(cfg, saved.config)
+    suite, asking = _suite(cfg, saved.config), build(cfg.prompt)
     for benchmark in suite:
         benchmark.all_problems  # noqa: B018  (a wrong row is said before a model is loaded)
+    asking.check(saved.tokenizer, f"ckpt = {cfg.ckpt}")
     model, tokenizer = saved.load()
+    suite = asking.of_model(suite, model, tokenizer, f"ckpt = {cfg.ckpt}", saved.trained_here)
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if cfg.device or accelerator:
         model.to(cfg.device or f"{accelerator.type}:{local_rank % torch.accelerator.device_count()}")
     sampling = build(cfg.sampling)
     run = run_of(saved.path) if saved.path.parent.name == "checkpoints" else None
     return Subject(
-        source=dict(model=model, tokenizer=tokenizer, sampling=sampling),
+        source=dict(generator=InProcess(model, tokenizer), sampling=sampling),
         suite=suite,
         folder=run or (saved.path if saved.exported else saved.path.parent),
         label=f"{saved.path.stem}-T{sampling.temperature:g}-n{sampling.n}",
         checkpoint=saved.identity,
         run=run,
+    )
+
+
+def _server(cfg: DictConfig, local_rank: int) -> Subject:
+    """Ask the server that `generator` names whether it would write; no model is loaded."""
+    if not cfg.out:
+        raise ConfigError("out has no value, and results cannot go beside a server; set out=DIR.")
+    sampling, server = build(cfg.sampling), build(cfg.generator)
+    suite = build(cfg.prompt).of_server(_suite(cfg, None), server)
+    server.check()
+    name = re.sub(r"[^\w.+-]+", "_", server.model)
+    return Subject(
+        source=dict(generator=server, sampling=sampling),
+        suite=suite,
+        folder=Path(cfg.out),
+        label=f"{name}-T{sampling.temperature:g}-n{sampling.n}",
+        checkpoint=server.identity,
     )
 
 
@@ -170,11 +200,13 @@ def _is_model(ckpt: Any) -> bool:
     return str(ckpt).startswith(ELSEWHERE) or str(ckpt).endswith(".gguf")
 
 
-def _samples(cfg: DictConfig) -> Subject:
+def _samples(cfg: DictConfig, local_rank: int) -> Subject:
     """Find out in which shape the samples are, and for which benchmarks."""
     from wmtp.evaluation.sample_files import STANDARD_INPUT, read_answers
     from wmtp.evaluation.samples import read_samples
 
+    if cfg.prompt.chat is True:
+        raise ConfigError("prompt.chat = true, but samples have been asked for already; leave it out.")
     file = Path(cfg.samples).expanduser()
     suite = _suite(cfg, None)
     if file == STANDARD_INPUT and not cfg.out:

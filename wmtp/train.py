@@ -286,6 +286,7 @@ def run_programs(cfg: DictConfig, when: str, parts: Parts, trainer: Any, log: bo
 
 
 def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any) -> dict[str, float]:
+    from wmtp.evaluation.generators import InProcess
     from wmtp.evaluation.harness import evaluate
     from wmtp.models.weights_digest import weights_digest
     from wmtp.reporting import write_evaluation_report
@@ -293,7 +294,8 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any) -> dict[
     from wmtp.reporting.texts import Texts
 
     metrics, texts = {}, Texts(cfg.lang)
-    subject = dict(model=model, tokenizer=parts.tokenizer, sampling=parts.sampling, checkpoint=weights_digest(model))
+    generator = InProcess(model, parts.tokenizer)
+    subject = dict(generator=generator, sampling=parts.sampling, checkpoint=weights_digest(model))
     with build(cfg.sandbox) as sandbox:
         for benchmark in parts.benchmarks:
             print(evaluating(when, benchmark, sandbox.isolation, texts))

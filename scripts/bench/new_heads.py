@@ -38,6 +38,7 @@ from wmtp.data.prompts import BigcodeMbpp0Shot
 from wmtp.data.sources import Mbpp
 from wmtp.data.tokenization import TokenizedSample, TokenizedSamples
 from wmtp.evaluation.benchmarks import Benchmark
+from wmtp.evaluation.generators import InProcess
 from wmtp.evaluation.harness import evaluate
 from wmtp.evaluation.sandbox import Sandbox
 from wmtp.heads.fitting import HeadFitting, TrunkCalls, measure, put
@@ -298,8 +299,7 @@ class Bench:
                 self.benchmark,
                 Path(out),
                 sandbox=sandbox,
-                model=model,
-                tokenizer=self.tokenizer,
+                generator=InProcess(model, self.tokenizer),
                 sampling=sampling,
                 progress=False,
             )

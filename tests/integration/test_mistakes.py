@@ -218,7 +218,7 @@ LONG = "a" * 260
             "samples=good.jsonl benchmark.path=/nowhere",
             r"DataNotFoundError: benchmark=mbpp: .* benchmark\.path=/nowhere",
         ),
-        ("diff=lora,lora samples=good.jsonl", r"ConfigError: ckpt, samples and diff: give exactly one"),
+        ("diff=lora,lora samples=good.jsonl", r"ConfigError: ckpt, generator, samples and diff: give exactly one"),
         ("diff=lora,nowhere", r"ConfigError: diff = lora,nowhere must be two folders with results"),
         ("diff=lora,lora", r"ConfigError: diff: lora holds no results\.jsonl"),
         (f"samples={LONG}", r"ConfigError: samples = a+ cannot be used \(File name too long\)"),

@@ -6,6 +6,7 @@
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +53,15 @@ class SavedModel:
         return None if self.exported else self.checkpoint["wmtp"]["config"]
 
     @cached_property
+    def trained_here(self) -> bool:
+        """Say whether wmtp trained it, which an exported folder's card tells."""
+        card = self.path / "README.md"
+        if not self.exported or not card.is_file():
+            return not self.exported
+        head = card.read_text(encoding="utf-8", errors="replace").partition("\n---\n")[0]
+        return bool(re.search(r"^- wmtp$", head, re.M))
+
+    @cached_property
     def identity(self) -> str:
         """Name the weights by their content, so that results are never mixed up."""
         digest = hashlib.sha256()
@@ -61,11 +71,19 @@ class SavedModel:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer, quick beside the weights."""
+        if self.exported:
+            return load_tokenizer(self.path)
+        beside = self.path.resolve().parent.parent / "model"
+        return load_tokenizer(beside if beside.is_dir() else find_model(self.config["model"]["path"]))
+
     def load(self) -> tuple[MTPMixin, PreTrainedTokenizerBase]:
         """Rebuild the model, ready to generate, and its tokenizer."""
         if self.exported:
             check_weights(self.path)
-            tokenizer = load_tokenizer(self.path)  # first: it is quick to say that it will not do
+            tokenizer = self.tokenizer  # first: it is quick to say that it will not do
             return load_model(self.path, key="ckpt").eval(), tokenizer
         settings = dict(self.checkpoint["wmtp"]["model"])
         check_bits(self.path)
@@ -78,9 +96,7 @@ class SavedModel:
         weights = {name.removeprefix(prefix): tensor for name, tensor in saved if name.startswith(prefix)}
         check_same_model(weights, model, self.path)
         model.load_state_dict(weights)
-        beside = self.path.resolve().parent.parent / "model"
-        folder = beside if beside.is_dir() else find_model(self.config["model"]["path"])
-        return model.eval(), load_tokenizer(folder)
+        return model.eval(), self.tokenizer
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

@@ -22,11 +22,13 @@ class Prompt:
         name: 결과에 저장되는 이름.
         stop: 생성된 글에서 가장 먼저 나온 정지 문자열부터 뒤를 버린다.
         shot_task_ids: 프롬프트 앞에 보여 줄 예시 문제의 task_id. 출처의 "prompt" 분할에 있다.
+        conversation: 대화로 묻는다면 (chat.py) 무엇으로. 결과와 함께 저장된다.
     """
 
     name: str
     stop: tuple[str, ...] = ()
     shot_task_ids: tuple[str, ...] = ()
+    conversation: Mapping[str, str] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({vars(self)})"  # the same in every process: caches are named after it

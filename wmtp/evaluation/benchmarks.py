@@ -7,6 +7,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -88,6 +89,12 @@ class Benchmark:
             )
         return tuple(found[task_id] for task_id in wanted)
 
+    def asked_as(self, prompt: Prompt) -> "Benchmark":
+        """Return the same benchmark in another prompt mode; what has been read stays read."""
+        other = copy(self)
+        object.__setattr__(other, "prompt", prompt)
+        return other
+
     def text(self, problem: Problem) -> str:
         """Write the prompt of one problem."""
         return self.prompt.render(problem, self.shots)
@@ -138,6 +145,7 @@ class Benchmark:
             "limit": self.limit,
             "problems": digest.hexdigest()[:16],
             "limits": repr(self.limits),
+            **self.prompt.conversation,
         }
 
 

@@ -31,7 +31,7 @@ import secrets
 import sys
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -39,7 +39,7 @@ from dataclasses import asdict
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -48,6 +48,7 @@ from wmtp.evaluation.answers import Answers, answers_of
 from wmtp.evaluation.benchmarks import Benchmark, program_of
 from wmtp.evaluation.extraction import holds_fence
 from wmtp.evaluation.for_others import evalplus_results, verdict_table
+from wmtp.evaluation.generators import Generator
 from wmtp.evaluation.journal import Journal, Key
 from wmtp.evaluation.metrics import PassAtK, require_samples
 from wmtp.evaluation.ranks import Ranks
@@ -63,11 +64,9 @@ from wmtp.evaluation.sandbox import (
     places_by_references,
 )
 from wmtp.evaluation.shares import Shares
+from wmtp.models.sampling import Completion, Sampling, acceptance
 from wmtp.progress import progress_bar
 from wmtp.storage.files import write_atomically, written_atomically
-
-if TYPE_CHECKING:  # scoring a samples file needs no transformers, which take seconds to load
-    from wmtp.models.sampling import Sampling
 
 ALONE = Ranks()
 FILES = (
@@ -77,7 +76,8 @@ FILES = (
 REPORTS = ("report.md", "report.html")
 DRAWN = ("temperature", "top_p", "seed", "max_new_tokens", "stop")  # of a Sampling
 # What stands in metrics.json to say how the numbers came about and on what: it is set, not measured.
-SETTINGS = ("problems", "scored", "samples", "prompt", "split", "shots", "n", *DRAWN, "extract", "isolation")
+CHAT = ("chat_template", "instruction", "system")  # of a prompt mode that asks in a conversation
+SETTINGS = ("problems", "scored", "samples", "prompt", *CHAT, "split", "shots", "n", *DRAWN, "extract", "isolation")
 
 
 def evaluate(
@@ -85,9 +85,8 @@ def evaluate(
     out: Path,
     *,
     sandbox: Sandbox,
-    model: Any = None,
-    tokenizer: Any = None,
-    sampling: "Sampling | None" = None,
+    generator: Generator | None = None,
+    sampling: Sampling | None = None,
     checkpoint: str = "",
     samples: Path | None = None,
     suite: Sequence[Benchmark] = (),
@@ -102,7 +101,7 @@ def evaluate(
     Args:
         out: 결과 폴더. 같은 평가가 들어 있으면 이어서 한다.
         sandbox: 프로그램을 돌릴 곳 (열린 것).
-        model, tokenizer: 표본을 만들 모델. `samples`가 있으면 쓰지 않는다.
+        generator: 표본을 쓸 것: 모델이나 서버 (generators.py). `samples`가 있으면 쓰지 않는다.
         sampling: 표본을 어떻게 뽑는지. samples 파일이면 기록만 한다 (모르면 None).
         checkpoint: 모델의 내용에서 나온 이름 (`wmtp.cache.fingerprint`). 이어 할 수 있는지를 이것으로 판단한다.
         samples: 다른 프로그램이 만든 표본 (sample_files.py의 모양 중 하나). 정지 문자열로 자르지 않고 그대로 채점한다.
@@ -120,7 +119,7 @@ def evaluate(
         DataFormatError: samples 파일의 줄이 잘못됐거나 모르는 task_id가 있을 때.
         HarnessError: 채점 자체가 거듭 실패할 때, 채점할 수 있는 문제가 하나도 없을 때. 그때까지의 결과는 남아 있다.
     """
-    if (model is None) == (samples is None):
+    if (generator is None) == (samples is None):
         raise ConfigError("an evaluation needs either a model or a samples file. Give ckpt=… or samples=FILE.")
     if samples is not None and Path(samples).resolve() == (out / "samples.jsonl").resolve():
         raise ConfigError(f"samples = {samples} lies where its own results would go. Choose another out=DIR.")
@@ -140,7 +139,7 @@ def evaluate(
             _check_same_evaluation(out, fingerprint, overwrite, alone)
             if samples is not None:
                 shares.let_go()
-            unanswerable = problems_too_long(benchmark, model, tokenizer) if samples is None else {}
+            unanswerable = problems_too_long(benchmark, generator) if samples is None else {}
             evaluation = _Evaluation(benchmark, out, sandbox, keys, unanswerable, extract, progress, shares)
             stack.enter_context(evaluation)
             for row in evaluation.written_by_others():  # before a kill
@@ -156,9 +155,10 @@ def evaluate(
             evaluation.judge_as_they_come(
                 chain(
                     (sample_row(key, "") for key in missing if key[0] in unanswerable),
-                    generate_samples(benchmark, share, model, tokenizer, sampling),
+                    generate_samples(benchmark, share, generator, sampling),
                     evaluation.written_by_others(ranks),
-                )
+                ),
+                generator.abandon,
             )
         else:
             evaluation.judge_share()
@@ -173,14 +173,14 @@ def evaluate(
     return metrics | speed
 
 
-def assist(benchmark: Benchmark, out: Path, model: Any, tokenizer: Any, sampling: "Sampling", ranks: Ranks) -> None:
+def assist(benchmark: Benchmark, out: Path, generator: Generator, sampling: Sampling, ranks: Ranks) -> None:
     """Generate this rank's share of the samples, for the first rank to judge.
 
     [동작] 0번의 `evaluate`와 짝이다. 자기 파일에 한 줄씩 쓰므로 꺼져도 만든 것은 남는다.
     """
     share = ranks.share([])
     journal = Journal(out / f"samples.rank{ranks.rank}.jsonl")
-    for row in generate_samples(benchmark, share, model, tokenizer, sampling):
+    for row in generate_samples(benchmark, share, generator, sampling):
         journal.append(row)
     journal.close()
     ranks.wait()
@@ -249,10 +249,14 @@ class _Evaluation:
                 "Correct the tests, or install the packages that they import."
             )
 
-    def judge_as_they_come(self, fresh: Iterable[dict[str, Any]]) -> None:
-        """Judge the samples that wait and those that come."""
+    def judge_as_they_come(self, fresh: Iterable[dict[str, Any]], abandon: Callable[[], None]) -> None:
+        """Judge the samples that wait and those that come.
+
+        Args:
+            abandon: `fresh`를 만드는 일을 그만두게 하는 것. 채점이 실패하거나 Ctrl-C이면 부른다.
+        """
         waiting = [key for key in self.keys if key in self.samples.rows and key not in self.results.rows]
-        with _ahead(self.keep(row) for row in fresh) as coming:
+        with _ahead((self.keep(row) for row in fresh), abandon) as coming:
             self.judge((key, self.benchmark.limits) for key in chain(waiting, coming))
 
     def judge_share(self) -> None:
@@ -400,7 +404,7 @@ class _Evaluation:
             if self.results.rows[key]["cpu_limit"] < limits.cpu_seconds:
                 yield key, limits
 
-    def metrics(self, sampling: "Sampling | None", ks: Sequence[int]) -> dict[str, Any]:
+    def metrics(self, sampling: Sampling | None, ks: Sequence[int]) -> dict[str, Any]:
         """Sum the verdicts up, with everything that the numbers depend on beside them."""
         judgeable = [task_id for task_id, place in self.places.items() if place != UNJUDGEABLE]
         number = {task_id: i for i, task_id in enumerate(judgeable)}
@@ -431,6 +435,7 @@ class _Evaluation:
             "inside": [task_id for task_id, place in self.places.items() if place in ("inside", "trusting")],
             **{f"verdicts/{status}": verdicts[status] for status in STATUSES},
             "prompt": self.benchmark.prompt.name,
+            **self.benchmark.prompt.conversation,
             "split": self.benchmark.split,
             "shots": len(self.benchmark.prompt.shot_task_ids),
             "n": counts.most_common(1)[0][1],
@@ -475,8 +480,6 @@ class _Evaluation:
         values: dict[str, Any] = {"judging_seconds": sum(self.timings.rows[key]["seconds"] for key in self.keys)}
         made = [row for row in map(self.timings.rows.__getitem__, self.keys) if row.get("tokens")]
         if made:
-            from wmtp.models.sampling import Completion, acceptance
-
             values["tokens"] = sum(row["tokens"] for row in made)
             values["generation_seconds"] = sum(row["generation_seconds"] for row in made)
             drafted = [
@@ -502,7 +505,7 @@ def _hash(completion: str) -> str:
 def _fingerprint(
     benchmark: Benchmark,
     sandbox: Sandbox,
-    sampling: "Sampling | None",
+    sampling: Sampling | None,
     checkpoint: str,
     given: dict[Key, Given],
     extract: str,
@@ -558,7 +561,7 @@ def _check_same_evaluation(out: Path, fingerprint: dict[str, Any], overwrite: bo
 
 
 @contextmanager
-def _ahead(items: Iterable[Key]) -> Iterator[Iterator[Key]]:
+def _ahead(items: Iterable[Key], abandon: Callable[[], None]) -> Iterator[Iterator[Key]]:
     """Let generation run ahead in a thread of its own: neither it nor the judging waits for the other."""
     done: queue.Queue[Key | None] = queue.Queue()
     stop = threading.Event()
@@ -576,6 +579,9 @@ def _ahead(items: Iterable[Key]) -> Iterator[Iterator[Key]]:
         producing = pool.submit(copy_context().run, produce)  # it looks in the same storage (wmtp.storage.current)
         try:
             yield iter(done.get, None)
+        except BaseException:
+            abandon()
+            raise
         finally:
             stop.set()  # after an error or Ctrl-C: the sample at hand is the last
         producing.result()

@@ -7,15 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from wmtp.errors import DataFormatError
 from wmtp.evaluation.benchmarks import Benchmark
+from wmtp.evaluation.generators import Generator
 from wmtp.evaluation.journal import Key
 from wmtp.evaluation.sample_files import Answer, read_answers
-
-if TYPE_CHECKING:  # reading a samples file needs no transformers, which take seconds to load
-    from wmtp.models.sampling import Sampling
+from wmtp.models.sampling import Request, Sampling
 
 
 class Given(NamedTuple):
@@ -88,43 +87,35 @@ def _plain(name: str) -> str:
 
 
 def generate_samples(
-    benchmark: Benchmark, keys: list[Key], model: Any, tokenizer: Any, sampling: "Sampling"
+    benchmark: Benchmark, keys: list[Key], generator: Generator, sampling: Sampling
 ) -> Iterator[dict[str, Any]]:
     """Generate the samples that are asked for, in whatever order they finish."""
-    from wmtp.models.generation import generate
-    from wmtp.models.sampling import Request
 
     prompts = {problem.task_id: benchmark.text(problem) for problem in benchmark.problems}
     stop = sampling.stop_strings(benchmark.prompt.stop)
     requests = [Request(task_id, prompts[task_id], sample=sample, stop=stop) for task_id, sample in keys]
     before = time.perf_counter()
-    for index, completion in generate(model, tokenizer, requests, sampling) if requests else ():
+    for index, written in generator.complete(requests, sampling) if requests else ():
         now = time.perf_counter()
         yield sample_row(
             keys[index],
-            completion.text,
+            written.text,
             generation_seconds=round(now - before, 4),  # since the one before: they add up to the whole
-            tokens=len(completion.tokens),
-            blocks=completion.blocks,
-            accepted=completion.accepted,
+            tokens=written.tokens,
+            blocks=written.blocks,
+            accepted=written.accepted,
         )
         before = now
 
 
-def problems_too_long(benchmark: Benchmark, model: Any, tokenizer: Any) -> dict[str, str]:
-    """Find the problems that the model cannot read whole, and say so.
+def problems_too_long(benchmark: Benchmark, generator: Generator) -> dict[str, str]:
+    """Find the problems that cannot be read whole, and say so.
 
     [동작] 답하지 못한 문제는 틀린 문제다. 빼면 pass@k가 부풀고, 멈추면 나머지도 알 수 없다. 그래서 빈 답으로 채점한다.
     """
-    from wmtp.models.generation import position_limit, too_long
-
     prompts = {problem.task_id: benchmark.text(problem) for problem in benchmark.problems}
-    tokens = too_long(model, tokenizer, prompts.values())
-    return {
-        task_id: f"no answer: the prompt has {tokens[prompt]} tokens, the model {position_limit(model)} positions"
-        for task_id, prompt in prompts.items()
-        if prompt in tokens
-    }
+    why = generator.too_long(prompts.values())
+    return {task_id: f"no answer: {why[prompt]}" for task_id, prompt in prompts.items() if prompt in why}
 
 
 def sample_row(key: Key, completion: str, whole: bool = False, **made: Any) -> dict[str, Any]:

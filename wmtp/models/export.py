@@ -6,7 +6,7 @@
     텐서          원본의 이름마다 하나. 모델이 내는 값(`MTPMixin.exported_tensors`)을 원본의 정밀도로 쓴다. 모델이 읽지
                   않은 것(회전 위치의 표, 쓰지 않는 MTP 층)은 바이트 그대로 복사하고, 이름을 알린다. 그 뒤에 extra_heads
     config.json   원본에서 architectures, dtype, 헤드에 대한 것(`exported_config`) 가운데 달라진 것만
-    나머지        토크나이저, 채팅 템플릿(chat template), generation_config.json, 라이선스는 그대로 복사한다
+    나머지        토크나이저, 대화 형식(chat template), generation_config.json, 라이선스는 그대로 복사한다
     다른 이름의 폴더에 다 쓰고 디스크에 내린 뒤 이름을 바꾼다: 전부 보이거나 전혀 안 보인다.
 [디버깅] 학습하지 않고 내보낸 텐서는 원본과 비트까지 같다 (tests/unit/models/test_export.py). 학습하는 동안의 float32는
     bfloat16과 float16의 모든 값을 담기 때문이다. 다르면 `MTPMixin.exported_tensors`부터 본다.

@@ -31,7 +31,7 @@ from wmtp.models.drafting import Drafts, join
 from wmtp.models.draw import draw_tokens, noise_seed, nucleus_probabilities, uniform
 from wmtp.models.encoding import check_embedded, encode_prompt
 from wmtp.models.pace import Pace
-from wmtp.models.sampling import Completion, Request, Sampling
+from wmtp.models.sampling import Completion, Request, Sampling, stop_at
 from wmtp.models.slot_cache import SlotCache, keeps_state
 from wmtp.private_names import attention_of
 
@@ -142,7 +142,7 @@ class _Decoder:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self.requests, self.prompts = requests, prompts
         self.limit = position_limit(model)
-        self.eos = _eos_ids(model, tokenizer)
+        self.eos = end_tokens(model, tokenizer)
         # Longest first: memory runs out at once or never, and equal prompts are neighbours.
         self.queue = sorted(range(len(requests)), key=lambda i: (-len(prompts[i]), prompts[i], i), reverse=True)
         self.rows: list[_Row] = []
@@ -357,7 +357,7 @@ class _Decoder:
     def meets_stop(self, row: _Row) -> bool:
         """Look for a stop string that the newest token completes."""
         tail = self.tokenizer.decode(row.tokens[-row.stop_window :], skip_special_tokens=True)
-        return any(stop in tail for stop in row.request.stop) and _stop_at(self.text(row), row.request.stop) >= 0
+        return any(stop in tail for stop in row.request.stop) and stop_at(self.text(row), row.request.stop) >= 0
 
     def text(self, row: _Row) -> str:
         """Decode after the end of the prompt, because some tokenizers drop a space at the very beginning."""
@@ -381,7 +381,7 @@ class _Decoder:
 
     def completion(self, row: _Row) -> Completion:
         text = self.text(row)
-        cut = _stop_at(text, row.request.stop)
+        cut = stop_at(text, row.request.stop)
         text = text if cut < 0 else text[:cut]
         return Completion(
             key=row.request.key,
@@ -398,18 +398,8 @@ class _Decoder:
         return torch.tensor(values, device=self.device)
 
 
-def _stop_at(text: str, stop: tuple[str, ...]) -> int:
-    """Return where the earliest stop string begins, or -1.
-
-    Example:
-        >>> _stop_at("return x\\nclass A", ("\\nprint", "\\nclass"))
-        8
-    """
-    return min((at for s in stop if (at := text.find(s)) >= 0), default=-1)
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Collect end-of-text ids from the tokenizer and from the model's generation config."""
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Collect the tokens at which a model stops, from the tokenizer and from the model's generation config."""
     ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = ids if isinstance(ids, list) else [ids]
     return {i for i in [*ids, tokenizer.eos_token_id] if i is not None}

@@ -79,6 +79,16 @@ class Sampling:
         return tuple(one.replace("\\n", "\n").replace("\\t", "\t") for one in self.stop)
 
 
+def stop_at(text: str, stop: Sequence[str]) -> int:
+    """Return where the earliest stop string begins, or -1.
+
+    Example:
+        >>> stop_at("return x\\nclass A", ("\\nprint", "\\nclass"))
+        8
+    """
+    return min((at for s in stop if (at := text.find(s)) >= 0), default=-1)
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and value != ""
 

@@ -44,12 +44,16 @@ def collect(title: str, evaluation: Evaluation, problems: dict[str, "Problem"], 
     split = {key: key.split("/", 1) for key in evaluation.metrics}
     metrics = {name: evaluation.metrics[key] for key, (benchmark, name) in split.items() if benchmark in names}
     base = {name: evaluation.metrics[key] for key, (benchmark, name) in split.items() if benchmark not in names}
-    known = ("prompt", "split", "shots", "n", "temperature", "top_p", "seed", "extract", "isolation")
+    known = ("prompt", "chat_template", "system", "split", "shots", "n", "temperature", "top_p", "seed", "extract")
+    known += ("isolation",)
+    facts = [(t(name), metrics[name]) for name in known if metrics.get(name) is not None]
+    if metrics.get("fenced"):
+        facts.append((t("answers in a Markdown fence"), f"{metrics['fenced']} / {metrics['samples']}"))
     counts, on = evaluation.verdicts, [scored(evaluation.metrics, name, t) for name in names]
     return {
         "t": t,
         "title": title,
-        "facts": [(t(name), metrics[name]) for name in known if metrics.get(name) is not None],
+        "facts": facts,
         "tiles": tiles(metrics, t, "; ".join(filter(None, on)), base),
         "verdicts": [(name, counts[name], counts[name] / max(1, counts.total())) for name in VERDICTS if counts[name]],
         "failures": failures_by_kind(evaluation),

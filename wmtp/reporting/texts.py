@@ -72,12 +72,15 @@ KOREAN = {
     "changed": "수정 있음",
     # facts of an evaluation
     "prompt": "프롬프트",
+    "chat_template": "대화 형식",
+    "system": "시스템 글",
     "split": "분할",
     "shots": "예시",
     "n": "표본 수(n)",
     "temperature": "온도",
     "extract": "꺼내기",
     "isolation": "격리",
+    "answers in a Markdown fence": "코드 블록에 든 답",
     # headline numbers
     "pass@1 on {name}": "{name}: 한 번에 푼 문제 (pass@1)",
     "pass@{k}": "{k}번 안에 푼 문제 (pass@{k})",

@@ -23,6 +23,7 @@ from wmtp.data.sources import CodeContests, HumanEval, Mbpp
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError, DataFormatError, DataNotFoundError, HarnessError
 from wmtp.evaluation.benchmarks import Benchmark
+from wmtp.evaluation.generators import InProcess
 from wmtp.evaluation.harness import assist, evaluate
 from wmtp.evaluation.ranks import Ranks
 from wmtp.evaluation.samples import read_samples
@@ -54,7 +55,7 @@ def benchmark():
 def tiny(tokenizer):
     """A random model and the shipped tokenizer: it writes nonsense, reproducibly."""
     model = tiny_model(hidden_size=32, intermediate_size=64, max_position_embeddings=256, initializer_range=0.15)
-    return {"model": model.eval(), "tokenizer": tokenizer}
+    return {"generator": InProcess(model.eval(), tokenizer)}
 
 
 def write_samples(path: Path, rows: list[dict]) -> Path:
