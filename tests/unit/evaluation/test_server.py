@@ -104,9 +104,9 @@ def test_pass_at_100_of_200_samples_a_problem_comes_through_a_server(tmp_path, s
     with ModelServer(answer=answer) as served:
         sampling = Sampling(temperature=0.8, n=200, max_new_tokens=64)
         metrics = ask(server_of(served), benchmark, tmp_path / "out", sandbox, sampling, ks=(1, 100))
-        bodies = served.questions()
-    assert len(bodies) == 400
-    counts = [sum(body["prompt"] == prompt and body["seed"] % 5 == 0 for body in bodies) for prompt in right]
+        asked = {(body["prompt"], body["seed"]) for body in served.questions()}  # on a busy machine some twice
+    assert len(asked) == 400
+    counts = [sum(text == prompt and seed % 5 == 0 for text, seed in asked) for prompt in right]
     for k in (1, 100):
         expected = sum(pass_at_k(200, count, k) for count in counts) / 2
         assert metrics[f"synthetic/pass@{k}"] == pytest.approx(float(expected), rel=1e-6)  # float32 sums
