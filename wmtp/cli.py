@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, MissingMandatoryValue
 
 from wmtp.errors import ConfigError, WmtpError, chain
-from wmtp.overrides import check_config, did_you_mean_key, for_hydra, is_override, leaves, read_override
+from wmtp.overrides import check_config, check_ranges, did_you_mean_key, for_hydra, is_override, leaves, read_override
 from wmtp.secrets import mask_secrets, refuse_secrets
 from wmtp.storage import nested_form, using
 
@@ -184,15 +184,16 @@ def in_its_storage(program: Callable[[DictConfig], Any]) -> Callable[[DictConfig
     return inside
 
 
-def check_all_set(cfg: DictConfig) -> None:
-    """Refuse a config in which a mandatory value is missing, before anything slow.
+def check_values(cfg: DictConfig) -> None:
+    """Refuse a config in which a value is missing or out of its range, before anything slow.
 
     Raises:
-        ConfigError: `???`로 남은 키가 있을 때.
+        ConfigError: `???`로 남은 키가 있거나, 범위 밖의 값이 있을 때 (`wmtp.ranges`).
     """
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"{missing[0]} has no value and no default; set it: {missing[0]}=… (see conf/).")
+    check_ranges(cfg)
 
 
 def quiet_libraries() -> None:

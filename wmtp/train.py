@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from wmtp.checks import check_whole_number
+from wmtp import ranges
 from wmtp.cli import (
     build,
-    check_all_set,
+    check_values,
     chosen,
     command_again,
     front_door,
@@ -59,20 +59,18 @@ def train(cfg: DictConfig) -> dict[str, float]:
         WmtpError: 설정, 데이터, 체크포인트가 잘못됐을 때. 실행 폴더를 남기지 않는다.
         SystemExit: 다시 시작하면 이어 갈 수 있을 때 (`recovery.requeue_exit_code`).
     """
-    check_all_set(cfg)
-    check_whole_number("trainer.max_steps", cfg.trainer.get("max_steps"))
-    check_whole_number("trainer.accumulate_grad_batches", cfg.trainer.get("accumulate_grad_batches"))
+    check_values(cfg)
+    counts = ("max_steps", "accumulate_grad_batches")  # neither may be left out
+    ranges.check(ranges.PROGRAM, **{name: cfg.trainer.get(name) for name in counts})
     refuse_sweep_over_devices(cfg)
 
     from wmtp.callbacks.graceful_stop import exit_when_preempted
-    from wmtp.reporting.texts import Texts
     from wmtp.run.log import keep_log
     from wmtp.run.memory_profile import profile_memory
     from wmtp.run.mlflow_store import short_name
     from wmtp.run.rehearsal import in_small, rehearsal
 
     quiet_libraries()
-    Texts(cfg.lang)  # refused before anything slow
     join(cfg.trainer)
     if cfg.dry_run:
         cfg = in_small(cfg)

@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from wmtp.checks import check_number, check_whole_number
+from wmtp import ranges
 from wmtp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,14 +42,7 @@ class Lora:
     target_modules: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.target_modules, str):
-            raise ConfigError(
-                f"model.adapter.target_modules = {self.target_modules!r} must be a list of names, such as "
-                "[q_proj, v_proj]; null is every linear layer of the trunk."
-            )
-        check_whole_number("model.adapter.r", self.r, advice="Try 16.")
-        check_number("model.adapter.alpha", self.alpha, "> 0", "Try twice model.adapter.r.")
-        check_number("model.adapter.dropout", self.dropout, "in [0, 1)", "Try 0.")
+        ranges.check(ranges.Lora, **vars(self))
 
     def put_on(self, model: "MTPMixin") -> None:
         """Freeze the model, adapt the linear layers of its trunk, and let its heads learn in full.

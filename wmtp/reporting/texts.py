@@ -8,9 +8,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from wmtp.checks import check_choice
-
-LANGUAGES = ("en", "ko")
+from wmtp import ranges
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Texts:
     lang: str = "en"
 
     def __post_init__(self) -> None:
-        check_choice("lang", self.lang, LANGUAGES, "See conf/train.yaml.")
+        ranges.check(ranges.PROGRAM, lang=self.lang)
 
     def __call__(self, english: str, **values: Any) -> str:
         text = KOREAN.get(english, english) if self.lang == "ko" else english
