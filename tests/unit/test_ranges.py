@@ -21,6 +21,7 @@ TARGETS = {
 }
 TABLES = {name: table for name, table in vars(ranges).items() if isinstance(table, dict) and name[0] != "_"}
 BASES = {"PROGRAM", "WeightedMTP", "Weighting", "Rewards"}  # of no class that a config builds
+HANDED_ON = {"Combined": ranges.Rho1 | ranges.Critic, "ValueNetwork": ranges.PolicyValue}  # once theirs are found right
 WRONG = {"data.weights": {"mbpp": -1}}  # a text is wrong everywhere else
 
 
@@ -29,14 +30,29 @@ def test_every_table_is_that_of_a_class_that_a_config_builds():
     assert tuple(WEIGHTS) == ranges.FROZEN_WEIGHTS
 
 
-@pytest.mark.parametrize(("name", "key"), [(name, key) for name in TABLES.keys() - BASES for key in TABLES[name]])
+def required(built) -> list[str]:
+    """List what must be given to build it, and the classes that it hands its keywords on to."""
+    taken = [signature(built).parameters.values()]
+    if any(one.kind == one.VAR_KEYWORD for one in taken[0]):
+        taken += [signature(base).parameters.values() for base in built.__mro__[1:] if base.__module__[:4] == "wmtp"]
+    return [one.name for some in taken for one in some if one.default is one.empty and one.kind != one.VAR_KEYWORD]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        (name, key)
+        for name in sorted(TABLES.keys() - BASES)
+        for key in TABLES[name]
+        if key not in HANDED_ON.get(name, ())
+    ],
+)
 def test_a_class_says_of_a_wrong_value_what_was_said_before_it_was_imported(name, key):
     built, wrong = get_object(TARGETS[name]), WRONG.get(key, "no such value")
     with pytest.raises(ConfigError) as before:
         check_ranges(OmegaConf.create({"node": {"_target_": TARGETS[name], ranges.name_of(key): wrong}}))
-    needed = [one.name for one in signature(built).parameters.values() if one.default is one.empty and one.kind != 4]
     with pytest.raises(ConfigError) as later:
-        built(**dict.fromkeys(needed) | {ranges.name_of(key): wrong})
+        built(**dict.fromkeys(required(built)) | {ranges.name_of(key): wrong})
     assert str(later.value) == str(before.value)
     assert str(later.value).startswith(key)
 

@@ -145,12 +145,12 @@ class ValueNetwork(PolicyValue):
     name = "network"
 
     def __init__(self, path: str | None, model_path: str, weights: str = "float32", **head: Any) -> None:
+        ranges.check(ranges.ValueNetwork, weights=weights)
         if path is None:
             raise ConfigError(
                 "algo.value.path = null names no model for the critic to read; set model.reference to a model with "
                 "the same tokenizer, or algo/value=head to read the model in training."
             )
-        ranges.check(ranges.ValueNetwork, weights=weights)
         folder = find_reference(path, model_path)
         super().__init__(str(folder), **head)
         self.settings |= {} if weights == "float32" else {"weights": weights}
