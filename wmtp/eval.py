@@ -59,7 +59,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
 
     from wmtp.evaluation.harness import assist, evaluate
     from wmtp.evaluation.ranks import joined_ranks
-    from wmtp.reporting import write_evaluation_report
+    from wmtp.reporting.evaluation import write_evaluation_report
     from wmtp.reporting.screen import evaluation_summary
     from wmtp.reporting.texts import Texts
 

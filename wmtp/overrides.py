@@ -250,4 +250,4 @@ def leaves(node: DictConfig, path: str = "", below_targets: bool = True) -> Iter
 
 def reads_of_config(cfg: DictConfig) -> set[str]:
     """List the keys that interpolations read, `${key}` or `${resolver:key,…}`."""
-    return set(re.findall(r"\$\{(?:[\w.]+:)?([\w.]+)", OmegaConf.to_yaml(cfg)))
+    return set(re.findall(r"\$\{(?:[\w.]+:)?([\w.]+)", str(OmegaConf.to_container(cfg, resolve=False))))

@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = (
     "errors", "checks", "ranges", "secrets", "progress", "private_names", "maths", "storage", "cache", "models", "data",
     "ranks", "checkpoints", "evaluation", "heads", "critic", "algos", "callbacks", "reporting", "comparison", "run",
-    "overrides", "cli",
+    "overrides", "usage", "cli",
 )  # fmt: skip
-DOORS = ("train", "eval", "precompute", "compare", "promote", "cli", "overrides")
+DOORS = ("train", "eval", "precompute", "compare", "promote", "cli", "overrides", "__main__")
 FRONT_DOORS = {f"wmtp.{door}" for door in DOORS}
 FREE = sys.stdlib_module_names | {"wmtp.errors", "wmtp.checks", "wmtp.ranges"}
 

@@ -34,7 +34,7 @@ from wmtp.callbacks.graceful_stop import Stopped
 from wmtp.checkpoints.kinds import is_checkpoint
 from wmtp.checkpoints.last_good import last_good, replace_by_link
 from wmtp.ranks.meeting import agree, is_first
-from wmtp.reporting import write_report
+from wmtp.reporting.report import write_report
 from wmtp.run.attempts import Record, as_overrides, read_attempts, with_changes, write_attempt
 from wmtp.run.directory import check_still_there
 from wmtp.run.failure import Failure, describe, write_failure
