@@ -3,7 +3,7 @@
     wmtp train algo=baseline
     python -m wmtp eval ckpt=runs/<name>
 
-[동작] 앞문의 모듈을 그대로 실행한다 (runpy): 다시 시작할 명령도, Lightning이 띄우는 랭크도 `python -m wmtp.train`을 본다.
+[동작] 앞문의 모듈을 그대로 실행한다 (runpy). 그래서 다시 시작할 명령도, Lightning이 띄우는 랭크도 `-m wmtp.train`이다.
 """
 
 import ast
