@@ -3,8 +3,8 @@
     ./scripts/setup scripts/bench/start.py
 
 [동작] 명령마다 새 프로세스를 세 번 띄워 CPU 시간(user + sys)의 중앙값을 낸다. 첫 줄의 것은 그 줄이
-    나올 때까지이다. 무거운 모듈은 `-X importtime`이 잰 누적 시간이며, 서로를 품으므로 더하지 않는다. 바쁜 기계에서는 CPU
-    시간도 느므로, 아무것도 하지 않는 파이썬과 `import hydra`를 나란히 잰다.
+    나올 때까지이다. 무거운 모듈은 `-X importtime`이 잰 누적 시간이며, 서로를 품으므로 더하지 않는다. 바쁜 기계에서는
+    CPU 시간도 느므로, 아무것도 하지 않는 파이썬과 `import hydra`를 나란히 잰다.
 """
 
 import os
