@@ -1,7 +1,7 @@
 """Say how a command is used: its groups, the keys that people change, and where all the others are.
 
 [동작] Hydra의 `--help`는 설정을 조합해 300줄을 보여 준다. 여기서는 conf/의 폴더만 읽으므로 0.2초이고 한 화면이다.
-    그룹과 선택지는 파일에서, 예는 conf/<앞문>.yaml의 첫 주석에서 온다: 적어 두고 잊을 것은 `KEYS`뿐이고, 그것이 정말 있는
+    그룹과 선택지는 파일에서, 예는 conf/<앞문>.yaml의 첫 주석에서 온다. 적어 두고 잊을 것은 `KEYS`뿐이고, 정말 있는
     키인지는 tests/integration/test_start.py가 본다. 조합된 설정 전체는 `--cfg job`, Hydra 자신은 `--hydra-help`이다.
 """
 
