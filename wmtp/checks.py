@@ -6,8 +6,9 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
+from typing import Any
 
 from wmtp.errors import ConfigError
 
@@ -97,6 +98,23 @@ def check_true_or_false(key: str, value: object, advice: str = "") -> None:
     """
     if not isinstance(value, bool):
         raise ConfigError(f"{key} = {value!r} must be true or false. {advice}".rstrip())
+
+
+def check_curve(key: str, curve: Any, most: float = math.inf) -> None:
+    """Refuse what is neither a number nor points of a curve.
+
+    Raises:
+        ConfigError: 종류나 범위가 틀릴 때.
+    """
+    range_ = ">= 0" if most == math.inf else f"in [0, {most:g}]"
+    points = curve if isinstance(curve, Mapping) else {0: curve}
+    if points and all(is_number(at, "in [0, 1]") and is_number(value, range_) for at, value in points.items()):
+        return
+    shown = dict(curve) if isinstance(curve, Mapping) else curve
+    raise ConfigError(
+        f"{key} = {shown!r} must be a number {range_}, or points {{share of the training: number}} such as "
+        "{0: 0, 0.2: 1}."
+    )
 
 
 def _inside(value: Real, range_: str) -> bool:

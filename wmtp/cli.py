@@ -28,10 +28,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, MissingMandatoryValue
 
 from wmtp.errors import ConfigError, WmtpError, chain
-from wmtp.overrides import check_config, did_you_mean_key, for_hydra, is_override, leaves, read_override
-from wmtp.run.sweep import Point, remember
+from wmtp.overrides import check_config, check_ranges, did_you_mean_key, for_hydra, is_override, leaves, read_override
 from wmtp.secrets import mask_secrets, refuse_secrets
-from wmtp.storage import nested_form, using
+from wmtp.usage import usage
 
 # What is wrong with a path, not with the program.
 _NO_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -56,6 +55,9 @@ def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
     Exit codes: 0 well, 2 one sentence (the user's mistake, or a run that cannot go on), 130 Ctrl-C, 1 a bug, and
     `recovery.requeue_exit_code` when the same command with ckpt=auto would go on.
     """
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(usage(program, config_dir(), config_name, sys.argv[1:]))
+        sys.exit(0)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach us instead of Hydra's own print
     quiet()
     sys.excepthook = _show_bug
@@ -70,7 +72,10 @@ def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
             return program(cfg)
         except Exception as error:  # answered here, because Hydra would print the overrides above the sentence
             mistakes.append(_answer(error, config_name, go_on=_sweeping()))
-            remember(Point(sweep_point(), "failed", why=mistakes[-1]))
+            if _sweeping():
+                from wmtp.run.sweep import Point, remember
+
+                remember(Point(sweep_point(), "failed", why=mistakes[-1]))
 
     try:
         for argument in sys.argv[1:]:
@@ -154,7 +159,7 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
             key = named[1] if named else cause.full_key or "a key"
             return f"ConfigError: {key} has no value and no default; set it: {key}=…"
         if isinstance(cause, ConfigCompositionException):
-            return f"ConfigError: {_unknown_key(str(cause), config_name)}"
+            return f"ConfigError: {_unknown_key(cause, config_name)}"
         if isinstance(cause, InstantiationException):
             return f"ConfigError: {_wrong_call(cause)}"
         if isinstance(cause, (HydraException, InterpolationKeyError)):
@@ -183,21 +188,24 @@ def in_its_storage(program: Callable[[DictConfig], Any]) -> Callable[[DictConfig
 
     @wraps(program)
     def inside(cfg: DictConfig) -> Any:
+        from wmtp.storage import using
+
         with using(build(cfg.storage)):
             return program(cfg)
 
     return inside
 
 
-def check_all_set(cfg: DictConfig) -> None:
-    """Refuse a config in which a mandatory value is missing, before anything slow.
+def check_values(cfg: DictConfig) -> None:
+    """Refuse a config in which a value is missing or out of its range, before anything slow.
 
     Raises:
-        ConfigError: `???`로 남은 키가 있을 때.
+        ConfigError: `???`로 남은 키가 있거나, 범위 밖의 값이 있을 때 (`wmtp.ranges`).
     """
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"{missing[0]} has no value and no default; set it: {missing[0]}=… (see conf/).")
+    check_ranges(cfg)
 
 
 def quiet_libraries() -> None:
@@ -335,7 +343,10 @@ def _unknown_option(error: MissingConfigException) -> str:
     return f"{group} = {option} is not one of {', '.join(options)} (conf/{group}/).{meant}"
 
 
-def _unknown_key(message: str, config_name: str) -> str:
+def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
+    from wmtp.storage import nested_form
+
+    message = str(error)
     taken = re.search(r"An item is already at '([^']+)'", message)
     taken = taken or re.search(r"Multiple values for ([^.\s]+)\.", message)
     if taken:
@@ -349,7 +360,8 @@ def _unknown_key(message: str, config_name: str) -> str:
     key = match[1]
     if nested_form(key):
         return nested_form(key)
-    cfg = _composed(config_name)
+    node = getattr(error.__cause__, "parent_node", None)  # where OmegaConf looked for the key: what is composed already
+    cfg = _composed(config_name) if node is None else node._get_root()
     parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else None
     adding = (
         f" What {parent._target_} takes beyond its keys is added with +{key}=…" if "_target_" in (parent or ()) else ""

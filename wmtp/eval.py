@@ -23,7 +23,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from wmtp.checks import check_choice
-from wmtp.cli import build, check_all_set, config_dir, front_door, in_its_storage, quiet_libraries, sweep_point
+from wmtp.cli import build, check_values, config_dir, front_door, in_its_storage, quiet_libraries, sweep_point
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.evaluation.extraction import HOW
 from wmtp.run.directory import resolve_checkpoint, run_of
@@ -54,7 +54,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         WmtpError: 설정, 데이터, 체크포인트, 표본 파일이 잘못됐을 때.
     """
-    check_all_set(cfg)
+    check_values(cfg)
     generator = cfg.get("generator")
     if sum(given is not None for given in (cfg.ckpt, generator, cfg.samples, cfg.diff)) != 1:
         raise ConfigError(
@@ -68,7 +68,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
 
     from wmtp.evaluation.harness import assist, evaluate
     from wmtp.evaluation.ranks import joined_ranks, launched
-    from wmtp.reporting import write_evaluation_report
+    from wmtp.reporting.evaluation import write_evaluation_report
     from wmtp.reporting.screen import evaluation_summary
     from wmtp.reporting.texts import Texts
 

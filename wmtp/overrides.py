@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString
@@ -20,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
+from wmtp import ranges
 from wmtp.errors import ConfigError
 
 KINDS = {
@@ -41,6 +43,7 @@ TEXTS = (
     "data.path",
     "benchmark.path",
 )
+ABSENT = object()
 DEPTH = 40  # brackets in brackets, or keys under keys; Python's stack ends at a few hundred
 
 
@@ -180,6 +183,41 @@ def _refuse_other_kinds(cfg: DictConfig, shipped: DictConfig) -> None:
             raise ConfigError(f"{key} = {value!r} must be {wanted}.")
 
 
+def check_ranges(cfg: DictConfig) -> None:
+    """Refuse values out of range, by the rules of the classes that they are for, before any of those is imported.
+
+    [동작] wmtp의 `_target_`마다 같은 이름의 표를 `wmtp.ranges`에서 찾는다. 아직 없는 값(`???`)은 보지 않는다.
+
+    Raises:
+        ConfigError: 범위 밖의 값이 있을 때. 클래스가 나중에 말할 것과 같은 문장이다.
+    """
+    for key, rule in ranges.PROGRAM.items():
+        if (value := OmegaConf.select(cfg, key, default=ABSENT)) is not ABSENT:
+            rule(key, _plain(value))
+    for node in _built(cfg):
+        package, _, name = node._target_.rpartition(".")
+        rules = getattr(ranges, name, None) if package.startswith("wmtp.") else None
+        if isinstance(rules, dict):
+            ranges.check(rules, **{name: _plain(node[name]) for name in map(ranges.name_of, rules) if name in node})
+
+
+def _built(node: DictConfig | ListConfig) -> Iterator[DictConfig]:
+    """List the nodes that a class is built from, outer ones first."""
+    if isinstance(node, DictConfig) and "_target_" in node:
+        yield node
+    for key in node if isinstance(node, DictConfig) else range(len(node)):
+        inner = node._get_node(key)
+        if isinstance(inner, DictConfig | ListConfig) and not (
+            inner._is_none() or inner._is_missing() or inner._is_interpolation()
+        ):
+            yield from _built(inner)
+
+
+def _plain(value: Any) -> Any:
+    """Give a value in the plain types in which a class gets it."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
 def did_you_mean_key(key: str, keys: list[str]) -> str:
     """Name the keys that were probably meant: those of the same last word, else those spelled alike.
 
@@ -212,4 +250,4 @@ def leaves(node: DictConfig, path: str = "", below_targets: bool = True) -> Iter
 
 def reads_of_config(cfg: DictConfig) -> set[str]:
     """List the keys that interpolations read, `${key}` or `${resolver:key,…}`."""
-    return set(re.findall(r"\$\{(?:[\w.]+:)?([\w.]+)", OmegaConf.to_yaml(cfg)))
+    return set(re.findall(r"\$\{(?:[\w.]+:)?([\w.]+)", str(OmegaConf.to_container(cfg, resolve=False))))

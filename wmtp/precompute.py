@@ -12,7 +12,7 @@ import time
 
 from omegaconf import DictConfig
 
-from wmtp.cli import build, check_all_set, front_door, in_its_storage, quiet_libraries
+from wmtp.cli import build, check_values, front_door, in_its_storage, quiet_libraries
 from wmtp.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ def precompute(cfg: DictConfig) -> None:
     Raises:
         ConfigError: 미리 계산할 참조모델이 없는 알고리즘일 때.
     """
-    check_all_set(cfg)
+    check_values(cfg)
     from lightning_fabric import Fabric
 
     from wmtp.algos.reference import CachedReference

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from wmtp.checks import check_choice
-from wmtp.cli import check_all_set, front_door
+from wmtp.cli import check_values, front_door
 from wmtp.errors import ConfigError
 
 
@@ -32,7 +32,7 @@ def promote(cfg: DictConfig) -> str:
     """
     from wmtp.run.registry import STAGES, Registry
 
-    check_all_set(cfg)
+    check_values(cfg)
     check_choice("to", cfg.to, STAGES, "These are the aliases of a registered model.")
     if (cfg.run is None) == (cfg.rollback is None):
         raise ConfigError("run and rollback: give exactly one, run=runs/<name> or rollback=NAME.")

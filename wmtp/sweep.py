@@ -42,7 +42,8 @@ class SweepAnswer(Callback):
             return
         done = [Path(point.run) for point in points if point.state == "done" and point.run]
         try:
-            self._answer(folder, done, config.lang)
+            if len(done) > 1:
+                self._answer(folder, done, config.lang)
         except WmtpError as error:  # one point alone, or nothing that differs but the seed
             print(f"sweep: nothing to compare ({error})")
         for point in points:

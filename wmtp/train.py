@@ -8,6 +8,7 @@
     실패하면 무엇을 고쳐 다시 할지는 `wmtp.run.recovery`가 정한다.
 """
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from wmtp.checks import check_whole_number
+from wmtp import ranges
 from wmtp.cli import (
     build,
-    check_all_set,
+    check_values,
     chosen,
     command,
     command_again,
@@ -29,11 +30,6 @@ from wmtp.cli import (
     sweep_again,
     sweep_point,
 )
-from wmtp.ranks.meeting import holds_weights, is_first, join
-from wmtp.run.directory import is_finished, newest_of, run_directory
-from wmtp.run.start import check_same_training, find_start
-from wmtp.run.sweep import Point, check_same_point, remember
-from wmtp.storage import in_use
 
 
 class Parts(NamedTuple):
@@ -61,20 +57,24 @@ def train(cfg: DictConfig) -> dict[str, float]:
         WmtpError: 설정, 데이터, 체크포인트가 잘못됐을 때. 실행 폴더를 남기지 않는다.
         SystemExit: 다시 시작하면 이어 갈 수 있을 때 (`recovery.requeue_exit_code`).
     """
-    check_all_set(cfg)
-    check_whole_number("trainer.max_steps", cfg.trainer.get("max_steps"))
-    check_whole_number("trainer.accumulate_grad_batches", cfg.trainer.get("accumulate_grad_batches"))
+    check_values(cfg)
+    counts = ("max_steps", "accumulate_grad_batches")  # neither may be left out
+    ranges.check(ranges.PROGRAM, **{name: cfg.trainer.get(name) for name in counts})
     refuse_sweep_over_devices(cfg)
 
+    say_beginning(cfg)
+
     from wmtp.callbacks.graceful_stop import exit_when_preempted
-    from wmtp.reporting.texts import Texts
+    from wmtp.ranks.meeting import join
+    from wmtp.run.directory import is_finished, newest_of, run_directory
     from wmtp.run.log import keep_log
     from wmtp.run.memory_profile import profile_memory
     from wmtp.run.mlflow_store import short_name
     from wmtp.run.rehearsal import in_small, rehearsal
+    from wmtp.run.start import check_same_training, find_start
+    from wmtp.run.sweep import Point, check_same_point, remember
 
     quiet_libraries()
-    Texts(cfg.lang)  # refused before anything slow
     join(cfg.trainer)
     if cfg.dry_run:
         cfg = in_small(cfg)
@@ -118,12 +118,25 @@ def train(cfg: DictConfig) -> dict[str, float]:
     return metrics
 
 
+def say_beginning(cfg: DictConfig) -> None:
+    """Say what is asked for while torch and Lightning are on their way, on the first of the processes."""
+    from wmtp.reporting.texts import Texts
+
+    if any(int(os.environ.get(rank) or 0) for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        return
+    asked = {"algo": "algo._target_", "data": "data.module.source._target_", "steps": "trainer.max_steps"}
+    said = {what: str(OmegaConf.select(cfg, key)).rpartition(".")[2].lower() for what, key in asked.items()}
+    text = "{algo} on {data}, {steps} steps, from {model}; loading torch and Lightning …"
+    print(Texts(cfg.lang)(text, **said, model=cfg.model.get("path")), flush=True)
+
+
 def build_parts(cfg: DictConfig) -> Parts:
     """Build the model, the data and the benchmarks, and hold that they fit together."""
     from pytorch_lightning import seed_everything
 
     from wmtp.data.batching import check_pieces
     from wmtp.data.leakage import guard
+    from wmtp.ranks.meeting import holds_weights
 
     seed_everything(cfg.seed, verbose=False)
     model_source = build(cfg.model)
@@ -198,8 +211,10 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
 def describe(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
     """Resolve the config, and add what was used, its licences, and what the run is made of."""
     from wmtp.models.weights_digest import weights_digest
+    from wmtp.ranks.meeting import is_first
     from wmtp.run.provenance import made_of
     from wmtp.secrets import mask_secrets
+    from wmtp.storage import in_use
 
     used = {**in_use().used}
     for source in (parts.data.source, *(benchmark.source for benchmark in parts.benchmarks)):
@@ -246,7 +261,7 @@ def leave_if_stopped(cfg: DictConfig, callbacks: list[Any], trainer: Any, run: P
 def export(parts: Parts, trainer: Any, run: Path, texts: Any) -> None:
     """Write the model's folder with its card, on the first rank with the whole model, while the others wait."""
     from wmtp.ranks.whole_model import whole_model
-    from wmtp.reporting import model_card
+    from wmtp.reporting.model_card import model_card
     from wmtp.reporting.screen import exported
 
     with whole_model(trainer, parts.algo) as model:
@@ -258,7 +273,7 @@ def export(parts: Parts, trainer: Any, run: Path, texts: Any) -> None:
 
 def write_up(run: Path, loggers: list[Any]) -> tuple[Path, list[Any]]:
     """Write the report, and keep it with the records of the run."""
-    from wmtp.reporting import write_report
+    from wmtp.reporting.report import write_report
 
     report = write_report(run)
     stores = [logger for logger in loggers if hasattr(logger, "log_files")]
@@ -289,7 +304,7 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any) -> dict[
     from wmtp.evaluation.generators import InProcess
     from wmtp.evaluation.harness import evaluate
     from wmtp.models.weights_digest import weights_digest
-    from wmtp.reporting import write_evaluation_report
+    from wmtp.reporting.evaluation import write_evaluation_report
     from wmtp.reporting.screen import evaluating
     from wmtp.reporting.texts import Texts
 

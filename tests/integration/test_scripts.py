@@ -19,7 +19,7 @@ FAKE_PYTHON = """#!/bin/sh
 case "$*" in
   *version_info*) echo "$FAKE_VERSION" ;;
   *ensurepip*) exit 0 ;;
-  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && touch "$3/pyvenv.cfg" ;;
+  "-m venv "*) for last; do :; done; mkdir -p "$last/bin" && cp "$0" "$last/bin/python" && touch "$last/pyvenv.cfg" ;;
   *"pip --version"*) exit 0 ;;
   *"pip install"*) echo "pip $*" >>"$FAKE_CALLS"; eval "$FAKE_PIP" ;;
   *) echo "ran $* in $PWD with OMP_NUM_THREADS=${OMP_NUM_THREADS:-none}" ;;
@@ -114,6 +114,39 @@ def test_torch_comes_first_and_the_second_run_reuses_everything(machine):
     assert len(machine.calls.read_text().splitlines()) == 2
     assert machine.run(SCRIPTS / "setup", FAKE_VERSION="3.12.1")[0] == 0  # another Python: made anew
     assert len(machine.calls.read_text().splitlines()) == 4
+
+
+UV = '#!/bin/sh\necho "uv $*" >>"$FAKE_CALLS"\n'
+
+
+def test_uv_installs_where_it_is_there_and_pip_has_no_settings_that_it_would_not_read(machine):
+    machine.install("uv", UV)
+    code, _, err = machine.run(SCRIPTS / "setup")
+    assert code == 0, err
+    torch, rest = machine.calls.read_text().splitlines()
+    assert torch.startswith(f"uv pip install --python {machine.venv}/bin/python -c ") and "torch==" in torch
+    assert rest.startswith("uv pip install ") and rest.endswith(f" pip -e {SCRIPTS.parent}[dev]")  # pip for later
+
+
+@pytest.mark.parametrize("setting", ["global.index-url='https://mirror/simple'", ":env:.cert='/etc/ca.pem'"])
+def test_uv_never_asks_another_index_than_pip_would(machine, setting):
+    machine.install("uv", UV)
+    python = FAKE_PYTHON.replace("*ensurepip*)", f'"-m pip config list") echo "{setting}" ;;\n  *ensurepip*)')
+    machine.install("python3.11", python)
+    code, _, err = machine.run(SCRIPTS / "setup")
+    assert code == 0 and "pip has settings of its own, which uv does not read: pip installs" in err
+    assert all(call.startswith("pip ") for call in machine.calls.read_text().splitlines())
+    machine.calls.write_text("")
+    asked = {"UV_DEFAULT_INDEX": "https://mirror/simple", "WMTP_VENV": f"{machine.venv}-uv"}
+    assert machine.run(SCRIPTS / "setup", **asked)[0] == 0
+    assert all(call.startswith("uv ") for call in machine.calls.read_text().splitlines())
+
+
+def test_what_is_being_fetched_is_said(machine):
+    lines = ["Collecting mlflow", "  Downloading https://host/a/mlflow-3.17.2-py3-none-any.whl (48.1 MB)"]
+    said = "; ".join(f"echo '{line}'" for line in lines)
+    code, _, err = machine.run(SCRIPTS / "setup", FAKE_PIP=f"{said}; sleep 1", WMTP_TELL_EVERY="0.3")
+    assert code == 0 and "    fetching mlflow (48.1 MB) " in err
 
 
 @pytest.mark.slow

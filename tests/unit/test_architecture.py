@@ -16,13 +16,13 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 # From the ground up: a room knows those before it, never those after it. docs/guide.md draws it.
 ROOMS = (
-    "errors", "checks", "secrets", "progress", "private_names", "maths", "storage", "cache", "models", "data", "ranks",
-    "checkpoints", "evaluation", "heads", "critic", "algos", "callbacks", "reporting", "comparison", "run",
-    "overrides", "cli",
+    "errors", "checks", "ranges", "secrets", "progress", "private_names", "maths", "storage", "cache", "models", "data",
+    "ranks", "checkpoints", "evaluation", "heads", "critic", "algos", "callbacks", "reporting", "comparison", "run",
+    "overrides", "usage", "cli",
 )  # fmt: skip
-DOORS = ("train", "eval", "precompute", "compare", "promote", "sweep", "cli", "overrides")
+DOORS = ("train", "eval", "precompute", "compare", "promote", "sweep", "cli", "overrides", "__main__")
 FRONT_DOORS = {f"wmtp.{door}" for door in DOORS}
-FREE = sys.stdlib_module_names | {"wmtp.errors", "wmtp.checks"}
+FREE = sys.stdlib_module_names | {"wmtp.errors", "wmtp.checks", "wmtp.ranges"}
 
 
 def nodes_that_run(node: ast.AST) -> Iterator[ast.AST]:

@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from wmtp.models.export import Exported
-from wmtp.reporting import model_card
+from wmtp.reporting.model_card import model_card
 
 CONFIG = {
     "algo": {

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from wmtp import ranges
 from wmtp.algos.critic import Critic
 from wmtp.algos.reference import OnlineReference
 from wmtp.algos.rho1 import Rho1
-from wmtp.checks import check_number
 from wmtp.critic.value import PolicyValue
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.weighting import standardize
@@ -34,10 +34,10 @@ class Combined(Critic, Rho1):
     def __init__(
         self, model: MTPMixin, value: PolicyValue, reference: OnlineReference, mix: float = 0.5, **parts: Any
     ) -> None:
+        ranges.check(ranges.Combined, mix=mix)
         if reference.frozen == value.frozen:
             reference.frozen = value.frozen  # one model, in memory once
         super().__init__(model, value=value, reference=reference, **parts)
-        check_number("algo.mix", mix, "in [0, 1]", "0 is rho1, 1 is critic; try 0.5.")
         self.mix, self.score_name = mix, "mixed"
 
     def token_scores(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:

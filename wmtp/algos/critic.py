@@ -15,8 +15,8 @@ from typing import Any, Literal
 from pytorch_lightning import Callback
 from torch import Tensor
 
+from wmtp import ranges
 from wmtp.algos.weighted_mtp import WeightedMTP
-from wmtp.checks import check_choice
 from wmtp.critic.value import PolicyValue
 from wmtp.maths.alignment import target_mask
 from wmtp.maths.credit import value_deltas
@@ -46,8 +46,8 @@ class Critic(WeightedMTP):
         value_score: Literal["delta", "value"] = "delta",
         **step: Any,
     ) -> None:
+        ranges.check(ranges.Critic, value_score=value_score)
         super().__init__(model, **step)
-        check_choice("algo.value_score", value_score, ("delta", "value"), "See docs/maths.md; try delta.")
         self.value_score = self.score_name = value_score
         # No submodule, so that V is neither trained nor saved with the model: the callback does both.
         object.__setattr__(self, "value", value)

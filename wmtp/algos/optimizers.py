@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from wmtp.checks import check_number
+from wmtp import ranges
 from wmtp.private_names import let_lightning_unscale
 
 # Of heads that no checkpoint held: what docs/new_heads.md measured, beside 2e-5 for the rest.
@@ -31,13 +31,12 @@ def adamw(
         heads_lr: 헤드 1, 2, …의 학습률. None이면 lr. 새 헤드(`model.new_heads`)는 배울 것이 몸통보다 많으므로
             적어도 `NEW_HEADS_LR`.
     """
-    check_number("optimizer.lr", lr, "> 0", "See conf/optimizer/.")
+    ranges.check(ranges.adamw, lr=lr, heads_lr=heads_lr)
     if heads_lr is None and model.new_heads is not None:
         heads_lr = max(lr, NEW_HEADS_LR)
     parameters = [p for p in model.parameters() if p.requires_grad]
     parts = [(parameters, lr)]
     if heads_lr is not None:
-        check_number("optimizer.heads_lr", heads_lr, "> 0", "See conf/optimizer/.")
         heads = {id(p) for p in model.extra_heads.parameters()}
         parts = [([p for p in parameters if (id(p) in heads) == own], rate) for own, rate in ((0, lr), (1, heads_lr))]
     groups = [
@@ -66,8 +65,7 @@ def muon(
         adamw_lr: 임베딩, norm, 출력층의 학습률.
         weight_decay: 두 쪽 모두의 가중치 감쇠 (norm은 제외).
     """
-    check_number("optimizer.lr", lr, "> 0", "See conf/optimizer/.")
-    check_number("optimizer.adamw_lr", adamw_lr, "> 0", "See conf/optimizer/.")
+    ranges.check(ranges.muon, lr=lr, adamw_lr=adamw_lr)
     layers = [*model.decoder_layers, *model.extra_heads]
     matrices = [p for layer in layers for p in layer.parameters() if p.requires_grad and p.ndim == 2]
     taken = {id(p) for p in matrices}

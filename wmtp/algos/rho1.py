@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from wmtp import ranges
 from wmtp.algos.reference import OnlineReference
 from wmtp.algos.weighted_mtp import WeightedMTP
-from wmtp.checks import check_choice
 from wmtp.models.mtp import MTPMixin, MTPOutput
 
 
@@ -33,8 +33,8 @@ class Rho1(WeightedMTP):
     def __init__(
         self, model: MTPMixin, reference: OnlineReference, score: Literal["excess", "absolute"] = "excess", **step: Any
     ) -> None:
+        ranges.check(ranges.Rho1, score=score)
         super().__init__(model, **step)
-        check_choice("algo.score", score, ("excess", "absolute"), "See docs/maths.md; try excess.")
         self.score = self.score_name = score
         self.reference = reference
 

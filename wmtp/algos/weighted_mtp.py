@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import get_cosine_schedule_with_warmup
 
-from wmtp.checks import check_number
+from wmtp import ranges
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
-from wmtp.maths.curve import Curve, check_curve, value_at
+from wmtp.maths.curve import Curve, value_at
 from wmtp.maths.loss import MTPLoss, weighted_mtp_loss
 from wmtp.models.encoding import check_embedded
 from wmtp.models.mtp import MTPMixin, MTPOutput
@@ -78,16 +78,13 @@ class WeightedMTP(LightningModule):
         weighting: Any = None,
     ) -> None:
         super().__init__()
-        check_number("algo.warmup", warmup, "in [0, 1)", "It is a share of the steps; try 0.03.")
+        given = dict(warmup=warmup, head_weights=head_weights, trunk_gradient=trunk_gradient)
+        ranges.check(ranges.WeightedMTP, **given)
         if head_weights is not None and len(head_weights) != model.heads:
             raise ConfigError(
                 f"algo.head_weights = {list(head_weights)} must have one number for each of the {model.heads} heads "
                 "(model.heads); or null for all ones."
             )
-        for k, curve in enumerate(head_weights or ()):
-            check_curve(f"algo.head_weights[{k}]", curve)
-        if trunk_gradient is not None:
-            check_curve("algo.trunk_gradient", trunk_gradient, most=1)
         new = model.new_heads
         if head_weights is None and new is not None:
             head_weights = [model.heads * (1.0 if k < new.first else NEW_HEAD_WEIGHT) for k in range(model.heads)]

@@ -21,8 +21,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
+from wmtp import ranges
 from wmtp.callbacks.step_check import StepCheck, decide_together
-from wmtp.errors import ConfigError
 from wmtp.private_names import leave_signals_alone
 
 
@@ -42,8 +42,9 @@ class GracefulStop(StepCheck, Checkpoint):
     """
 
     def __init__(self, run_dir: str, preemption: Sequence[str] = ("SIGTERM", "SIGUSR1", "SIGHUP")) -> None:
+        ranges.check(ranges.GracefulStop, preemption=preemption)
         self.checkpoint = Path(run_dir) / "checkpoints" / "last.ckpt"
-        self.preemption = [_signal(name) for name in preemption]
+        self.preemption = [signal.Signals[name] for name in preemption]
         self.stopped = self.preempted = False
         self._asked = {"stopped": False, "preempted": False}  # of this rank
         self._previous: dict[signal.Signals, Any] = {}
@@ -108,7 +109,9 @@ def exit_when_preempted(code: int, preemption: Sequence[str]) -> Iterator[None]:
         _say(number, f"\n{number.name}: ending; start the same command again with ckpt=auto.")
         raise SystemExit(code)
 
-    previous = {number: signal.signal(number, leave) for number in _heard(map(_signal, preemption))}
+    ranges.check(ranges.GracefulStop, preemption=preemption)
+    asked = [signal.Signals[name] for name in preemption]
+    previous = {number: signal.signal(number, leave) for number in _heard(asked)}
     try:
         yield
     finally:
@@ -144,12 +147,3 @@ def _say(number: signal.Signals, sentence: str) -> None:
             if stat.S_ISCHR(os.fstat(stream).st_mode):
                 os.dup2(nowhere, stream)
         os.close(nowhere)
-
-
-def _signal(name: str) -> signal.Signals:
-    try:
-        return signal.Signals[name]
-    except KeyError:
-        raise ConfigError(
-            f"callbacks.graceful_stop.preemption = {name!r} is no signal here; try [SIGTERM, SIGUSR1]."
-        ) from None

@@ -14,8 +14,8 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from wmtp import ranges
 from wmtp.callbacks.step_check import StepCheck
-from wmtp.checks import check_number, check_whole_number
 from wmtp.errors import LossExplosionError
 
 
@@ -29,8 +29,7 @@ class LossExplosion(StepCheck):
     """
 
     def __init__(self, factor: float = 10.0, window: int = 50, floor: float = 0.1) -> None:
-        check_number("callbacks.loss_explosion.factor", factor, "> 1", "Try 10.")
-        check_whole_number("callbacks.loss_explosion.window", window, 2, advice="Try 50.")
+        ranges.check(ranges.LossExplosion, factor=factor, window=window)
         self.factor, self.window, self.floor = factor, window, floor
         self.recent: deque[float] = deque(maxlen=window)
         self._losses: list[Tensor] = []

@@ -32,8 +32,6 @@ from wmtp.maths.credit import auc, gae_returns, value_deltas
 if TYPE_CHECKING:
     from wmtp.critic.rewarded import RewardedSamples
 
-VALUE_LOSSES = ("bce", "mse", "pairwise")
-
 
 def value_loss(
     kind: str,
@@ -83,7 +81,7 @@ class ValueFitting:
     Args:
         value: 배울 가치 (`wmtp.critic.value`), prepare를 마친 것.
         model: 학습할 모델. value=head가 읽는다.
-        kind: `VALUE_LOSSES` 가운데 하나.
+        kind: `wmtp.ranges.VALUE_LOSSES` 가운데 하나.
         rank, world_size: 이 프로세스의 번호와 프로세스의 수.
         token_budget, lr, gamma, gae_lambda, sparsity, seed: `CriticPretraining`.
     """

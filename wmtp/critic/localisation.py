@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from wmtp.checks import check_whole_number
+from wmtp import ranges
 from wmtp.critic.rewarded import RewardedSamples
 
 
@@ -21,7 +21,7 @@ class Localisation(Callback):
     """Log `localisation/on_first`, `within_two`, `in_span`, `first_token_auc` at every validation."""
 
     def __init__(self, rewards: Any, problems: int | None = 200) -> None:
-        check_whole_number("algo.localisation.problems", problems, null="all")
+        ranges.check(ranges.Localisation, problems=problems)
         self.rewards, self.problems = rewards, problems
         self.heldout: RewardedSamples | None = None
 

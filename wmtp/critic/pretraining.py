@@ -19,14 +19,14 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from wmtp import ranges
 from wmtp.cache.entries import entry_file, pack, unpack
 from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.cache.fits import fit_once, read_partial, write_partial
 from wmtp.cache.value_heads import read_head, write_head
-from wmtp.checks import check_choice, check_number, check_whole_number
 from wmtp.critic import fitting, known, rewarded
 from wmtp.critic import value as value_models
-from wmtp.critic.fitting import VALUE_LOSSES, TrunkStates, ValueFitting, measure
+from wmtp.critic.fitting import TrunkStates, ValueFitting, measure
 from wmtp.critic.known import Curve, auc_of, is_stale, tell
 from wmtp.critic.rewarded import RewardedSamples
 from wmtp.errors import ConfigError, DataNotFoundError
@@ -66,17 +66,11 @@ class CriticPretraining(Callback):
         patience: int = 3,
         seed: int = 42,
     ) -> None:
-        for key, number in (("steps", steps), ("check_every", check_every), ("patience", patience)):
-            check_whole_number(f"algo.pretraining.{key}", number)
-        check_whole_number("algo.pretraining.token_budget", token_budget, 2)
-        check_whole_number("algo.pretraining.problems", problems, null="all")
-        check_whole_number("algo.pretraining.heldout_problems", heldout_problems, null="all")
-        check_number("algo.pretraining.gamma", gamma, "in [0, 1]", "1 is no decay.")
-        check_number("algo.pretraining.gae_lambda", gae_lambda, "in [0, 1]", "1 is no decay.")
-        check_number("algo.pretraining.sparsity", sparsity, ">= 0", "0 lets V move everywhere; try 1.0.")
-        check_number("algo.pretraining.lr", lr, "> 0", "Try 0.002.")
+        counts = dict(steps=steps, token_budget=token_budget, check_every=check_every, patience=patience)
+        counts |= dict(problems=problems, heldout_problems=heldout_problems)
+        how = dict(lr=lr, value_loss=value_loss, gamma=gamma, gae_lambda=gae_lambda, sparsity=sparsity)
+        ranges.check(ranges.CriticPretraining, **counts, **how)
         value_loss = value_loss or ("bce" if rewards.binary else "mse")
-        check_choice("algo.pretraining.value_loss", value_loss, VALUE_LOSSES)
         if value_loss == "bce" and not rewards.binary:
             raise ConfigError(
                 "algo.pretraining.value_loss = bce needs rewards of 0 and 1; set algo.pretraining.value_loss=mse "

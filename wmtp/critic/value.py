@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wmtp import ranges
 from wmtp.cache.fingerprint import digest_of_model
-from wmtp.checks import check_true_or_false
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import target_mask
-from wmtp.models.frozen import FrozenModel, check_frozen_weights, find_reference
+from wmtp.models.frozen import FrozenModel, find_reference
 from wmtp.models.loading import find_model
 from wmtp.models.mtp import MTPMixin, MTPOutput
 
@@ -81,8 +81,7 @@ class PolicyValue(nn.Module):
 
     def __init__(self, path: str, cumulative: bool = True, surprise: bool = True, seed: int = 42) -> None:
         super().__init__()
-        check_true_or_false("algo.value.cumulative", cumulative, "See docs/critic.md.")
-        check_true_or_false("algo.value.surprise", surprise, "See docs/critic.md.")
+        ranges.check(ranges.PolicyValue, cumulative=cumulative, surprise=surprise)
         self.folder = find_model(path)
         self.settings = {"cumulative": cumulative, "surprise": surprise, "seed": seed}
         self.head: ValueHead | None = None
@@ -146,12 +145,12 @@ class ValueNetwork(PolicyValue):
     name = "network"
 
     def __init__(self, path: str | None, model_path: str, weights: str = "float32", **head: Any) -> None:
+        ranges.check(ranges.ValueNetwork, weights=weights)
         if path is None:
             raise ConfigError(
                 "algo.value.path = null names no model for the critic to read; set model.reference to a model with "
                 "the same tokenizer, or algo/value=head to read the model in training."
             )
-        check_frozen_weights(weights, "algo.value.weights")
         folder = find_reference(path, model_path)
         super().__init__(str(folder), **head)
         self.settings |= {} if weights == "float32" else {"weights": weights}

@@ -26,15 +26,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from wmtp import ranges
 from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.cache.texts import remember
-from wmtp.checks import check_choice
 from wmtp.data.mixture import refuse_evaluation_only
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError, DataLeakError
 from wmtp.storage.files import write_atomically
 
-POLICIES = ("drop", "error", "ignore")
 TEXT_GRAM, CODE_GRAM = 8, 13  # words, code tokens
 OVERLAP = {"text": 0.8, "code": 0.9, "tests": 0.5}  # what makes a leak
 LONG = 50  # n-grams; what is shorter must be matched by something of its own size
@@ -70,7 +69,7 @@ def guard(source: Source, benchmarks: Iterable[Any], policy: str) -> tuple[Sourc
         ConfigError: policy가 셋 중 하나가 아니거나, 평가 전용 출처이거나, 남는 학습 문제가 없을 때.
         DataLeakError: policy가 error이고 겹치는 문제가 있을 때.
     """
-    check_choice("data.leakage", policy, POLICIES, "Try drop.")
+    ranges.check(ranges.PROGRAM, leakage=policy)
     refuse_evaluation_only(source)
     benchmarks = list(benchmarks)
     found = _remembered(source, benchmarks)

@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from random import Random
 
+from wmtp import ranges
 from wmtp.cache.fingerprint import digest_of
-from wmtp.checks import check_number
 from wmtp.data.problem import Problem, Source
 from wmtp.errors import ConfigError
 
@@ -36,11 +36,10 @@ class Mix(Source):
     name = "mix"
 
     def __init__(self, sources: Mapping[str, Source], weights: Mapping[str, float]) -> None:
-        for name, weight in weights.items():
+        ranges.check(ranges.Mix, weights=weights)
+        for name in weights:
             if name not in sources:
                 raise ConfigError(f"data.weights.{name}: there is no such source; choose from {', '.join(sources)}.")
-            often = "It is how often each of its problems comes in an epoch; try 1, or 0 to leave the source out."
-            check_number(f"data.weights.{name}", weight, ">= 0", often)
         self.weights = {name: weight for name, weight in weights.items() if weight}
         self.sources = {name: sources[name] for name in self.weights}
         if not self.sources:

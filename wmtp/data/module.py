@@ -14,9 +14,9 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from wmtp import ranges
 from wmtp.cache.entries import entry_file, pack, read_or_build, unpack
 from wmtp.cache.fingerprint import code_of, identify
-from wmtp.checks import check_whole_number
 from wmtp.data import tokenization
 from wmtp.data.batching import StepLoader
 from wmtp.data.problem import Problem
@@ -53,10 +53,7 @@ class MTPDataModule(LightningDataModule):
         pieces: int = 1,
     ) -> None:
         super().__init__()
-        for key, value in (("token_budget", token_budget), ("max_length", max_length)):
-            check_whole_number(f"data.{key}", value, 2, advice="It counts tokens; try 2048.")
-        advice = "Try 1, or 2 where memory is short, and multiply trainer.accumulate_grad_batches by it."
-        check_whole_number("data.pieces", pieces, advice=advice)
+        ranges.check(ranges.MTPDataModule, token_budget=token_budget, max_length=max_length, pieces=pieces)
         self.source, self.prompt, self.tokenizer = source, prompt, tokenizer
         self.token_budget, self.max_length, self.seed, self.pieces = token_budget, max_length, seed, pieces
         self.samples: dict[str, TokenizedSamples] = {}

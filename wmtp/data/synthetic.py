@@ -15,8 +15,8 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 
+from wmtp import ranges
 from wmtp.cache.fingerprint import code_of, digest_of
-from wmtp.checks import check_number, check_whole_number
 from wmtp.data import grammar
 from wmtp.data.grammar import AGGREGATIONS, ENDINGS, LINKS, OPENINGS, OPERATIONS, STEP_OF_STATEMENT, VOCABULARY, Step
 from wmtp.data.mutation import difference
@@ -59,10 +59,8 @@ class Synthetic(Source):
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size, "prompt": 0}
         self.seed = seed
         self.noise = noise
-        for split, size in self.sizes.items():
-            check_whole_number(f"data.{split}_size", size, 0, advice="Try 500.")
-        share = "It is the share of training solutions to corrupt; try 0.5, or 0 for clean data."
-        check_number("data.noise", noise, "in [0, 1]", share)
+        sizes = dict(train_size=train_size, validation_size=validation_size, test_size=test_size)
+        ranges.check(ranges.Synthetic, noise=noise, **sizes)
 
     def stream(self, split: str) -> Iterator[Problem]:
         """Generate the problems of a split; there are none for "prompt"."""

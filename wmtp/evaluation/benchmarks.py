@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
-from wmtp.checks import check_whole_number
+from wmtp import ranges
 from wmtp.data.problem import Problem
 from wmtp.data.prompts import Prompt
 from wmtp.data.sources import FileSource
@@ -52,7 +52,7 @@ class Benchmark:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        check_whole_number("benchmark.limit", self.limit, null="all problems")
+        ranges.check(ranges.Benchmark, limit=self.limit)
         if isinstance(self.source, FileSource):
             self.source.key = "benchmark.path"  # what a sentence about its file names
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from wmtp.checks import check_whole_number
+from wmtp import ranges
 from wmtp.errors import ConfigError
 from wmtp.maths.pass_at_k import mean_interval, pass_at_k
 
@@ -45,8 +45,7 @@ class PassAtK(Metric):
 
     def __init__(self, problems: int, ks: Sequence[int] = (1,), **options: Any):
         super().__init__(**options)
-        for k in ks:
-            check_whole_number("ks: k", k, advice="Ask for pass@1 with ks=[1].")
+        ranges.check(ranges.PROGRAM, ks=ks)
         self.ks = tuple(ks)
         # Sums over ranks: a problem's samples may be judged anywhere, and nothing ragged has to be gathered.
         self.add_state("sample_count_P", torch.zeros(problems, dtype=torch.long), dist_reduce_fx="sum")

@@ -17,10 +17,10 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from wmtp import ranges
 from wmtp.cache.entries import entry_file, pack, unpack
 from wmtp.cache.fingerprint import code_of, digest_of_model
 from wmtp.cache.fits import fit_once, read_partial, write_partial
-from wmtp.checks import check_number, check_true_or_false, check_whole_number
 from wmtp.data.tokenization import TokenizedSamples
 from wmtp.errors import ConfigError
 from wmtp.heads import fitting
@@ -56,16 +56,8 @@ class HeadPretraining(Callback):
         prompts: bool = False,
         seed: int = 42,
     ) -> None:
-        key = "callbacks.head_pretraining"
-        for name, number in (
-            ("steps", steps),
-            ("token_budget", token_budget),
-            ("check_every", check_every),
-            ("patience", patience),
-        ):
-            check_whole_number(f"{key}.{name}", number)
-        check_number(f"{key}.lr", lr, "> 0", "Try 0.001.")
-        check_true_or_false(f"{key}.prompts", prompts)
+        counts = dict(steps=steps, token_budget=token_budget, check_every=check_every, patience=patience)
+        ranges.check(ranges.HeadPretraining, lr=lr, prompts=prompts, **counts)
         self.steps, self.token_budget, self.check_every, self.patience = steps, token_budget, check_every, patience
         self.lr, self.prompts, self.seed = lr, prompts, seed
 

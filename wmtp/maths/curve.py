@@ -4,13 +4,8 @@
     (0.3 → 0.1, arXiv 2412.19437) 같은 모양이다: 학습의 어느 자리에서 얼마.
 """
 
-import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
-
-from wmtp.checks import is_number
-from wmtp.errors import ConfigError
 
 Curve = float | Mapping[float, float]
 
@@ -33,20 +28,3 @@ def value_at(curve: Curve, share: float) -> float:
         if left <= share < right:
             return low + (high - low) * (share - left) / (right - left)
     return points[0][1] if share < points[0][0] else points[-1][1]
-
-
-def check_curve(key: str, curve: Any, most: float = math.inf) -> None:
-    """Refuse what is neither a number nor points of a curve.
-
-    Raises:
-        ConfigError: 종류나 범위가 틀릴 때.
-    """
-    range_ = ">= 0" if most == math.inf else f"in [0, {most:g}]"
-    points = curve if isinstance(curve, Mapping) else {0: curve}
-    if points and all(is_number(at, "in [0, 1]") and is_number(value, range_) for at, value in points.items()):
-        return
-    shown = dict(curve) if isinstance(curve, Mapping) else curve
-    raise ConfigError(
-        f"{key} = {shown!r} must be a number {range_}, or points {{share of the training: number}} such as "
-        "{0: 0, 0.2: 1}."
-    )

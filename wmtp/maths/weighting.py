@@ -19,12 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wmtp.checks import check_choice, check_number
+from wmtp import ranges
 from wmtp.errors import NonFiniteScoreError
-
-SCOPES = ("batch", "sequence")
-CONTROLS = ("none", "shuffle")
-CONF = "conf/algo/weighting/"
 
 
 def standardize(score_SL: Tensor, mask_SL: Tensor) -> Tensor:
@@ -210,8 +206,7 @@ class _Weighting:
     seed: int = 42
 
     def __post_init__(self):
-        check_choice("algo.weighting.scope", self.scope, SCOPES)
-        check_choice("algo.weighting.control", self.control, CONTROLS)
+        ranges.check(ranges.Weighting, scope=self.scope, control=self.control)
 
     @torch.no_grad()
     def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0) -> Tensor:
@@ -269,14 +264,8 @@ class SoftWeighting(_Weighting):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, range_, advice in (
-            ("lam", "in [0, 1]", "It blends the weights with 1; try 1.0"),
-            ("temperature", "> 0", "It divides the scores; try 0.7"),
-            ("percentile", "in (0, 1]", "It is the emphasised fraction; try 1.0"),
-            ("epsilon", "in (0, 1)", "It is the least weight; try 0.05"),
-            ("w_max", "> 1", "It is the largest weight; try 3.0"),
-        ):
-            check_number(f"algo.weighting.{name}", getattr(self, name), range_, f"{advice} (see {CONF}).")
+        own = ("lam", "temperature", "percentile", "epsilon", "w_max")
+        ranges.check(ranges.SoftWeighting, **{name: getattr(self, name) for name in own})
 
     def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor) -> Tensor:
         z_SL = standardize(score_SL, mask_SL)
@@ -306,8 +295,7 @@ class HardSelection(_Weighting):
 
     def __post_init__(self):
         super().__post_init__()
-        advice = f"It is the kept fraction; try 0.6 (see {CONF})."
-        check_number("algo.weighting.percentile", self.percentile, "in (0, 1]", advice)
+        ranges.check(ranges.HardSelection, percentile=self.percentile)
 
     def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor) -> Tensor:
         count_S1 = mask_SL.sum(dim=1, keepdim=True)

@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from wmtp.checks import check_number, check_whole_number
+from wmtp import ranges
 from wmtp.errors import ConfigError
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
+
     from wmtp.models.mtp import MTPMixin
 
 
@@ -42,14 +42,7 @@ class Lora:
     target_modules: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.target_modules, str):
-            raise ConfigError(
-                f"model.adapter.target_modules = {self.target_modules!r} must be a list of names, such as "
-                "[q_proj, v_proj]; null is every linear layer of the trunk."
-            )
-        check_whole_number("model.adapter.r", self.r, advice="Try 16.")
-        check_number("model.adapter.alpha", self.alpha, "> 0", "Try twice model.adapter.r.")
-        check_number("model.adapter.dropout", self.dropout, "in [0, 1)", "Try 0.")
+        ranges.check(ranges.Lora, **vars(self))
 
     def put_on(self, model: "MTPMixin") -> None:
         """Freeze the model, adapt the linear layers of its trunk, and let its heads learn in full.
@@ -57,6 +50,8 @@ class Lora:
         Raises:
             ConfigError: 몸통에 그런 이름의 선형층이 없을 때.
         """
+        from peft import LoraConfig, inject_adapter_in_model
+
         layers = _linear_layers(model)
         there = {name for _, name in layers}
         wanted = there if self.target_modules is None else set(self.target_modules)
@@ -97,6 +92,7 @@ def merge(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state: 그 모델의 상태 전체. 샤딩된 학습에서는 모은 것을 준다.
 
     Example:
+        >>> from peft import LoraConfig, inject_adapter_in_model
         >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
         >>> _ = inject_adapter_in_model(LoraConfig(r=1, target_modules=["0"]), model)
         >>> list(model.state_dict())
@@ -104,6 +100,8 @@ def merge(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         >>> list(merge(model, model.state_dict()))
         ['0.weight']
     """
+    from peft.tuners.lora import LoraLayer
+
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     merged = {}
     for name, tensor in state.items():
@@ -124,12 +122,15 @@ def merge(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return merged
 
 
-def as_peft(model: "MTPMixin") -> tuple[LoraConfig, dict[str, Tensor]]:
+def as_peft(model: "MTPMixin") -> tuple["LoraConfig", dict[str, Tensor]]:
     """Return what makes head 0 out of the base model, as peft keeps it: the config and the tensors of its folder.
 
     [동작] LoRA의 A와 B, 그리고 통째로 배운 마지막 층(head 0, modules_to_save). 다른 헤드는 바탕 모델에 없어서 peft의
         폴더에 들어가지 못한다.
     """
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
+
     names = {module: name for name, module in model.named_modules()}
     adapted = [name for module, name in names.items() if isinstance(module, LoraLayer)]
     head_zero = [names[layer] for layer in model.decoder_layers[len(model.trunk_layers) :]]

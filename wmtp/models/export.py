@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from wmtp.checks import check_choice
+from wmtp import ranges
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.models.adapter import Lora, as_peft
 from wmtp.models.mtp import EXTRA_HEADS, MTPMixin
@@ -93,9 +93,7 @@ class Export:
     adapter: Literal["merged", "only"] = "merged"
 
     def __post_init__(self) -> None:
-        check_choice("model.export.dtype", self.dtype, ("source", "float32", "bfloat16"))
-        check_choice("model.export.heads", self.heads, ("keep", "drop"))
-        check_choice("model.export.adapter", self.adapter, ("merged", "only"))
+        ranges.check(ranges.Export, dtype=self.dtype, heads=self.heads, adapter=self.adapter)
 
     def check(self, heads: int | None, adapter: Lora | None) -> None:
         """Refuse, before anything slow, what no folder can hold.

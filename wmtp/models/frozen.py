@@ -1,14 +1,13 @@
 """Find and hold the models that only score: rho1's reference, the critic's network."""
 
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from wmtp.checks import check_choice
+from wmtp import ranges
 from wmtp.errors import ConfigError, TokenizerMismatchError
 from wmtp.models.encoding import check_embedded
-from wmtp.models.loading import WEIGHTS, check_weights, find_model, load_model, read_config
+from wmtp.models.loading import check_weights, find_model, load_model, read_config
 from wmtp.models.mtp import MTPMixin
 from wmtp.models.tokenizer import check_rows, load_tokenizer, reading_of
 
@@ -58,24 +57,10 @@ def find_frozen(path: str, model_path: str, weights: str = "float32") -> FrozenM
         model_path: 학습할 모델 폴더.
         weights: 메모리에 담는 정밀도 (`WEIGHTS`).
     """
-    check_frozen_weights(weights)
+    ranges.check(ranges.OnlineReference, weights=weights)
     folder = find_reference(path, model_path)
     check_weights(folder, "model.reference")
     return FrozenModel(folder, weights)
-
-
-def check_frozen_weights(weights: str, key: str = "algo.reference.weights") -> None:
-    """Refuse a precision that is not one, or that this machine cannot hold weights in.
-
-    Raises:
-        ConfigError: 모르는 이름이거나, bitsandbytes가 없을 때.
-    """
-    check_choice(key, weights, WEIGHTS, "Try bfloat16.")
-    if weights in ("int8", "int4") and find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            f"{key} = {weights} needs bitsandbytes, which is not installed; "
-            f"pip install 'wmtp[quantized]', or set {key}=bfloat16."
-        )
 
 
 def find_reference(path: str | None, model_path: str) -> Path:

@@ -22,8 +22,6 @@ from wmtp.models.native_layout import (
     shipped_layers,
 )
 
-HEADS_INIT = ("saved", "native", "auto", "copy", "random", "identity")
-ARRANGEMENTS = ("parallel", "sequential", "recurrent")
 DEFAULT_HEADS = {"parallel": 4, "sequential": 2, "recurrent": 4}
 
 
@@ -58,8 +56,8 @@ def plan_heads(
         folder: 모델의 폴더.
         config: 그 config.json.
         heads: H. None이면 폴더에 있는 만큼, 없으면 `DEFAULT_HEADS` (heads_init=saved라면 1).
-        heads_init: `HEADS_INIT`의 하나.
-        arrangement: `ARRANGEMENTS`의 하나. None이면 폴더에 있는 것의 짜임, 없으면 나란히.
+        heads_init: `wmtp.ranges.HEADS_INIT`의 하나.
+        arrangement: `wmtp.ranges.ARRANGEMENTS`의 하나. None이면 폴더에 있는 것의 짜임, 없으면 나란히.
         key: 오류 문장에 쓸 설정의 이름.
 
     Raises:

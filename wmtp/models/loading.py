@@ -25,13 +25,13 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from wmtp.checks import check_choice, check_whole_number
+from wmtp import ranges
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.models import gguf_file
 from wmtp.models.adapter import Lora
 from wmtp.models.export import Export, Exported
 from wmtp.models.gguf_file import is_gguf
-from wmtp.models.head_plan import ARRANGEMENTS, HEADS_INIT, HeadPlan, check_saved, plan_heads
+from wmtp.models.head_plan import HeadPlan, check_saved, plan_heads
 from wmtp.models.head_start import STARTS, NewHeads
 from wmtp.models.meta_checkpoint import convert, is_meta, read_params
 from wmtp.models.mtp import MTPMixin, ParallelHeads, put_heads_on
@@ -49,7 +49,6 @@ WEIGHTS = {
     "int8": torch.bfloat16,
     "int4": torch.bfloat16,
 }
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 # By what a config says of its heads; one that says nothing is of Meta's arrangement.
 ARRANGED = {"parallel": ParallelHeads, "sequential": SequentialHeads}
 # What an architecture may do to its logits after the output matrix; the value that does nothing is None or 1.
@@ -101,12 +100,12 @@ class ModelSource:
     Args:
         path: 모델 폴더 또는 `asset:이름`.
         heads: H, 한 번에 예측할 토큰 수. 1이면 평범한 다음 토큰 예측. None이면 모델이 가진 만큼 (`head_plan`).
-        heads_init: 헤드의 시작값 (`HEADS_INIT`).
+        heads_init: 헤드의 시작값 (`wmtp.ranges.HEADS_INIT`).
         heads_arrangement: 헤드의 짜임. parallel은 저마다 몸통을 읽고, sequential은 앞 헤드를 읽고, recurrent는 층
             하나를 되풀이해 쓴다. None이면 모델이 가진 것의 짜임, 없으면 parallel.
         reference: rho1의 참조모델 폴더 (algo 설정이 읽는다).
         seed: 새 헤드를 초기화하는 씨앗.
-        attn_implementation: 어텐션 구현 (`ATTENTIONS`). None이면 transformers가 고른다.
+        attn_implementation: 어텐션 구현 (`wmtp.ranges.ATTENTIONS`). None이면 transformers가 고른다.
         adapter: 몸통을 통째로 배우지 않고 LoRA로 배울 때 그 모양.
         activation_checkpointing: 층 안의 중간값을 버리고 역전파 때 다시 계산할지. 헤드도 층이므로 함께 한다.
         export: 학습한 모델을 어떤 폴더로 쓸지.
@@ -124,15 +123,8 @@ class ModelSource:
     export: Export = field(default_factory=Export)
 
     def __post_init__(self) -> None:
-        if self.heads is not None:
-            check_whole_number("model.heads", self.heads, advice="Try 4; null takes as many as the model has.")
-        check_choice("model.heads_init", self.heads_init, HEADS_INIT)
-        if self.heads_arrangement is not None:
-            advice = "null is that of the heads that the model has."
-            check_choice("model.heads_arrangement", self.heads_arrangement, ARRANGEMENTS, advice)
-        if self.attn_implementation is not None:
-            advice = "null lets transformers choose."
-            check_choice("model.attn_implementation", self.attn_implementation, ATTENTIONS, advice)
+        own = ("heads", "heads_init", "heads_arrangement", "attn_implementation")
+        ranges.check(ranges.ModelSource, **{name: getattr(self, name) for name in own})
         self.export.check(self.heads, self.adapter)
 
     @property

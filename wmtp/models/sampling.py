@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wmtp.checks import check_choice, check_number, check_whole_number
-from wmtp.errors import ConfigError
+from wmtp import ranges
 
 
 @dataclass(frozen=True)
@@ -55,17 +54,7 @@ class Sampling:
     stop: list[str] | None = None
 
     def __post_init__(self) -> None:
-        check_number("sampling.temperature", self.temperature, ">= 0", "0 is greedy; try 0.2.")
-        check_number("sampling.top_p", self.top_p, "in (0, 1]", "1 keeps every token; try 0.95.")
-        for name in ("n", "max_new_tokens", "batch_size"):
-            check_whole_number(f"sampling.{name}", getattr(self, name))
-        check_whole_number("sampling.seed", self.seed, least=None, advice="Try 42.")
-        check_choice("sampling.decoding", self.decoding, ("auto", "ordinary", "speculative"), "Try auto.")
-        if self.stop is not None and not (isinstance(self.stop, list) and all(map(_is_text, self.stop))):
-            raise ConfigError(
-                f"sampling.stop = {self.stop!r} must be a list of texts that are not empty, or null for the prompt "
-                "mode's own. Try sampling.stop=['\\nclass','\\ndef'], or [] to stop at nothing."
-            )
+        ranges.check(ranges.Sampling, **vars(self))
 
     def stop_strings(self, of_prompt: Sequence[str]) -> tuple[str, ...]:
         """Return where to stop: as the prompt mode says, unless `stop` does, where a shell leaves `\\n` two letters.
@@ -87,10 +76,6 @@ def stop_at(text: str, stop: Sequence[str]) -> int:
         8
     """
     return min((at for s in stop if (at := text.find(s)) >= 0), default=-1)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
 
 
 @dataclass(frozen=True)

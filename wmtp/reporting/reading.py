@@ -17,8 +17,9 @@ from typing import Any
 
 import yaml
 
+from wmtp import ranges
 from wmtp.maths.pass_at_k import paired_difference
-from wmtp.reporting.texts import LANGUAGES, Texts
+from wmtp.reporting.texts import Texts
 
 STAGES = ("before", "after")
 
@@ -99,7 +100,7 @@ def read_run(run_dir: Path) -> RunResults:
     config = _parsed(run_dir / "config.yaml", yaml.safe_load)
     if isinstance(config, dict):
         run.config = mask_secrets(config)
-        run.texts = Texts(config.get("lang") if config.get("lang") in LANGUAGES else "en")
+        run.texts = Texts(config.get("lang") if config.get("lang") in ranges.LANGUAGES else "en")
     read = partial(_read, missing=run.missing, t=run.texts)
     read(run_dir / "config.yaml", yaml.safe_load, dict, "the resolved configuration")
     run.series = read(run_dir / "metrics.csv", read_series, dict, "curves (no training was logged)") or {}

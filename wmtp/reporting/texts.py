@@ -8,9 +8,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from wmtp.checks import check_choice
-
-LANGUAGES = ("en", "ko")
+from wmtp import ranges
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Texts:
     lang: str = "en"
 
     def __post_init__(self) -> None:
-        check_choice("lang", self.lang, LANGUAGES, "See conf/train.yaml.")
+        ranges.check(ranges.PROGRAM, lang=self.lang)
 
     def __call__(self, english: str, **values: Any) -> str:
         text = KOREAN.get(english, english) if self.lang == "ko" else english
@@ -360,6 +358,9 @@ KOREAN = {
     "lowest score falls": "가장 낮은 점수가 있는 곳",
     "pass@1 [% of problems], with 95 % interval": "pass@1 [문제의 %], 95 % 구간",
     # the screen
+    "{algo} on {data}, {steps} steps, from {model}; loading torch and Lightning …": (
+        "{model}에서 {data}로 {algo} {steps}스텝; torch와 Lightning을 부르는 중 …"
+    ),
     "{algo}: {parameters:.1f}M parameters{share}, {heads} heads": (
         "{algo}: 매개변수 {parameters:.1f}M개{share}, 헤드 {heads}개"
     ),

@@ -29,12 +29,12 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
 
+from wmtp import ranges
 from wmtp.callbacks.graceful_stop import Stopped
 from wmtp.checkpoints.kinds import is_checkpoint
 from wmtp.checkpoints.last_good import last_good, replace_by_link
-from wmtp.checks import check_whole_number
 from wmtp.ranks.meeting import agree, is_first
-from wmtp.reporting import write_report
+from wmtp.reporting.report import write_report
 from wmtp.run.attempts import Record, as_overrides, read_attempts, with_changes, write_attempt
 from wmtp.run.directory import check_still_there
 from wmtp.run.failure import Failure, describe, write_failure
@@ -54,8 +54,8 @@ class Recovery:
     requeue_exit_code: int = 75
 
     def __post_init__(self) -> None:
-        check_whole_number("recovery.max_attempts", self.max_attempts, 0, 1000)
-        check_whole_number("recovery.requeue_exit_code", self.requeue_exit_code, 1, 255)
+        given = dict(max_attempts=self.max_attempts, requeue_exit_code=self.requeue_exit_code)
+        ranges.check(ranges.Recovery, **given)
 
     def attempts(
         self,

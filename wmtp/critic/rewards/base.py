@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from wmtp import ranges
 from wmtp.cache.entries import build_together, entry_file, pack, read_entry, unpack
 from wmtp.cache.fingerprint import code_of, modules_of
 from wmtp.checks import check_whole_number
@@ -66,8 +67,7 @@ class Rewards:
     binary = False
 
     def __init__(self, solutions: int = 1, incorrect: int = 1, mutants: int = 1, seed: int = 42) -> None:
-        for key, value, least in (("solutions", solutions, 1), ("incorrect", incorrect, 0), ("mutants", mutants, 0)):
-            check_whole_number(f"algo.rewards.{key}", value, least, advice="Try 1.")
+        ranges.check(ranges.Rewards, solutions=solutions, incorrect=incorrect, mutants=mutants)
         self.solutions, self.incorrect, self.mutants, self.seed = solutions, incorrect, mutants, seed
 
     def judge(

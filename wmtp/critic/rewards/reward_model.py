@@ -12,8 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
+from wmtp import ranges
 from wmtp.cache.fingerprint import digest_of_file, identify
-from wmtp.checks import check_whole_number
 from wmtp.critic.rewards.base import Rewards, Row, by_problem
 from wmtp.data.module import MTPDataModule
 from wmtp.data.problem import Problem
@@ -46,8 +46,8 @@ class RewardModel(Rewards):
     name = "reward_model"
 
     def __init__(self, path: str, token_budget: int = 8192, **which: int) -> None:
+        ranges.check(ranges.RewardModel, token_budget=token_budget)
         super().__init__(**which)
-        check_whole_number("algo.rewards.token_budget", token_budget, advice="Try 8192.")
         self.token_budget = token_budget
         self.folder = find_model(path, KEY)
         self.config = _classifier_config(self.folder)

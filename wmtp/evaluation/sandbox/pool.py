@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
+from wmtp import ranges
 from wmtp.errors import HarnessError, SandboxUnavailableError
 
 from .program import PLACES, STATUSES, Program, Verdict
@@ -84,8 +85,7 @@ class Sandbox:
         rung: str | None = None,
         packages: Iterable[str] = ("numpy",),
     ):
-        if workers is not None and workers < 1:
-            raise ValueError(f"sandbox.workers = {workers} must be at least 1, or null for one a core.")
+        ranges.check(ranges.Sandbox, workers=workers)
         self.workers = workers or usable_cores()
         self.allow_unsafe = allow_unsafe
         self.rung = rung

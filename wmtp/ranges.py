@@ -1,0 +1,276 @@
+"""Say which values each key may hold, class by class: read before torch is imported, and by the classes themselves.
+
+[연구 맥락] 값 하나를 잘못 적었을 뿐인데 torch와 Lightning을 부르는 6초를 기다리게 하지 않는다. 그렇다고 규칙을 두 벌
+    두면 언젠가 어긋난다. 그래서 규칙은 여기 한 벌이고, 두 곳이 같은 것을 부른다.
+[동작] 클래스 이름과 같은 이름의 표가 설정의 키마다 규칙 하나를 든다. 클래스는 생성자에서
+    `ranges.check(ranges.Rho1, score=score)`를 부르고, 앞문은 `_target_`의 마지막 낱말로 같은 표를 찾아, 조합된 설정에
+    먼저 부른다 (`wmtp.overrides.check_ranges`).
+    이어받은 클래스의 표는 `|`로 이어받는다. 값이 둘 이상 걸린 규칙은 그 값들이 만나는 곳에 있다.
+[디버깅] 새 클래스에 표가 없어도 된다: 생성자에서 `wmtp.checks`를 바로 부르면, 조금 늦게 같은 문장이 나온다.
+"""
+
+import signal
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+from wmtp.checks import check_choice, check_curve, check_number, check_true_or_false, check_whole_number
+from wmtp.errors import ConfigError
+
+Rule = Callable[[str, Any], None]
+Ranges = Mapping[str, Rule]
+
+
+def check(ranges: Ranges, **values: Any) -> None:
+    """Hold values to the rules of a class; a value's name is the last word of its key.
+
+    Raises:
+        ConfigError: 규칙에 맞지 않는 값이 있을 때.
+
+    Example:
+        >>> check(Rho1, score="relative")
+        Traceback (most recent call last):
+        wmtp.errors.ConfigError: algo.score = 'relative' must be one of excess, absolute. See docs/maths.md; try excess.
+    """
+    keys = {name_of(key): key for key in ranges}
+    for name, value in values.items():
+        ranges[keys[name]](keys[name], value)
+
+
+def name_of(key: str) -> str:
+    """Return the name by which a class takes the value of a key.
+
+    Example:
+        >>> name_of("algo.weighting.lam")
+        'lam'
+    """
+    return key.rpartition(".")[2]
+
+
+def number(range_: str, advice: str = "") -> Rule:
+    """Allow finite numbers of a range, as `check_number` takes it."""
+    return partial(check_number, range_=range_, advice=advice)
+
+
+def whole_number(least: int | None = 1, most: int | None = None, advice: str = "", null: str = "") -> Rule:
+    """Allow whole numbers of a range, and null where it has a meaning."""
+    return partial(check_whole_number, least=least, most=most, advice=advice, null=null)
+
+
+def choice(*choices: str, advice: str = "") -> Rule:
+    """Allow some words only."""
+    return partial(check_choice, choices=choices, advice=advice)
+
+
+def true_or_false(advice: str = "") -> Rule:
+    """Allow true and false."""
+    return partial(check_true_or_false, advice=advice)
+
+
+def or_null(rule: Rule) -> Rule:
+    """Allow null beside what a rule allows."""
+    return lambda key, value: None if value is None else rule(key, value)
+
+
+def _head_weights(key: str, curves: Any) -> None:
+    if not isinstance(curves, list | tuple):
+        raise ConfigError(f"{key} = {curves!r} must be a list with a number for each head, or null for all ones.")
+    for k, curve in enumerate(curves):
+        check_curve(f"{key}[{k}]", curve)
+
+
+def _frozen_weights(key: str, weights: Any) -> None:
+    check_choice(key, weights, FROZEN_WEIGHTS, "Try bfloat16.")
+    if weights in ("int8", "int4") and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"{key} = {weights} needs bitsandbytes, which is not installed; "
+            f"pip install 'wmtp[quantized]', or set {key}=bfloat16."
+        )
+
+
+def _stop(key: str, stop: Any) -> None:
+    if not (isinstance(stop, list) and all(isinstance(one, str) and one for one in stop)):
+        raise ConfigError(
+            f"{key} = {stop!r} must be a list of texts that are not empty, or null for the prompt mode's own. Try "
+            f"{key}=['\\nclass','\\ndef'], or [] to stop at nothing."
+        )
+
+
+def _names_of_modules(key: str, names: Any) -> None:
+    if isinstance(names, str):
+        raise ConfigError(
+            f"{key} = {names!r} must be a list of names, such as [q_proj, v_proj]; null is every linear layer of the "
+            "trunk."
+        )
+
+
+def _weights_of_sources(key: str, weights: Any) -> None:
+    for name, weight in weights.items():
+        often = "It is how often each of its problems comes in an epoch; try 1, or 0 to leave the source out."
+        check_number(f"{key}.{name}", weight, ">= 0", often)
+
+
+def _signals(key: str, names: Any) -> None:
+    for name in names:
+        if name not in signal.Signals.__members__:
+            raise ConfigError(f"{key} = {name!r} is no signal here; try [SIGTERM, SIGUSR1].")
+
+
+def _ks(key: str, ks: Any) -> None:
+    for k in ks:
+        check_whole_number(f"{key}: k", k, advice="Ask for pass@1 with ks=[1].")
+
+
+# What the words of a choice mean is said where they are used: a dtype, an arrangement of heads, a loss.
+FROZEN_WEIGHTS = ("float32", "bfloat16", "float16", "int8", "int4")
+HEADS_INIT = ("saved", "native", "auto", "copy", "random", "identity")
+ARRANGEMENTS = ("parallel", "sequential", "recurrent")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+VALUE_LOSSES = ("bce", "mse", "pairwise")
+LANGUAGES = ("en", "ko")
+
+# Keys that the program reads itself, or that a class of a library owns.
+PROGRAM = {
+    "trainer.max_steps": whole_number(),
+    "trainer.accumulate_grad_batches": whole_number(),
+    "data.leakage": choice("drop", "error", "ignore", advice="Try drop."),
+    "lang": choice(*LANGUAGES, advice="See conf/train.yaml."),
+    "ks": _ks,
+}
+
+# algos
+WeightedMTP = {
+    "algo.warmup": number("in [0, 1)", "It is a share of the steps; try 0.03."),
+    "algo.head_weights": or_null(_head_weights),
+    "algo.trunk_gradient": or_null(partial(check_curve, most=1)),
+}
+Baseline = WeightedMTP
+Rho1 = WeightedMTP | {"algo.score": choice("excess", "absolute", advice="See docs/maths.md; try excess.")}
+Critic = WeightedMTP | {"algo.value_score": choice("delta", "value", advice="See docs/maths.md; try delta.")}
+Combined = Critic | Rho1 | {"algo.mix": number("in [0, 1]", "0 is rho1, 1 is critic; try 0.5.")}
+OnlineReference = CachedReference = {"algo.reference.weights": _frozen_weights}
+adamw = {
+    "optimizer.lr": number("> 0", "See conf/optimizer/."),
+    "optimizer.heads_lr": or_null(number("> 0", "See conf/optimizer/.")),
+}
+muon = {
+    "optimizer.lr": number("> 0", "See conf/optimizer/."),
+    "optimizer.adamw_lr": number("> 0", "See conf/optimizer/."),
+}
+
+# maths
+_see = "(see conf/algo/weighting/)."
+Weighting = {
+    "algo.weighting.scope": choice("batch", "sequence"),
+    "algo.weighting.control": choice("none", "shuffle"),
+}
+SoftWeighting = Weighting | {
+    "algo.weighting.lam": number("in [0, 1]", f"It blends the weights with 1; try 1.0 {_see}"),
+    "algo.weighting.temperature": number("> 0", f"It divides the scores; try 0.7 {_see}"),
+    "algo.weighting.percentile": number("in (0, 1]", f"It is the emphasised fraction; try 1.0 {_see}"),
+    "algo.weighting.epsilon": number("in (0, 1)", f"It is the least weight; try 0.05 {_see}"),
+    "algo.weighting.w_max": number("> 1", f"It is the largest weight; try 3.0 {_see}"),
+}
+HardSelection = Weighting | {
+    "algo.weighting.percentile": number("in (0, 1]", f"It is the kept fraction; try 0.6 {_see}"),
+}
+
+# critic
+Rewards = Tests = NegCE = {
+    "algo.rewards.solutions": whole_number(1, advice="Try 1."),
+    "algo.rewards.incorrect": whole_number(0, advice="Try 1."),
+    "algo.rewards.mutants": whole_number(0, advice="Try 1."),
+}
+RewardModel = Rewards | {"algo.rewards.token_budget": whole_number(advice="Try 8192.")}
+PolicyValue = {
+    "algo.value.cumulative": true_or_false("See docs/critic.md."),
+    "algo.value.surprise": true_or_false("See docs/critic.md."),
+}
+ValueNetwork = PolicyValue | {"algo.value.weights": _frozen_weights}
+CriticPretraining = {
+    "algo.pretraining.steps": whole_number(),
+    "algo.pretraining.check_every": whole_number(),
+    "algo.pretraining.patience": whole_number(),
+    "algo.pretraining.token_budget": whole_number(2),
+    "algo.pretraining.problems": whole_number(null="all"),
+    "algo.pretraining.heldout_problems": whole_number(null="all"),
+    "algo.pretraining.gamma": number("in [0, 1]", "1 is no decay."),
+    "algo.pretraining.gae_lambda": number("in [0, 1]", "1 is no decay."),
+    "algo.pretraining.sparsity": number(">= 0", "0 lets V move everywhere; try 1.0."),
+    "algo.pretraining.lr": number("> 0", "Try 0.002."),
+    "algo.pretraining.value_loss": or_null(choice(*VALUE_LOSSES)),
+}
+Localisation = {"algo.localisation.problems": whole_number(null="all")}
+
+# heads, callbacks
+HeadPretraining = {
+    "callbacks.head_pretraining.steps": whole_number(),
+    "callbacks.head_pretraining.token_budget": whole_number(),
+    "callbacks.head_pretraining.check_every": whole_number(),
+    "callbacks.head_pretraining.patience": whole_number(),
+    "callbacks.head_pretraining.lr": number("> 0", "Try 0.001."),
+    "callbacks.head_pretraining.prompts": true_or_false(),
+}
+LossExplosion = {
+    "callbacks.loss_explosion.factor": number("> 1", "Try 10."),
+    "callbacks.loss_explosion.window": whole_number(2, advice="Try 50."),
+}
+GracefulStop = {"callbacks.graceful_stop.preemption": _signals}
+
+# data
+MTPDataModule = {
+    "data.token_budget": whole_number(2, advice="It counts tokens; try 2048."),
+    "data.max_length": whole_number(2, advice="It counts tokens; try 2048."),
+    "data.pieces": whole_number(
+        advice="Try 1, or 2 where memory is short, and multiply trainer.accumulate_grad_batches by it."
+    ),
+}
+Synthetic = {
+    "data.train_size": whole_number(0, advice="Try 500."),
+    "data.validation_size": whole_number(0, advice="Try 500."),
+    "data.test_size": whole_number(0, advice="Try 500."),
+    "data.noise": number(
+        "in [0, 1]", "It is the share of training solutions to corrupt; try 0.5, or 0 for clean data."
+    ),
+}
+Mix = {"data.weights": _weights_of_sources}
+
+# models
+ModelSource = {
+    "model.heads": or_null(whole_number(advice="Try 4; null takes as many as the model has.")),
+    "model.heads_init": choice(*HEADS_INIT),
+    "model.heads_arrangement": or_null(choice(*ARRANGEMENTS, advice="null is that of the heads that the model has.")),
+    "model.attn_implementation": or_null(choice(*ATTENTIONS, advice="null lets transformers choose.")),
+}
+Export = {
+    "model.export.dtype": choice("source", "float32", "bfloat16"),
+    "model.export.heads": choice("keep", "drop"),
+    "model.export.adapter": choice("merged", "only"),
+}
+Lora = {
+    "model.adapter.target_modules": _names_of_modules,
+    "model.adapter.r": whole_number(advice="Try 16."),
+    "model.adapter.alpha": number("> 0", "Try twice model.adapter.r."),
+    "model.adapter.dropout": number("in [0, 1)", "Try 0."),
+}
+Sampling = {
+    "sampling.temperature": number(">= 0", "0 is greedy; try 0.2."),
+    "sampling.top_p": number("in (0, 1]", "1 keeps every token; try 0.95."),
+    "sampling.n": whole_number(),
+    "sampling.max_new_tokens": whole_number(),
+    "sampling.batch_size": whole_number(),
+    "sampling.seed": whole_number(None, advice="Try 42."),
+    "sampling.decoding": choice("auto", "ordinary", "speculative", advice="Try auto."),
+    "sampling.stop": or_null(_stop),
+}
+
+# evaluation
+Benchmark = {"benchmark.limit": whole_number(null="all problems")}
+Sandbox = {"sandbox.workers": whole_number(null="one a core")}
+
+# run
+Recovery = {
+    "recovery.max_attempts": whole_number(0, 1000),
+    "recovery.requeue_exit_code": whole_number(1, 255),
+}

@@ -1,0 +1,114 @@
+"""Say how a command is used: its groups, the keys that people change, and where all the others are.
+
+[동작] Hydra의 `--help`는 설정을 조합해 300줄을 보여 준다. 여기서는 conf/의 폴더만 읽으므로 0.2초이고 한 화면이다.
+    그룹과 선택지는 파일에서, 예는 conf/<앞문>.yaml의 첫 주석에서 온다. 적어 두고 잊을 것은 `KEYS`뿐이고, 정말 있는
+    키인지는 tests/integration/test_start.py가 본다. 조합된 설정 전체는 `--cfg job`, Hydra 자신은 `--hydra-help`이다.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from inspect import unwrap
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import yaml
+
+_SCREEN = 120  # columns
+# The ten that people change, by config.
+KEYS = {
+    "train": {
+        "name": "the run's folder in runs/",
+        "seed": "of everything that is drawn",
+        "ckpt": "go on: last, auto, a run directory or a .ckpt file",
+        "trainer.max_steps": "optimizer steps",
+        "optimizer.lr": "learning rate",
+        "algo.weighting.lam": "0: every token weighs the same, 1: full weighting",
+        "model.path": "a folder, a .gguf file, s3://… or a name on the Hub (model=hf)",
+        "model.heads": "tokens that are predicted at once; 1: the next one",
+        "data.path": "where the files are (data=mbpp, codecontests)",
+        "data.token_budget": "positions in one batch; halve it where memory is short",
+    },
+    "eval": {
+        "ckpt": "a run directory, a .ckpt file, an exported folder, or model:NAME",
+        "samples": "a file of answers made elsewhere, in place of ckpt",
+        "diff": "DIR,DIR: what two evaluations judge differently",
+        "benchmark.path": "where the benchmark's files are",
+        "benchmark.limit": "at most this many problems",
+        "sampling.temperature": "0 is greedy",
+        "sampling.n": "samples a problem",
+        "ks": "pass@k for these k, as in ks=[1,10]",
+        "extract": "none, fence or auto: take the program out of Markdown",
+        "out": "where results go",
+    },
+    "promote": {
+        "run": "a run directory",
+        "to": "staging or production",
+        "name": "of the registered model",
+        "force": "true: past the gate; with reason=…",
+        "rollback": "NAME: back to the version before",
+    },
+    "compare": {
+        "against": "the arm that the others are compared with",
+        "out": "where the pages go",
+        "runs": "where mlflow.db is, for mlflow:<experiment>",
+        "lang": "en or ko",
+    },
+}
+
+
+def usage(program: Callable[..., Any], conf: Path, config_name: str, arguments: Sequence[str] = ()) -> str:
+    """Write the page that `--help` shows.
+
+    Args:
+        program: 앞문의 함수. 그 파일의 이름과 첫 줄이 명령의 이름과 뜻이다.
+        arguments: 명령줄. 사용자의 `--config-dir`에 있는 선택지도 보인다.
+    """
+    code = unwrap(getattr(program, "func", program))
+    door, meaning = Path(code.__code__.co_filename).stem, (code.__globals__["__doc__"] or "").split("\n")[0]
+    root = conf / f"{config_name}.yaml"
+    examples = re.findall(rf"^# +(python -m wmtp\.{door}\b.*)$", root.read_text(encoding="utf-8"), flags=re.M)
+    groups = list(_groups(root, [conf, *_own_folders(arguments)]))
+    sections = [
+        [meaning],
+        [f"  {example}" for example in examples or [f"python -m wmtp.{door}"]],
+        ["Groups: choose with GROUP=OPTION, the first is the default.", *_columns(groups)] if groups else [],
+        ["Keys that people change: set with KEY=VALUE.", *_columns(KEYS[config_name].items())],
+        [
+            "-m  sweeps over the values between commas       --cfg job   shows every key with its value and stops",
+            "--config-dir DIR  adds configs of your own      --hydra-help   explains the other options",
+        ],
+    ]
+    return "\n\n".join("\n".join(section) for section in sections if section)
+
+
+def _own_folders(arguments: Sequence[str]) -> Iterator[Path]:
+    """Find the folders that the user adds to conf/."""
+    for option, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if option in ("--config-dir", "-cd"):
+            yield Path(following)
+        elif option.startswith("--config-dir="):
+            yield Path(option.partition("=")[2])
+
+
+def _groups(root: Path, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """List the groups of a config and those inside them, each with its options, the default first."""
+    defaults = yaml.safe_load(root.read_text(encoding="utf-8"))["defaults"]
+    chosen = {group: option for entry in defaults if isinstance(entry, dict) for group, option in entry.items()}
+    for group, default in chosen.items():
+        options: dict[str, set[str]] = {}
+        for folder in folders:
+            for file in (folder / group).rglob("*.yaml"):
+                options.setdefault(file.parent.relative_to(folder).as_posix(), set()).add(file.stem)
+        for name, there in sorted(options.items()):
+            first = [default] if name == group and default in there else []
+            yield name, ", ".join([*first, *sorted(there.difference(first))])
+
+
+def _columns(rows: Any) -> list[str]:
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
+    cut = [(name, wrap(text, _SCREEN - width - 4)) for name, text in rows]
+    return [
+        f"  {name if not number else '':<{width}}  {line}" for name, text in cut for number, line in enumerate(text)
+    ]
