@@ -60,7 +60,7 @@ def test_the_commands_printed_by_a_stopped_sweep_go_on_with_that_point_and_with_
     assert done.returncode == 0, done.stderr
     assert "연구_1-lam_0.1: this point of the sweep has come to its end; left out" in done.stdout
     assert (one / "checkpoints" / "last.ckpt").read_bytes() == finished
-    assert {run.name for run in (tmp_path / "runs").glob("연구*")} == {one.name, other.name}
+    assert {run.name for run in (tmp_path / "runs").glob("연구_1-lam*")} == {one.name, other.name}
     configs = [last_checkpoint(run)["wmtp"]["config"] for run in (one, other)]
     assert [config["algo"]["weighting"]["lam"] for config in configs] == [0.1, 0.3]
 
@@ -90,7 +90,7 @@ def test_the_folder_of_a_long_sweep_point_fits_a_file_system_and_is_its_own(tmp_
     sweep = ["-m", f"model.path={models[0]},{models[1]}", "logger=csv", *SMALL, "trainer.max_steps=1", "name=run"]
     done = shell(shlex.join(["python", "-m", "wmtp.train", *sweep]), tmp_path)
     assert done.returncode == 0, done.stderr
-    names = [run.name for run in (tmp_path / "runs").glob("run-*")]
+    names = [run.name for run in (tmp_path / "runs").glob("run-path_*")]
     assert len(names) == 2 and all(re.fullmatch(r"run-path_[\w.+-]+-[0-9a-f]{8}", name) for name in names)
     assert all(len(name.encode()) <= 100 for name in names)
 

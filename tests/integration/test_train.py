@@ -216,7 +216,7 @@ def test_every_point_of_a_sweep_gets_a_run_of_its_own(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         front_door(train, "train")
     assert stopped.value.code == 0
-    assert sorted(run.name for run in (tmp_path / "runs").iterdir() if run.is_dir()) == [
+    assert sorted(run.name for run in (tmp_path / "runs").iterdir() if (run / "config.yaml").exists()) == [
         f"rho1-synthetic-tiny-base-lam_{lam}-temperature_{temperature}"
         for lam in ("0.1", "1.0")
         for temperature in ("0.5", "0.7")
