@@ -96,7 +96,8 @@ def readable_copy(tmp_path_factory):
     root = Path(tempfile.mkdtemp(prefix="wmtp-copy-"))
     package = Path(sys.modules["wmtp.evaluation.sandbox"].__file__).parent
     shutil.copytree(package, root / "wmtp" / "evaluation" / "sandbox", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(package.parent.parent / "errors.py", root / "wmtp")
+    for module in ("errors.py", "checks.py", "ranges.py"):
+        shutil.copy(package.parent.parent / module, root / "wmtp")
     for folder in (root / "wmtp", root / "wmtp" / "evaluation"):
         (folder / "__init__.py").touch()
     os.chmod(root, 0o755)

@@ -87,9 +87,8 @@ def test_all_references_pass_inside_as_well(sandbox, data, read):
 def test_a_redefined_helper_of_the_prompt_does_not_help(sandbox, data):
     """HumanEval 32 checks an answer by `poly`, which the prompt defines and a completion could redefine."""
     (task,) = (program for program in human_eval(data) if program.task_id == "HumanEval/32")
-    forged = Program(
-        task.setup + "    return 0\n\ndef poly(xs, x): return 0\n", task.tests, task.setup, (), "find_zero"
-    )
+    source = task.setup + "    return 0\n\ndef poly(xs, x): return 0\n"
+    forged = Program(source, task.tests, task.setup, entry_point="find_zero")
     [(_, verdict)] = sandbox.judge([forged])
     assert verdict.status == "wrong"
 

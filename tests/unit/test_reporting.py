@@ -19,10 +19,10 @@ from jinja2 import Environment, nodes
 import wmtp.comparison
 import wmtp.reporting
 from wmtp.errors import ConfigError
-from wmtp.reporting import write_evaluation_report, write_report
+from wmtp.reporting.evaluation import write_evaluation_report
 from wmtp.reporting.heat_map import shade_of, visible
 from wmtp.reporting.reading import paired_gain, read_run
-from wmtp.reporting.report import VERDICTS, frequent_failures
+from wmtp.reporting.report import VERDICTS, frequent_failures, write_report
 from wmtp.reporting.texts import KOREAN, Texts
 
 CONFIG = """\

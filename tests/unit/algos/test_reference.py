@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import LambdaCallback
 from transformers import AutoModelForCausalLM
 
 from tests.tolerance import assert_same_up_to_rounding, distance, relative_rounding, terms_of
+from wmtp import ranges
 from wmtp.algos import reference as cached_reference
 from wmtp.algos.reference import CachedReference, OnlineReference
 from wmtp.algos.rho1 import Rho1
@@ -22,7 +23,6 @@ from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError
 from wmtp.maths.weighting import SoftWeighting
-from wmtp.models import frozen
 from wmtp.models.frozen import FrozenModel
 from wmtp.models.loading import find_model, load_model
 from wmtp.models.tokenizer import load_tokenizer
@@ -154,7 +154,7 @@ def test_a_reference_held_in_fewer_bits_gives_nearly_the_same_losses(weights, bi
 def test_weights_that_cannot_be_held_so_are_refused_at_once(monkeypatch):
     with pytest.raises(ConfigError, match=r"algo.reference.weights = 'fp8' must be one of float32, bfloat16"):
         CachedReference(REFERENCE, BASE, weights="fp8")
-    monkeypatch.setattr(frozen, "find_spec", lambda name: None)
+    monkeypatch.setattr(ranges, "find_spec", lambda name: None)
     for make in (CachedReference, OnlineReference):
         with pytest.raises(ConfigError, match=r"= int8 needs bitsandbytes, .* pip install 'wmtp\[quantized\]', or set"):
             make(REFERENCE, BASE, weights="int8")
