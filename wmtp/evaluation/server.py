@@ -252,7 +252,8 @@ class Server:
     def _served(self) -> list[str]:
         """List the models of the server, none if it does not say."""
         with suppress(urllib3.exceptions.HTTPError, ValueError, KeyError, TypeError):
-            response = self._pool.request("GET", f"{self.url}/models", headers=self._headers, retries=False)
+            # Again where the server has just closed the connection that is kept.
+            response = self._pool.request("GET", f"{self.url}/models", headers=self._headers, retries=3, redirect=False)
             return [str(model["id"]) for model in response.json()["data"]]
         return []
 

@@ -37,7 +37,7 @@ def advice(run: RunResults) -> list[Advice]:
     """Look at the numbers of a run that came to its end; those of a failed one have a section of their own."""
     if run.failure:
         return []
-    rules = (_gain, _rising_ce, _weights_at_bounds, _poor_reference, _unknowing_critic, _learnt_corruption)
+    rules = (_gain, _rising_ce, _weights_at_bounds, _unknowing_critic, _learnt_corruption)
     return [one for rule in rules for one in rule(run)]
 
 
@@ -92,17 +92,6 @@ def _weights_at_bounds(run: RunResults) -> Iterator[Advice]:
     )
     warmer = _scaled(run, "algo.weighting.temperature", 2)
     yield Advice(said, _again(run, **{"algo.weighting.temperature": warmer}), {"share": floor + ceiling})
-
-
-def _poor_reference(run: RunResults) -> Iterator[Advice]:
-    points = run.series.get("weight/rho1_excess_mean") or []
-    mean = fmean(value for _, value in points[: max(len(points) // 4, 1)]) if points else 0.0
-    if mean < 0:
-        said = (
-            "The reference is worse than the model from the start (its CE is {gap:.3f} nat higher): it cannot say what "
-            "is worth learning. Give a better model.reference, and see what the same weights on the wrong tokens do."
-        )
-        yield Advice(said, _again(run, **{"algo.weighting.control": "shuffle"}), {"gap": -mean})
 
 
 def _unknowing_critic(run: RunResults) -> Iterator[Advice]:

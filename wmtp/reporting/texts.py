@@ -196,11 +196,6 @@ KOREAN = {
         "가중치의 {share:.0%}가 한계(algo.weighting.epsilon, algo.weighting.w_max)에 붙어 있다. 점수가 아니라 한계가 "
         "정하고 있으니 온도를 올린다."
     ),
-    "The reference is worse than the model from the start (its CE is {gap:.3f} nat higher): it cannot say what "
-    "is worth learning. Give a better model.reference, and see what the same weights on the wrong tokens do.": (
-        "참조모델이 처음부터 모델보다 나쁘다 (CE가 {gap:.3f} nat 높다). 무엇을 배울 만한지 말할 수 없다. "
-        "model.reference에 더 나은 것을 주고, 같은 가중치를 엉뚱한 토큰에 주면 어떤지 본다."
-    ),
     "The critic knows next to nothing of right and wrong, so its weights say little: judge more problems.": (
         "critic이 맞고 틀림을 거의 모르므로 그 가중치에는 뜻이 없다. 더 많은 문제로 가르친다."
     ),
