@@ -12,6 +12,7 @@
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -78,7 +79,7 @@ class Journal:
         **columns: type | tuple[type, ...],
     ):
         self.path = path
-        self.rows = _Rows()
+        self.rows, self._writing = _Rows(), threading.Lock()
         self._shared, self._accepts, self._columns = part is not None, accepts, columns
         self._own = path.with_name(f"{path.stem}.{part}.jsonl") if part else path
         self._file = self._own.open("a+b")
@@ -113,10 +114,11 @@ class Journal:
     def append(self, row: Row) -> None:
         """Add one row and hand it to the operating system."""
         line = _line(row)
-        self._file.write(line)
-        self._file.flush()
-        self.rows.put((sys.intern(row["task_id"]), row["sample"]), 0, self._read_to[0], len(line))
-        self._read_to[0] += len(line)
+        with self._writing:  # samples come while others are judged, each in a thread of its own
+            self._file.write(line)
+            self._file.flush()
+            self.rows.put((sys.intern(row["task_id"]), row["sample"]), 0, self._read_to[0], len(line))
+            self._read_to[0] += len(line)
 
     def sync(self) -> None:
         """Let all that was written reach the disk, and so whoever opens the file from another machine."""

@@ -1,5 +1,7 @@
 """Hold the journal to losing nothing but the line that a kill tore."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from wmtp.errors import DataFormatError
@@ -44,3 +46,17 @@ def test_a_line_that_is_not_ours_is_named(tmp_path):
     path.write_text('{"task_id": "t/1"}\n')
     with pytest.raises(DataFormatError, match=r"a\.jsonl:1: not a row that an evaluation wrote"):
         Journal(path)
+
+
+def test_rows_of_several_threads_are_read_as_they_were_written(tmp_path):
+    journal = Journal(tmp_path / "rows.jsonl")
+
+    def write(thread: int) -> None:
+        for n in range(1000):
+            row = {"task_id": f"t{thread}", "sample": n, "text": "x" * (n % 97)}
+            journal.append(row)
+            assert journal.rows[f"t{thread}", n] == row
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert all(journal.rows[key]["text"] == "x" * (key[1] % 97) for key in journal.rows) and len(journal.rows) == 4000
