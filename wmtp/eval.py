@@ -78,7 +78,7 @@ def evaluate_checkpoint(cfg: DictConfig) -> dict[str, Any]:
     with joined_ranks() if generating else nullcontext(launched()) as ranks:
         if ranks.rank and cfg.samples == "-":
             return {}  # standard input is the first one's
-        find = _samples if cfg.samples is not None else _server if generator else _model
+        find = _server if generator else _model if generating else _samples
         subject = find(cfg, ranks.local)
         folders = [_folder(cfg, subject, benchmark) for benchmark in subject.suite]
         if ranks.rank and generating:

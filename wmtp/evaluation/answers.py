@@ -84,12 +84,7 @@ def calling(problem: Problem, source: str, limits: Limits, answers: Answers) -> 
 
     [동작] 한도는 문제가 허락하는 것과 설정의 것 가운데 큰 것이고, 참조 정답이 느리면 그것을 따라 늘어난다.
     """
-    longer = max(1.0, problem.time_limit / limits.cpu_seconds)
-    limits = replace(
-        times(limits, longer),
-        call_seconds=limits.call_seconds,
-        memory_bytes=max(limits.memory_bytes, problem.memory_limit),
-    )
+    limits = replace(limits_of(problem, limits), call_seconds=limits.call_seconds)
     if answers.outputs:
         limits = limits_from_calls(limits, answers.seconds, answers.slowest)
     else:
@@ -105,6 +100,12 @@ def calling(problem: Problem, source: str, limits: Limits, answers: Answers) -> 
         agreement=problem.agreement,
         tolerance=problem.tolerance,
     )
+
+
+def limits_of(problem: Problem, limits: Limits) -> Limits:
+    """Allow a problem more time and memory than the limits do, where it asks for more."""
+    stretched = times(limits, max(1.0, problem.time_limit / limits.cpu_seconds))
+    return replace(stretched, memory_bytes=max(limits.memory_bytes, problem.memory_limit))
 
 
 def _key(problem: Problem) -> list:

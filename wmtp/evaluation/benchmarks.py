@@ -8,7 +8,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -17,10 +17,9 @@ from wmtp.data.problem import Problem
 from wmtp.data.prompts import Prompt
 from wmtp.data.sources import FileSource
 from wmtp.errors import ConfigError, DataFormatError
-from wmtp.evaluation.answers import Answers, calling
+from wmtp.evaluation.answers import Answers, calling, limits_of
 from wmtp.evaluation.extraction import extract
 from wmtp.evaluation.sandbox import Limits, Program, imports_of
-from wmtp.evaluation.sandbox.timing import times
 
 # What decides about problems of some sources only: it names no evaluation of the others.
 _OF_SOME = ("calls", "comparison", "checker", "preamble")
@@ -159,12 +158,10 @@ def program_of(
     """
     if answers:
         return calling(problem, source, limits, answers)
-    stretched = times(limits, max(1.0, problem.time_limit / limits.cpu_seconds))
-    limits = replace(stretched, memory_bytes=max(limits.memory_bytes, problem.memory_limit))
     of_problem = ("tests", "setup", "stdio", *_OF_SOME, "input_file", "output_file", "entry_point", "task_id")
     shared = {name: getattr(problem, name) for name in of_problem}
     imports = imports_of(problem.solutions[0]) if problem.solutions else ""
-    return Program(source, imports=imports, place=place, limits=limits, **shared)
+    return Program(source, imports=imports, place=place, limits=limits_of(problem, limits), **shared)
 
 
 def choose(metrics: Sequence[str], benchmarks: Mapping[str, Benchmark]) -> list[Benchmark]:

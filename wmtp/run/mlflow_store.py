@@ -63,6 +63,11 @@ def open_store(tracking_uri: str) -> Any:
         return MlflowClient(tracking_uri)
 
 
+def reason_of(error: Exception) -> str:
+    """Say in a line what a store, a driver or a network threw."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def is_permanent(error: Exception) -> bool:
     """Tell a request that MLflow refuses (never retry it) from a store that does not answer."""
     return getattr(error, "error_code", None) in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
@@ -174,7 +179,7 @@ def log_evaluation(run_dir: Path, name: str, metrics: Mapping[str, Any], folder:
         client.log_batch(state["run_id"], metrics=metric_entities(numbers, step=0), tags=tag_entities(said))
         client.log_artifacts(state["run_id"], str(folder), f"eval/{name}")
     except Exception as error:  # whatever a store, a driver or a network throws: the evaluation is done
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        reason = reason_of(error)
         sentence = f"warning: MLflow at {uri} does not take it ({reason}); the evaluation is in {folder}."
         print(mask_secrets(sentence), file=sys.stderr)
         return False
@@ -196,8 +201,9 @@ def log_sweep(folder: Path, runs: Iterable[Path]) -> None:
     states = {state["run_id"]: state["tracking_uri"] for run in runs if (state := kept_run(run))}
     done: set[str] = set()
     try:
+        clients = {uri: open_store(given_uri(uri)) for uri in set(states.values())}
         for run_id, uri in states.items():
-            client = open_store(given_uri(uri))
+            client = clients[uri]
             parent = client.get_run(run_id).data.tags.get("mlflow.parentRunId")
             if parent is None or parent in done:
                 continue
@@ -206,7 +212,7 @@ def log_sweep(folder: Path, runs: Iterable[Path]) -> None:
             client.set_terminated(parent)
             done.add(parent)
     except Exception as error:  # whatever a store, a driver or a network throws: the comparison is done
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        reason = reason_of(error)
         print(
             mask_secrets(f"warning: MLflow does not take the comparison ({reason}); it is in {folder}."),
             file=sys.stderr,

@@ -16,12 +16,12 @@ from wmtp.comparison.arms import Run, find_runs
 from wmtp.comparison.measures import numbers_of, scores_of
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.maths.pass_at_k import paired_difference
+from wmtp.run.directory import is_finished
 from wmtp.run.mlflow_store import kept_run, open_store
 from wmtp.secrets import mask_secrets
 
 STAGES = ("staging", "production")
 NAMED = "registry:"  # then NAME, or NAME@production, wherever a model may be named
-MODEL_FILES = ("config.json", "adapter_config.json")
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Judged:
 def judge(candidate: Run, production: Run | None) -> Judged:
     """Say why a run must not come into use: not exported, not evaluated, of unknown licence, or worse than what is."""
     found, where = Judged(), candidate.folder
-    if not any((where / "model" / name).is_file() for name in MODEL_FILES):
+    if not is_finished(where):
         found.reasons.append(f"it has no exported model ({where / 'model'}): it did not come to its end")
     unknown = [name for name, facts in (candidate.results.config.get("used") or {}).items()
                if not (facts or {}).get("licence")]  # fmt: skip

@@ -10,7 +10,6 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,8 +18,8 @@ from wmtp.storage.files import write_atomically
 
 FOLDER = "WMTP_SWEEP"  # set by the process that sweeps, inherited by those that train its points
 # What makes a point another experiment under the same name. What recovery changes by itself is not among these.
-_SETTINGS = ("seed", "algo", "model", "optimizer", "data.module.source", "data.module.prompt", "data.max_length",
-             "trainer.max_steps", "benchmark", "sampling", "eval")  # fmt: skip
+_SETTINGS = ("seed.", "algo.", "model.", "optimizer.", "data.module.source.", "data.module.prompt.", "data.max_length.",
+             "trainer.max_steps.", "benchmark.", "sampling.", "eval.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,24 +64,13 @@ def check_same_point(run: Path, cfg: DictConfig) -> None:
     Raises:
         ConfigError: 결과를 바꾸는 설정이 다를 때.
     """
-    then = OmegaConf.create(OmegaConf.load(run / "config.yaml"))
-    for key in _SETTINGS:
-        here, there = (_plain(OmegaConf.select(one, key)) for one in (cfg, then))
-        if here != there:
-            where, ours, theirs = _first_difference(key, here, there)
+    from wmtp.reporting.reading import flatten  # with torch, which a mistake does not wait for
+
+    here = flatten(OmegaConf.to_container(cfg, resolve=True))
+    there = flatten(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))
+    for key in (key for key in [*here, *there] if f"{key}.".startswith(_SETTINGS)):
+        if here.get(key) != there.get(key):
             raise ConfigError(
-                f"{where} = {ours}, but the point of this sweep in {run} was made with {theirs}; give name=… to begin "
-                "a sweep of its own, or move that run away."
+                f"{key} = {here.get(key)}, but the point of this sweep in {run} was made with {there.get(key)}; give "
+                "name=… to begin a sweep of its own, or move that run away."
             )
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
-def _first_difference(key: str, here: Any, there: Any) -> tuple[str, Any, Any]:
-    if isinstance(here, dict) and isinstance(there, dict):
-        for name in [*here, *there]:
-            if here.get(name) != there.get(name):
-                return _first_difference(f"{key}.{name}", here.get(name), there.get(name))
-    return key, here, there

@@ -192,7 +192,7 @@ class MLflowLogger(Logger):
                     job()
                     break
                 except Exception as error:  # whatever a store, a driver or a network throws: training must go on
-                    reason = (str(error).strip() or repr(error)).splitlines()[0]
+                    reason = mlflow_store.reason_of(error)
                     if not mlflow_store.is_permanent(error):
                         self._warn(f"does not answer ({reason})")
                         time.sleep(self.retry_seconds)
