@@ -156,8 +156,14 @@ def _refuse_unread(cfg: DictConfig, conf: Path, shipped: DictConfig, choices: Ma
 
     @cache
     def options_of(group: str) -> dict[str, set[str]]:
-        files = sorted((conf / group).glob("*.yaml"))
-        return {file.stem: set(leaves(OmegaConf.load(file), group, below_targets=False)) for file in files}
+        return {file.stem: keys_of(file, group) for file in sorted((conf / group).glob("*.yaml"))}
+
+    def keys_of(file: Path, group: str) -> set[str]:
+        """List the keys of an option, and of those of its group that it begins with."""
+        option = OmegaConf.load(file)
+        before = [file.with_name(f"{name}.yaml") for name in option.get("defaults", ()) if isinstance(name, str)]
+        inherited = (keys_of(other, group) for other in before if other.exists())
+        return set(leaves(option, group, below_targets=False)).union(*inherited)
 
     for key in leaves(cfg, below_targets=False):
         if key in known or any(f"{key}.".startswith(f"{reader}.") for reader in read):

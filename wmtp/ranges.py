@@ -119,7 +119,7 @@ def _signals(key: str, names: Any) -> None:
 
 def _ks(key: str, ks: Any) -> None:
     for k in ks:
-        check_whole_number(f"{key}: k", k, advice="Ask for pass@1 with ks=[1].")
+        check_whole_number(f"{key}: k", k, advice=f"Ask for pass@1 with {key}=[1].")
 
 
 # What the words of a choice mean is said where they are used: a dtype, an arrangement of heads, a loss.
@@ -137,6 +137,7 @@ PROGRAM = {
     "data.leakage": choice("drop", "error", "ignore", advice="Try drop."),
     "lang": choice(*LANGUAGES, advice="See conf/train.yaml."),
     "ks": _ks,
+    "eval.ks": _ks,
 }
 
 # algos
@@ -235,6 +236,11 @@ Synthetic = {
     ),
 }
 Mix = {"data.weights": _weights_of_sources}
+Corrupted = {
+    "data.noise": Synthetic["data.noise"],
+    "data.mutations": whole_number(advice="It is how many places of a solution to change; try 4."),
+    "data.part": choice("all", "clean", "corrupted"),
+}
 
 # models
 ModelSource = {

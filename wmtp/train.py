@@ -136,6 +136,7 @@ def build_parts(cfg: DictConfig) -> Parts:
 
     from wmtp.data.batching import check_pieces
     from wmtp.data.leakage import guard
+    from wmtp.evaluation.metrics import require_samples
     from wmtp.ranks.meeting import holds_weights
 
     seed_everything(cfg.seed, verbose=False)
@@ -145,6 +146,7 @@ def build_parts(cfg: DictConfig) -> Parts:
     check_pieces(cfg.trainer.accumulate_grad_batches, data.pieces)
     benchmarks = build(cfg.benchmark.suite)
     sampling = build(cfg.sampling)
+    require_samples([sampling.n], max(cfg.eval.ks))
     model = model_source.load(empty=not holds_weights(cfg.trainer))
     algo = build(cfg.algo, model=model, optimizer=build(cfg.optimizer))
     algo.optimizer(algo.model)  # built again by Lightning; here only to refuse a wrong rate in time
@@ -316,7 +318,7 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any) -> dict[
             print(evaluating(when, benchmark, sandbox.isolation, texts))
             out = Path(cfg.run_dir) / "eval" / when / benchmark.name
             # Overwrite: the same weights go on; of others the folder's name says nothing.
-            metrics |= evaluate(benchmark, out, sandbox=sandbox, overwrite=True, **subject)
+            metrics |= evaluate(benchmark, out, ks=list(cfg.eval.ks), sandbox=sandbox, overwrite=True, **subject)
             write_evaluation_report(out, benchmark.problems, texts)
     return {f"{when}/{key}": value for key, value in metrics.items() if isinstance(value, (int, float))}
 

@@ -73,6 +73,11 @@ def test_a_run_directory_holds_all_that_is_needed(config, tmp_path):
     assert written["made_of"]["code"]["version"]
 
 
+def test_a_run_counts_pass_at_every_k_that_it_is_asked_for(config):
+    metrics = train(config("sampling.n=2", "eval.ks=[1,2]", "eval.before=false"))
+    assert metrics["after/synthetic/pass@2"] >= metrics["after/synthetic/pass@1"]
+
+
 def test_the_screen_and_every_report_speak_korean_on_request(config, tmp_path, capsys):
     with pytest.raises(ConfigError, match="lang = 'kr' must be one of en, ko"):
         train(config("lang=kr"))

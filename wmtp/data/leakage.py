@@ -222,7 +222,7 @@ def _remembered(source: Source, benchmarks: Sequence[Any]) -> dict[str, Any]:
     key = digest_of([content, asked, code_of(sys.modules[__name__])])
 
     def find() -> str:
-        every = list(find_leaks(source.stream("train"), benchmarks))
+        every = list(find_leaks(source.published("train"), benchmarks))
         leaks = [leak for leak in every if leak]
         once = {leak.task_id: asdict(leak) for leak in leaks}  # a mixture may give a problem more than once
         return json.dumps({"clean": len(every) - len(leaks), "leaks": list(once.values())})

@@ -6,7 +6,7 @@
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
 from wmtp import ranges
@@ -57,9 +57,15 @@ class Mix(Source):
 
     def stream(self, split: str) -> Iterator[Problem]:
         """Yield the problems of one source after the other, training problems as often as they are to come."""
-        for name, source in self.sources.items():
+        return self._together(split, {name: source.stream for name, source in self.sources.items()})
+
+    def published(self, split: str) -> Iterator[Problem]:
+        return self._together(split, {name: source.published for name, source in self.sources.items()})
+
+    def _together(self, split: str, streams: Mapping[str, Callable[[str], Iterator[Problem]]]) -> Iterator[Problem]:
+        for name, stream in streams.items():
             weight = self.weights[name] if split == "train" else 1
-            for problem in source.stream(split) if split in source.splits else ():
+            for problem in stream(split) if split in self.sources[name].splits else ():
                 share = int.from_bytes(hashlib.sha256(problem.task_id.encode()).digest()[:8]) / 2**64
                 yield from [problem] * (int(weight) + (share < weight % 1))
 

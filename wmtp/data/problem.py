@@ -103,6 +103,10 @@ class Source:
         """Yield the problems of one split one at a time, so that a data set may be larger than memory."""
         raise NotImplementedError
 
+    def published(self, split: str) -> Iterator[Problem]:
+        """Yield the problems of one split as they were before anything was done to them on purpose."""
+        return self.stream(split)
+
     def problems(self, split: str) -> list[Problem]:
         """Collect the problems of one split."""
         return list(self.stream(split))

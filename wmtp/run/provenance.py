@@ -7,9 +7,10 @@
 
 import subprocess
 from collections.abc import Iterable
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
+
+import wmtp
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -20,7 +21,7 @@ def code_version(package: Path = _PACKAGE) -> dict[str, Any]:
     Args:
         package: 파이썬 패키지의 폴더. git이 따라가는 것이 아니면 판만 적는다.
     """
-    version: dict[str, Any] = {"version": installed("wmtp")}
+    version: dict[str, Any] = {"version": wmtp.__version__}
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:  # installed, perhaps into another checkout
         return version
     if commit := _git(package, "rev-parse", "HEAD"):
