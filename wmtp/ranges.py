@@ -145,7 +145,7 @@ WeightedMTP = {
     "algo.head_weights": or_null(_head_weights),
     "algo.trunk_gradient": or_null(partial(check_curve, most=1)),
 }
-Baseline = WeightedMTP
+Baseline = Oracle = WeightedMTP
 Rho1 = WeightedMTP | {"algo.score": choice("excess", "absolute", advice="See docs/maths.md; try excess.")}
 Critic = WeightedMTP | {"algo.value_score": choice("delta", "value", advice="See docs/maths.md; try delta.")}
 Combined = Critic | Rho1 | {"algo.mix": number("in [0, 1]", "0 is rho1, 1 is critic; try 0.5.")}
@@ -163,7 +163,7 @@ muon = {
 _see = "(see conf/algo/weighting/)."
 Weighting = {
     "algo.weighting.scope": choice("batch", "sequence"),
-    "algo.weighting.control": choice("none", "shuffle"),
+    "algo.weighting.control": choice("none", "shuffle", "random"),
 }
 SoftWeighting = Weighting | {
     "algo.weighting.lam": number("in [0, 1]", f"It blends the weights with 1; try 1.0 {_see}"),
@@ -228,6 +228,7 @@ MTPDataModule = {
 }
 Synthetic = {
     "data.train_size": whole_number(0, advice="Try 500."),
+    "data.train_skip": whole_number(0, advice="0 begins with the first problem."),
     "data.validation_size": whole_number(0, advice="Try 500."),
     "data.test_size": whole_number(0, advice="Try 500."),
     "data.noise": number(

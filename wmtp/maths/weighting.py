@@ -188,14 +188,36 @@ def shuffle_weights(weight_SL: Tensor, mask_SL: Tensor, key_SL: Tensor) -> Tenso
     return torch.empty_like(weight_SL).scatter_(1, to_SL, weight_SL.gather(1, from_SL))
 
 
+def draw_scores(score_SL: Tensor, mask_SL: Tensor, key_SL: Tensor) -> Tensor:
+    """Give every valid token the score of a valid token of its row, drawn with replacement by random keys.
+
+    [연구 맥락] shuffle은 배치의 가중치를 하나도 빠짐없이 다시 나누어 준다: 자리만 틀렸다. 여기서는 토큰마다 따로 뽑는다.
+    분포는 점수의 것 그대로이고, 토큰의 무게가 그 토큰이나 다른 토큰에 대해 아무것도 말하지 않는다. (MATHS.md 6절)
+
+    Args:
+        key_SL: 자리마다 하나인 난수, [0, 1).
+
+    Returns:
+        유효한 토큰의 점수를 바꾼 것. mask 밖은 0.
+
+    Example:
+        >>> mask = torch.tensor([[True, False, True]])
+        >>> draw_scores(torch.tensor([[2., 0., 1.]]), mask, torch.tensor([[.9, .5, .6]]))
+        tensor([[1., 0., 1.]])
+    """
+    valid_first_SL = (~mask_SL).to(torch.int8).argsort(dim=1, stable=True)
+    place_SL = (key_SL * mask_SL.sum(dim=1, keepdim=True)).long()
+    return torch.where(mask_SL, score_SL.gather(1, valid_first_SL.gather(1, place_SL)), 0.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Weighting:
     """Weigh the target tokens of a batch, scope by scope; a subclass says how the tokens of one scope are weighed.
 
     Args:
         scope: "batch" 또는 "sequence". 표준화와 평균 1의 범위.
-        control: "none" 또는 "shuffle" (대조군).
-        seed: 대조군이 자리를 바꾸는 씨앗. 실행의 것을 준다.
+        control: "none", 또는 대조군 "shuffle" (`shuffle_weights`)이나 "random" (`draw_scores`).
+        seed: 대조군이 뽑는 난수의 씨앗. 실행의 것을 준다.
 
     Raises:
         ConfigError: 값의 종류나 범위가 틀릴 때.
@@ -215,7 +237,7 @@ class _Weighting:
         Args:
             score_BT: 목표 토큰의 원점수.
             mask_BT: 목표 토큰이면 True (`target_mask`).
-            draw: control="shuffle"에서만 쓴다. 몇 번째로 섞는지, 배치마다 다른 수.
+            draw: 대조군에서만 쓴다. 몇 번째로 뽑는지, 배치마다 다른 수.
 
         Returns:
             weight_BT, float32, 기울기 없음. mask 밖은 0. 점수 하나라도 NaN/Inf인 범위는 모두 NaN.
@@ -223,18 +245,24 @@ class _Weighting:
         rows = (1, -1) if self.scope == "batch" else mask_BT.shape
         score_SL, mask_SL = score_BT.reshape(rows), mask_BT.reshape(rows)
         bad_SL = mask_SL & ~score_SL.isfinite()
-        weight_SL = self._weigh_rows(score_SL.masked_fill(bad_SL, 0.0), mask_SL)
+        known_SL = score_SL.masked_fill(bad_SL, 0.0)
+        if self.control == "random":
+            known_SL = draw_scores(known_SL, mask_SL, self._keys(draw, score_BT).reshape(rows))
+        weight_SL = self._weigh_rows(known_SL, mask_SL)
         if self.control == "shuffle":
-            # Drawn position by position, so that padding on the right changes no token's key.
-            generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{draw}").getrandbits(63))
-            key_BT = torch.rand(mask_BT.shape[::-1], generator=generator, dtype=torch.float64).T
-            # Out of memory that is not pinned the host would wait until the GPU gets to it.
-            key_BT = key_BT.pin_memory() if weight_SL.is_cuda else key_BT
-            key_BT = key_BT.to(weight_SL.device, non_blocking=True)
-            weight_SL = shuffle_weights(weight_SL, mask_SL, key_BT.reshape(rows))
+            weight_SL = shuffle_weights(weight_SL, mask_SL, self._keys(draw, score_BT).reshape(rows))
         # What some tokens of a scope weigh depends on all of them: of a bad score no weight is made anywhere in it.
         weight_SL = weight_SL.masked_fill(mask_SL & bad_SL.any(dim=1, keepdim=True), torch.nan)
         return weight_SL.reshape(mask_BT.shape)
+
+    def _keys(self, draw: int, score_BT: Tensor) -> Tensor:
+        """Draw a number in [0, 1) for every position of a batch, the same for the same seed and draw."""
+        # Drawn position by position, so that padding on the right changes no token's key.
+        generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{draw}").getrandbits(63))
+        key_BT = torch.rand(score_BT.shape[::-1], generator=generator, dtype=torch.float64).T
+        # Out of memory that is not pinned the host would wait until the GPU gets to it.
+        key_BT = key_BT.pin_memory() if score_BT.is_cuda else key_BT
+        return key_BT.to(score_BT.device, non_blocking=True)
 
 
 @dataclass(frozen=True)

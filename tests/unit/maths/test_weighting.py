@@ -20,6 +20,7 @@ from wmtp.maths.weighting import (
     blend,
     check_finite,
     clip_keeping_mean,
+    draw_scores,
     emphasize_top,
     softmax_log_weights,
     standardize,
@@ -64,13 +65,13 @@ weightings = st.builds(
     epsilon=st.sampled_from([1e-6, 0.05, 0.99]),
     w_max=st.sampled_from([1.01, 3.0, 1e4]),
     scope=st.sampled_from(["batch", "sequence"]),
-    control=st.sampled_from(["none", "shuffle"]),
+    control=st.sampled_from(["none", "shuffle", "random"]),
 )
 hard_selections = st.builds(
     HardSelection,
     percentile=st.sampled_from([0.01, 0.1, 0.6, 1.0]),
     scope=st.sampled_from(["batch", "sequence"]),
-    control=st.sampled_from(["none", "shuffle"]),
+    control=st.sampled_from(["none", "shuffle", "random"]),
 )
 search = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -168,6 +169,31 @@ def test_a_million_tokens_keep_mean_bounds_and_order(kind):
     assert weight_N.double().mean().item() == pytest.approx(1, rel=ROUNDED)
     assert weight_N.min() >= 0.05 * (1 - ROUNDED) and weight_N.max() <= 3 * (1 + ROUNDED)
     assert weight_N[score_BT[0].argsort()].diff().min() >= -3 * ROUNDED
+
+
+@search
+@given(scores())
+def test_random_scores_are_those_of_valid_tokens_of_the_row(case):
+    score_BT, mask_BT = case
+    key_BT = torch.rand(mask_BT.shape, generator=torch.Generator().manual_seed(42), dtype=torch.float64)
+    drawn_BT = draw_scores(score_BT, mask_BT, key_BT)
+    assert drawn_BT[~mask_BT].eq(0).all()
+    for drawn_N, score_N in scopes_of("sequence", drawn_BT, score_BT, mask_BT):
+        assert torch.isin(drawn_N, score_N).all()
+
+
+def test_random_draws_every_score_alike_and_each_token_on_its_own():
+    mask_BT = torch.tensor([[True, False, True, True, True]])
+    selection = HardSelection(percentile=0.001, control="random")  # of four scores the highest that was drawn is kept
+    draws, kept_DN = 4000, []
+    for draw in range(draws):
+        kept_DN.append(selection(torch.tensor([[0.0, 9.0, 1.0, 2.0, 3.0]]), mask_BT, draw)[mask_BT] > 0)
+    kept_DN = torch.stack(kept_DN).double()
+    # P(a token is kept) = Σ_s P(it drew s and nobody drew higher) = Σ_s 1/4 · (s/4)³, s = 1 … 4, for every token alike;
+    # that all four are kept is Σ_s 4^-4 · 1 = 4 / 256: shuffled weights would never all be the same.
+    kept, all_kept = sum((s / 4) ** 3 for s in range(1, 5)) / 4, 4 / 256
+    for share, expected in [*((one, kept) for one in kept_DN.mean(dim=0)), (kept_DN.prod(dim=1).mean(), all_kept)]:
+        assert share.item() == pytest.approx(expected, abs=5 * math.sqrt(expected * (1 - expected) / draws))
 
 
 def test_rounding_makes_no_difference_between_many_equal_scores():
@@ -301,7 +327,7 @@ def test_a_non_finite_score_is_an_error_that_says_how_many_and_where(weighting, 
         ("w_max", 1.0, "algo.weighting.w_max = 1.0 must be a number > 1."),
         ("w_max", "3", "algo.weighting.w_max = '3' must be a number > 1."),
         ("scope", "token", "algo.weighting.scope = 'token' must be one of batch, sequence."),
-        ("control", None, "algo.weighting.control = None must be one of none, shuffle."),
+        ("control", None, "algo.weighting.control = None must be one of none, shuffle, random."),
     ],
 )
 def test_a_value_that_cannot_work_is_named_with_the_way_out(key, value, sentence):
