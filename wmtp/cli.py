@@ -237,11 +237,13 @@ def sweep_point() -> str:
 
 
 def _swept_keys() -> set[str]:
-    """Say which keys differ between the points of this sweep."""
+    """Say which keys name the points of this sweep: those that an experiment sweeps over, even if only one of their values
+    is asked for (a piece of it), and those that are given several values.
+    """
     params = OmegaConf.select(HydraConfig.get(), "sweeper.params") or {}
     asked = [*for_hydra(sys.argv[1:]), *(f"{key}={value}" for key, value in params.items())]
     read = [override for override in map(read_override, filter(is_override, asked)) if override]
-    return {override.key_or_group for override in read if override.is_sweep_override()}
+    return {*map(str, params), *(override.key_or_group for override in read if override.is_sweep_override())}
 
 
 def refuse_sweep_over_devices(cfg: DictConfig) -> None:
