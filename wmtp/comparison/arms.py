@@ -148,7 +148,7 @@ def differing_keys(settings: Sequence[Mapping[str, str]], seeds: Sequence[int]) 
         >>> runs = [{"algo": "1", "x.seed": "1"}, {"algo": "2", "x.seed": "1"}, {"algo": "1", "x.seed": "2"}]
         >>> differing_keys(runs, [1, 1, 2])
         ['algo']
-        >>> runs = [{"model": "m1"}, {"model": "m1", "ref.model": "m1"}, {"model": "m2"}, {"model": "m2", "ref.model": "m2"}]
+        >>> runs = [{"model": "a"}, {"model": "a", "of.model": "a"}, {"model": "b"}, {"model": "b", "of.model": "b"}]
         >>> differing_keys(runs, [1, 1, 2, 2])
         []
     """

@@ -22,6 +22,7 @@ from wmtp.maths.weighting import (
     clip_keeping_mean,
     draw_scores,
     emphasize_top,
+    smooth_scores,
     softmax_log_weights,
     standardize,
 )
@@ -66,6 +67,7 @@ weightings = st.builds(
     w_max=st.sampled_from([1.01, 3.0, 1e4]),
     scope=st.sampled_from(["batch", "sequence"]),
     control=st.sampled_from(["none", "shuffle", "random"]),
+    smooth=st.sampled_from([0, 0, 2]),
 )
 hard_selections = st.builds(
     HardSelection,
@@ -110,7 +112,7 @@ def test_hard_selection_has_mean_one_and_two_values(case, selection):
 
 
 @search
-@given(scores(), st.one_of(weightings, hard_selections).filter(lambda weighting: weighting.control == "none"))
+@given(scores(), st.one_of(weightings, hard_selections).filter(lambda one: one.control == "none" and not one.smooth))
 def test_a_higher_score_never_gets_a_lower_weight(case, weighting):
     score_BT, mask_BT = case
     for score_N, weight_N in scopes_of(weighting.scope, score_BT, weighting(score_BT, mask_BT), mask_BT):
@@ -194,6 +196,33 @@ def test_random_draws_every_score_alike_and_each_token_on_its_own():
     kept, all_kept = sum((s / 4) ** 3 for s in range(1, 5)) / 4, 4 / 256
     for share, expected in [*((one, kept) for one in kept_DN.mean(dim=0)), (kept_DN.prod(dim=1).mean(), all_kept)]:
         assert share.item() == pytest.approx(expected, abs=5 * math.sqrt(expected * (1 - expected) / draws))
+
+
+@search
+@given(scores(), st.integers(1, 50))
+def test_a_smoothed_score_is_the_mean_over_the_valid_neighbours_of_its_sequence(case, reach):
+    score_BT, mask_BT = case
+    found_BT = smooth_scores(score_BT, mask_BT, reach)
+    for b, row in enumerate(mask_BT.tolist()):
+        for t, valid in enumerate(row):
+            near = [float(score_BT[b, j]) for j in range(max(0, t - reach), min(len(row), t + reach + 1)) if row[j]]
+            size = sum(map(abs, near))
+            expected = pytest.approx(math.fsum(near) / len(near), abs=len(near) * size * 2**-52) if valid else 0.0
+            assert found_BT[b, t].item() == expected
+
+
+def test_smoothing_lets_a_bad_span_fall_together():
+    score_BT = torch.tensor([[1.0, 1.0, 1.0, -5.0, 0.0, -5.0, 1.0, 1.0, 1.0]])
+    mask_BT = torch.ones_like(score_BT, dtype=torch.bool)
+    plain, smooth = (SoftWeighting(smooth=reach)(score_BT, mask_BT)[0] for reach in (0, 1))
+    assert plain[4] > plain[3] and smooth[4] <= smooth[3] < smooth[0]
+
+
+@pytest.mark.parametrize(("done", "lam"), [(0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (0.9, 1.0)])
+def test_lambda_may_follow_a_curve_along_the_training(done, lam):
+    score_BT, mask_BT = torch.tensor([[0.0, 1.0, 3.0]]), torch.ones(1, 3, dtype=torch.bool)
+    weight_BT = SoftWeighting(lam={0: 0.0, 0.5: 1.0})(score_BT, mask_BT, done=done)
+    assert weight_BT.equal(SoftWeighting(lam=lam)(score_BT, mask_BT))
 
 
 def test_rounding_makes_no_difference_between_many_equal_scores():
@@ -317,6 +346,8 @@ def test_a_non_finite_score_is_an_error_that_says_how_many_and_where(weighting, 
         ("lam", None, "algo.weighting.lam = None must be a number in [0, 1]."),
         ("lam", -0.1, "algo.weighting.lam = -0.1 must be a number in [0, 1]."),
         ("lam", math.nan, "algo.weighting.lam = nan must be a number in [0, 1]."),
+        ("lam", {0: 2}, "algo.weighting.lam = {0: 2} must be a number in [0, 1], or points {share of the training: "),
+        ("smooth", -1, "algo.weighting.smooth = -1 must be a whole number"),
         ("temperature", 0, "algo.weighting.temperature = 0 must be a number > 0. It divides the scores; try 0.7 "),
         ("temperature", math.inf, "algo.weighting.temperature = inf must be a number > 0"),
         ("temperature", [0.7], "algo.weighting.temperature = [0.7] must be a number > 0."),
