@@ -169,11 +169,11 @@ def test_a_head_learns_from_as_much_of_the_weights_as_it_is_given():
     lam = [1.0, 0.25, 0.0]
     alone = lambda k: [float(k == other) for other in range(3)]  # noqa: E731
     for k in range(3):
-        blended_BT = 1 + lam[k] * (case.weight_BT - 1)
+        blended_BT = 1 + lam[k] * (case.weight_BT.double() - 1)
         expected = case.loss_and_gradients(weight_BT=blended_BT, head_weights=alone(k))
         found = case.loss_and_gradients(head_lam=lam, head_weights=alone(k))
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)  # float64
-    with pytest.raises(ConfigError, match="algo.head_lam = .* must hold one number for each of the 3 heads"):
+    with pytest.raises(ConfigError, match=r"algo\.head_lam = .* must hold one number for each of the 3 heads"):
         case.loss(head_lam=[1.0])
 
 
