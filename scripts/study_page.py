@@ -2,7 +2,7 @@
 
     python scripts/study_page.py
 
-[동작] `<!-- runs/study/compare.md -->`와 `<!-- end -->` 사이를 그 파일의 글로 바꾼다. 제목은 두 단계 낮추고 그림은 뺀다.
+[동작] `<!-- runs/study/compare.md -->`와 `<!-- end -->` 사이를 그 파일로 바꾼다. 제목은 두 단계 낮추고 그림은 뺀다.
     없는 파일의 자리는 그대로 둔다.
 """
 
