@@ -202,6 +202,11 @@ KOREAN = {
     "The critic knows next to nothing of right and wrong, so its weights say little: use a reference instead.": (
         "critic이 맞고 틀림을 거의 모르므로 그 가중치에는 뜻이 없다. 참조모델을 쓴다."
     ),
+    "The reference is worse than the model on most tokens (median excess {median:+.3f} nats), so its weights hold the "
+    "model back: see what it does without, or give it a better model.reference.": (
+        "참조모델이 대부분의 토큰에서 모델보다 못하므로 (차이의 중앙값 {median:+.3f} nat) 그 가중치는 모델을 붙잡아 "
+        "둔다. 없이 해 보거나 더 나은 model.reference를 준다."
+    ),
     "It learns the corrupted tokens too (errors on them {before:.1%}, then {after:.1%}): weigh the tokens by a "
     "reference.": (
         "망가진 토큰도 배우고 있다 (그 오류 {before:.1%}, 그다음 {after:.1%}). 참조모델로 토큰에 무게를 준다."
