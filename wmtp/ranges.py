@@ -234,6 +234,9 @@ Synthetic = {
         "in [0, 1]", "It is the share of training solutions to corrupt; try 0.5, or 0 for clean data."
     ),
 }
+Jsonl = {
+    "data.validation_share": number("in (0, 1)", "It is the share of the questions kept for validation; try 0.05.")
+}
 Mix = {"data.weights": _weights_of_sources}
 
 # models
