@@ -9,6 +9,7 @@
 [디버깅] 새 클래스에 표가 없어도 된다: 생성자에서 `wmtp.checks`를 바로 부르면, 조금 늦게 같은 문장이 나온다.
 """
 
+import os
 import signal
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -86,6 +87,28 @@ def _frozen_weights(key: str, weights: Any) -> None:
         raise ConfigError(
             f"{key} = {weights} needs bitsandbytes, which is not installed; "
             f"pip install 'wmtp[quantized]', or set {key}=bfloat16."
+        )
+
+
+def _tensorboard(key: str, run_dir: Any) -> None:
+    _installed("tensorboard")
+
+
+def _wandb(key: str, run_dir: Any) -> None:
+    _installed("wandb")
+    online = os.environ.get("WANDB_MODE", "online") not in ("offline", "dryrun", "disabled")
+    if online and not os.environ.get("WANDB_API_KEY"):
+        raise ConfigError(
+            "logger = wandb, but the environment variable WANDB_API_KEY is not set; set it (nothing else can hold the "
+            "key), or set WANDB_MODE=offline."
+        )
+
+
+def _installed(logger: str) -> None:
+    if find_spec(logger) is None:
+        raise ConfigError(
+            f"logger = {logger} needs the package {logger}, which is not installed; pip install 'wmtp[{logger}]', or "
+            "set logger=csv."
         )
 
 
@@ -273,6 +296,8 @@ Benchmark = {"benchmark.limit": whole_number(null="all problems")}
 Sandbox = {"sandbox.workers": whole_number(null="one a core")}
 
 # run
+TensorBoard = {"logger.tensorboard.run_dir": _tensorboard}
+WeightsAndBiases = {"logger.wandb.run_dir": _wandb}
 Recovery = {
     "recovery.max_attempts": whole_number(0, 1000),
     "recovery.requeue_exit_code": whole_number(1, 255),

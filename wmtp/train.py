@@ -130,10 +130,13 @@ def say_beginning(cfg: DictConfig) -> None:
     print(Texts(cfg.lang)(text, **said, model=cfg.model.get("path")), flush=True)
 
 
-def that_can_judge(benchmarks: list[Any], lang: str) -> list[Any]:
+def that_can_judge(benchmarks: list[Any], source: Any, lang: str) -> list[Any]:
     """Leave out the benchmark of one's own rows where none has tests, and say so."""
     from wmtp.reporting.texts import Texts
 
+    for benchmark in benchmarks:
+        if vars(benchmark.source).get("path") == vars(source).get("path", ...):
+            benchmark.source.key = source.key  # a wrong row of a path that both have is the data's
     judging = [benchmark for benchmark in benchmarks if benchmark.source.has_tests(benchmark.split)]
     said = "{name}: no row has tests, so no program is run; another benchmark may be chosen, as in benchmark=mbpp"
     for benchmark in benchmarks:
@@ -155,7 +158,7 @@ def build_parts(cfg: DictConfig) -> Parts:
     tokenizer = model_source.load_tokenizer()
     data = build(cfg.data.module, tokenizer=tokenizer)
     check_pieces(cfg.trainer.accumulate_grad_batches, data.pieces)
-    benchmarks = that_can_judge(build(cfg.benchmark.suite), cfg.lang)
+    benchmarks = that_can_judge(build(cfg.benchmark.suite), data.source, cfg.lang)
     asking = build(cfg.prompt)
     cfg.prompt.chat = asking.teaches(data.source)  # what auto comes to is written down
     if cfg.prompt.chat:
@@ -306,16 +309,18 @@ def write_up(run: Path, loggers: list[Any]) -> tuple[Path, list[Any]]:
 
 
 def run_programs(cfg: DictConfig, when: str, parts: Parts, trainer: Any, log: bool = True) -> dict[str, float]:
-    """Generate, run and count, on the first rank with the whole model, while the others wait; log the numbers."""
+    """Generate, run and count, on the first rank with the whole model, while the others wait; log what was measured."""
     from wmtp.ranks.whole_model import whole_model
+    from wmtp.run.mlflow_store import is_setting
 
     with whole_model(trainer, parts.algo) as model:
         if model is None:
             return {}
         model.to(trainer.strategy.root_device).eval()
         numbers = _run_programs(cfg, when, parts, model)
+    measured = {key: value for key, value in numbers.items() if not is_setting(key)}
     for logger in trainer.loggers if log else ():
-        logger.log_metrics(numbers, step=trainer.global_step)
+        logger.log_metrics(measured, step=trainer.global_step)
     return numbers
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = (
     "errors", "checks", "ranges", "secrets", "progress", "private_names", "maths", "storage", "cache", "models", "data",
     "ranks", "checkpoints", "evaluation", "heads", "critic", "algos", "callbacks", "reporting", "comparison", "run",
-    "overrides", "usage", "cli",
+    "overrides", "usage", "completion", "cli",
 )  # fmt: skip
 DOORS = ("train", "eval", "precompute", "compare", "promote", "sweep", "cli", "overrides", "__main__")
 FRONT_DOORS = {f"wmtp.{door}" for door in DOORS}
