@@ -3,7 +3,8 @@
     eval "$(wmtp -sc install=bash)"
 
 [동작] Hydra도 완성을 하지만 프로그램 하나에 설정 하나를 뜻하고, `wmtp train`처럼 명령이 먼저 오는 것을 모른다. 그래서
-    셸이 부르는 함수는 여기 것이고, 명령을 뗀 나머지를 그 명령의 `-sc query=bash`에 묻는다. `--config-dir`은 함께 넘긴다.
+    셸이 부르는 함수는 여기 것이고, 명령을 뗀 나머지를 그 명령의 `-sc query=bash`에 묻는다. `--config-dir`은 함께
+    넘긴다.
 """
 
 import os

@@ -90,17 +90,15 @@ def _frozen_weights(key: str, weights: Any) -> None:
         )
 
 
-def _tensorboard(key: str, run_dir: Any) -> None:
-    _installed("tensorboard")
-
-
-def _wandb(key: str, run_dir: Any) -> None:
-    _installed("wandb")
-    online = os.environ.get("WANDB_MODE", "online") not in ("offline", "dryrun", "disabled")
-    if online and not os.environ.get("WANDB_API_KEY"):
+def _loggers(key: str, loggers: Any) -> None:
+    loggers = {*(loggers or ())}
+    for logger in sorted(loggers & {"tensorboard", "wandb"}):
+        _installed(logger)
+    offline = os.environ.get("WANDB_MODE", "online") in ("offline", "dryrun", "disabled")
+    if "wandb" in loggers and not offline and not os.environ.get("WANDB_API_KEY"):
         raise ConfigError(
-            "logger = wandb, but the environment variable WANDB_API_KEY is not set; set it (nothing else can hold the "
-            "key), or set WANDB_MODE=offline."
+            "logger = wandb, but the environment variable WANDB_API_KEY is not set; set it (no other place will do), "
+            "or set WANDB_MODE=offline."
         )
 
 
@@ -158,6 +156,7 @@ PROGRAM = {
     "trainer.max_steps": whole_number(),
     "trainer.accumulate_grad_batches": whole_number(),
     "data.leakage": choice("drop", "error", "ignore", advice="Try drop."),
+    "logger": _loggers,
     "lang": choice(*LANGUAGES, advice="See conf/train.yaml."),
     "ks": _ks,
 }
@@ -296,8 +295,6 @@ Benchmark = {"benchmark.limit": whole_number(null="all problems")}
 Sandbox = {"sandbox.workers": whole_number(null="one a core")}
 
 # run
-TensorBoard = {"logger.tensorboard.run_dir": _tensorboard}
-WeightsAndBiases = {"logger.wandb.run_dir": _wandb}
 Recovery = {
     "recovery.max_attempts": whole_number(0, 1000),
     "recovery.requeue_exit_code": whole_number(1, 255),

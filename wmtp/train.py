@@ -134,9 +134,10 @@ def that_can_judge(benchmarks: list[Any], source: Any, lang: str) -> list[Any]:
     """Leave out the benchmark of one's own rows where none has tests, and say so."""
     from wmtp.reporting.texts import Texts
 
+    path = getattr(source, "path", None)
     for benchmark in benchmarks:
-        if vars(benchmark.source).get("path") == vars(source).get("path", ...):
-            benchmark.source.key = source.key  # a wrong row of a path that both have is the data's
+        if path is not None and getattr(benchmark.source, "path", None) == path:
+            benchmark.source.key = source.key  # a wrong row of a file that both read is the data's
     judging = [benchmark for benchmark in benchmarks if benchmark.source.has_tests(benchmark.split)]
     said = "{name}: no row has tests, so no program is run; another benchmark may be chosen, as in benchmark=mbpp"
     for benchmark in benchmarks:

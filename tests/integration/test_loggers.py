@@ -45,7 +45,7 @@ def test_tensorboard_reads_the_same_names_and_numbers_and_a_resumed_run_goes_on(
     for name, values in expected.items():
         there = {event.step: event.value for event in events.Scalars(name)}
         assert there[max(there)] == pytest.approx(values[-1], rel=2**-23), name  # TensorBoard keeps float32
-    assert max(event.step for event in events.Scalars("train/loss")) == 2
+    assert len({event.step for event in events.Scalars("train/loss")}) == 3
     (start,) = [
         plugin_data_pb2.HParamsPluginData.FromString(data).session_start_info
         for tag, data in events.PluginTagToContent("hparams").items()

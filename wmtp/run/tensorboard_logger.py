@@ -22,7 +22,7 @@ class TensorBoard(TensorBoardLogger):
     """
 
     def __init__(self, run_dir: str | Path) -> None:
-        ranges.check(ranges.TensorBoard, run_dir=run_dir)
+        ranges.check(ranges.PROGRAM, logger=["tensorboard"])
         super().__init__(save_dir=str(run_dir), name="", version="tensorboard", default_hp_metric=False)
 
     @rank_zero_only
