@@ -10,6 +10,7 @@
 """
 
 import math
+import os
 import signal
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -90,6 +91,26 @@ def _frozen_weights(key: str, weights: Any) -> None:
         )
 
 
+def _loggers(key: str, loggers: Any) -> None:
+    loggers = {*(loggers or ())}
+    for logger in sorted(loggers & {"tensorboard", "wandb"}):
+        _installed(logger)
+    offline = os.environ.get("WANDB_MODE", "online") in ("offline", "dryrun", "disabled")
+    if "wandb" in loggers and not offline and not os.environ.get("WANDB_API_KEY"):
+        raise ConfigError(
+            "logger = wandb, but the environment variable WANDB_API_KEY is not set; set it (no other place will do), "
+            "or set WANDB_MODE=offline."
+        )
+
+
+def _installed(logger: str) -> None:
+    if find_spec(logger) is None:
+        raise ConfigError(
+            f"logger = {logger} needs the package {logger}, which is not installed; pip install 'wmtp[{logger}]', or "
+            "set logger=csv."
+        )
+
+
 def _stop(key: str, stop: Any) -> None:
     if not (isinstance(stop, list) and all(isinstance(one, str) and one for one in stop)):
         raise ConfigError(
@@ -136,6 +157,7 @@ PROGRAM = {
     "trainer.max_steps": whole_number(),
     "trainer.accumulate_grad_batches": whole_number(),
     "data.leakage": choice("drop", "error", "ignore", advice="Try drop."),
+    "logger": _loggers,
     "lang": choice(*LANGUAGES, advice="See conf/train.yaml."),
     "ks": _ks,
     "eval.ks": _ks,
@@ -252,6 +274,9 @@ Synthetic = {
     "data.noise": number(
         "in [0, 1]", "It is the share of training solutions to corrupt; try 0.5, or 0 for clean data."
     ),
+}
+Jsonl = {
+    "data.validation_share": number("in (0, 1)", "It is the share of the questions kept for validation; try 0.05.")
 }
 Mix = {"data.weights": _weights_of_sources}
 Corrupted = {

@@ -4,8 +4,9 @@
     CodeContests 표본 209개 중 9개(div. 1과 div. 2에 이름만 달리 나온 문제)가 시험 분할에 다시 나온다.
 [동작] 문제마다 세 가지 지문을 만들고, 벤치마크의 지문을 거꾸로 찾는 표(역색인)에 대어 본다.
     text   소문자 낱말 8개씩의 조각
-    code   주석, docstring, 괄호, 함수 이름을 지운 정답의 기호 13개씩의 조각. 벤치마크는 첫 정답, 학습 문제는 모든
-           정답을 본다: critic은 첫 정답만 배우지 않는다. 오답은 누구의 답도 아니므로 보지 않는다
+    code   주석, docstring, 괄호, 함수 이름을 지운 정답의 기호 13개씩의 조각. 코드 블록이 든 답이면 그 안의 것도.
+           벤치마크는 첫 정답, 학습 문제는 모든 정답을 본다: critic은 첫 정답만 배우지 않는다. 오답은 누구의 답도
+           아니므로 보지 않는다
     tests  함수 이름까지 똑같은 assert 문장, 또는 (입력, 출력) 쌍
     text는 80 %, code는 90 %, tests는 절반 이상 겹치면 누출이다. 짧은 조각이 긴 글 안에서 우연히 나온 것은 세지 않는다.
     표에는 해시만 남는다. 벤치마크의 정답은 어디에도 쓰이지 않고 기록되지 않는다.
@@ -36,6 +37,7 @@ from wmtp.storage.files import write_atomically
 
 TEXT_GRAM, CODE_GRAM = 8, 13  # words, code tokens
 OVERLAP = {"text": 0.8, "code": 0.9, "tests": 0.5}  # what makes a leak
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n(.*?)^[ \t]*\1", re.MULTILINE | re.DOTALL)
 LONG = 50  # n-grams; what is shorter must be matched by something of its own size
 
 
@@ -185,8 +187,13 @@ def _fingerprints(problem: Problem, solutions: Iterable[str]) -> Iterator[tuple[
     """Yield one by one what a problem is known by: its text, its tests, and each of its solutions."""
     yield "text", _grams(re.findall(r"\w+", problem.text.lower()), TEXT_GRAM)
     yield "tests", _tests(problem)
-    for solution in dict.fromkeys(solutions):
-        yield "code", _grams(_code_tokens(solution), CODE_GRAM)
+    for program in dict.fromkeys(one for solution in solutions for one in (solution, *_fenced(solution))):
+        yield "code", _grams(_code_tokens(program), CODE_GRAM)
+
+
+def _fenced(answer: str) -> list[str]:
+    """List the programs in an answer's Markdown fences: what a conversation says around them hides no leak."""
+    return [found[2] for found in _FENCE.finditer(answer)]
 
 
 def _grams(tokens: Sequence[str], n: int) -> set[int]:

@@ -150,8 +150,9 @@ def tokenize_problem(
     """
     prompt_ids = encode_prompt(tokenizer, prompt.render(problem, shots))
     text = prompt.completion(problem)
-    shift = text.find(problem.solutions[0])  # noise spans count from the solution's first character
-    target_ids, places = encode_solution(tokenizer, text)
+    # Noise spans count from the solution's first character, which may be in the prompt.
+    shift = text.find(problem.answer) - len(problem.solutions[0]) + len(problem.answer)
+    target_ids, places = encode_solution(tokenizer, text, prompt.end(tokenizer))
     noise = [
         any(start < span_end + shift and span_start + shift < end for span_start, span_end in problem.noise_spans)
         for start, end in places

@@ -46,7 +46,7 @@ import torch
 from wmtp.errors import ConfigError, HarnessError
 from wmtp.evaluation.answers import Answers, answers_of
 from wmtp.evaluation.benchmarks import Benchmark, program_of
-from wmtp.evaluation.extraction import holds_fence
+from wmtp.evaluation.extraction import THOUGHT, holds_fence
 from wmtp.evaluation.for_others import evalplus_results, verdict_table
 from wmtp.evaluation.generators import Generator
 from wmtp.evaluation.journal import Journal, Key
@@ -442,6 +442,7 @@ class _Evaluation:
             **{name: getattr(sampling, name, None) for name in DRAWN},
             "extract": self.extract,
             "fenced": sum(holds_fence(self.samples.rows[key]["completion"]) for key in statuses),
+            "thought": sum(THOUGHT in self.samples.rows[key]["completion"] for key in statuses),
             "isolation": self.sandbox.isolation,
             "packages": self.sandbox.packages,
         }

@@ -77,6 +77,7 @@ class MTPMixin:
 
     adapter: Lora | None = None
     new_heads: NewHeads | None = None  # how the extra heads began, where they are not a checkpoint's
+    closes_with: int | None = None  # the token that closes its answers, where it is taught in conversations
     drafter: type  # of wmtp.models.drafting
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:

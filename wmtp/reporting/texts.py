@@ -79,6 +79,7 @@ KOREAN = {
     "extract": "꺼내기",
     "isolation": "격리",
     "answers in a Markdown fence": "코드 블록에 든 답",
+    "answers after </think>": "</think> 뒤에 나온 답",
     # headline numbers
     "pass@1 on {name}": "{name}: 한 번에 푼 문제 (pass@1)",
     "pass@{k}": "{k}번 안에 푼 문제 (pass@{k})",
@@ -398,6 +399,9 @@ KOREAN = {
     "judged": "채점",
     "{distinct} programs; {copies} samples are copies of them": "프로그램 {distinct}개; 표본 {copies}개는 그것의 사본",
     "{name}: the last of those who judge in {out} sums up": "{name}: {out}에서 마지막에 끝나는 프로세스가 결과를 모음",
+    "{name}: no row has tests, so no program is run; another benchmark may be chosen, as in benchmark=mbpp": (
+        "{name}: 시험이 있는 줄이 없어 프로그램을 돌리지 않음. benchmark=mbpp처럼 다른 것을 고를 수 있음"
+    ),
     "{fenced} of {samples} answers hold a Markdown fence: extract=auto": (
         "답 {samples}개 중 {fenced}개에 Markdown 코드 블록이 있음: extract=auto"
     ),
