@@ -106,6 +106,8 @@ def judge_with_evalplus(file: Path, programs: list[dict[str, str]], patience: fl
     from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
     from evalplus.gen.util import trusted_exec
 
+    whole = "EVALPLUS_TIMEOUT_PER_TASK"  # set in the environment it would be compared with a number, and is a text
+    os.getenv = lambda name, default=None: patience * 60 if name == whole else os.environ.get(name, default)
     dataset = "humaneval" if file.name.startswith("HumanEval") else "mbpp"
     asked = {row["task_id"].lower() for row in programs}
     problems = {row["task_id"].lower(): row for row in stream_jsonl(str(file)) if row["task_id"].lower() in asked}
