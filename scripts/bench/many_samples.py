@@ -1,6 +1,6 @@
 """Judge 200 samples of every problem of HumanEval+ or MBPP+ through the front door: how fast, in how much memory.
 
-    python scripts/bench/many_samples.py DATA_DIR/evalplus/MbppPlus.jsonl.gz          378 x 200, 4 minutes of CPU
+    python scripts/bench/many_samples.py DATA_DIR/evalplus/MbppPlus.jsonl.gz          378 x 200, 3 minutes of CPU
     python scripts/bench/many_samples.py DATA_DIR/evalplus/HumanEvalPlus.jsonl.gz     164 x 200, 2 minutes of CPU
 
 [연구 맥락] n=200의 pass@k가 하룻밤 일인지 몇 분의 일인지는 채점이 정한다. 메모리는 표본을 따라 늘지 않아야 한다.

@@ -53,6 +53,15 @@ def references_and_mutants(source: Any, problem: Any, mutants: int) -> dict[str,
     return made
 
 
+def fill_up(made: dict[str, str], problem: Any, mutants: int) -> None:
+    """Add programs that spoil what the reference returns, where it has too few places to mutate."""
+    for spoilt in ("None", "[right(*given)]", "repr(right(*given))"):
+        if len(made) <= mutants:
+            name = problem.entry_point
+            text = f"{problem.solutions[0]}\nright = {name}\n\ndef {name}(*given):\n    return {spoilt}\n"
+            made.setdefault(text, f"mutant {len(made)}, {spoilt}")
+
+
 def write_programs(file: Path, arguments: argparse.Namespace, programs: Path) -> None:
     """Write the references and their mutants, one a line; leave out the problems whose reference is slow."""
     from wmtp.evaluation.answers import answers_of
@@ -67,7 +76,12 @@ def write_programs(file: Path, arguments: argparse.Namespace, programs: Path) ->
         for problem in problems:
             if answers[problem.task_id].seconds > arguments.seconds:
                 continue
-            for text, name in references_and_mutants(source, problem, arguments.mutants).items():
+            made = references_and_mutants(source, problem, arguments.mutants)
+            if arguments.fill:
+                if len(made) > arguments.mutants:
+                    continue
+                fill_up(made, problem, arguments.mutants)
+            for text, name in made.items():
                 rows.write(json.dumps({"task_id": problem.task_id, "name": name, "solution": text}) + "\n")
 
 
@@ -187,6 +201,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="HumanEvalPlus.jsonl.gz or MbppPlus.jsonl.gz, in EvalPlus' own format")
     parser.add_argument("--peer", help="the Python that has evalplus; without it only this sandbox is measured")
     parser.add_argument("--mutants", type=int, default=3, help="of each reference solution")
+    parser.add_argument("--fill", action="store_true", help="only problems with fewer mutants, spoilt in other ways")
     parser.add_argument("--first", type=int, default=0, help="leave out the problems before this one")
     parser.add_argument("--last", type=int, default=None, help="and those from this one on")
     parser.add_argument("--seconds", type=float, default=1e9, help="leave out problems whose reference takes longer")
