@@ -11,6 +11,7 @@
     python scripts/bench/plus.py DATA_DIR/evalplus/HumanEvalPlus.jsonl.gz --peer /tmp/peers/bin/python
 
 HumanEval+ 164문제 × 4는 코어 하나로 약 4분, MBPP+ 378문제 × 4는 약 15분. `--first`, `--last`로 나누어 잴 수 있다.
+고칠 곳이 모자란 문제는 `--fill`로 따로 잰다.
 """
 
 import argparse
