@@ -21,7 +21,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from tests.published import publish
 from wmtp.cli import config_dir
@@ -88,16 +88,22 @@ def trained(tmp_path):
     return train_and_export
 
 
-@pytest.fixture
-def without_layers(tmp_path, tokenizer) -> Path:
-    """Write a Qwen2 that ships no multi-token layer."""
+@pytest.fixture(params=["qwen2", "llama"])
+def without_layers(request, tmp_path, tokenizer) -> Path:
+    """Write a model that ships no multi-token layer: with biases, or without, its positions stretched and tied."""
     sizes = dict(vocab_size=512, num_hidden_layers=2, num_key_value_heads=2, max_position_embeddings=512)
-    shape = {size: WIDE[size] for size in WIDE if size != "head_dim"}
-    model = AutoModelForCausalLM.from_config(Qwen2Config(**shape, **sizes, initializer_range=0.15))
+    shape = {size: WIDE[size] for size in WIDE if size != "head_dim"} | sizes | {"initializer_range": 0.15}
+    stretched = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+    stretched |= dict(original_max_position_embeddings=64, rope_theta=10000.0)
+    if request.param == "qwen2":
+        config = Qwen2Config(**shape)
+    else:
+        config = LlamaConfig(**shape, rope_parameters=stretched, tie_word_embeddings=True, rms_norm_eps=1e-5)
+    model = AutoModelForCausalLM.from_config(config)
     torch.nn.init.uniform_(model.model.norm.weight, 0.5, 1.5)
-    model.save_pretrained(tmp_path / "qwen2")
-    tokenizer.save_pretrained(tmp_path / "qwen2")
-    return tmp_path / "qwen2"
+    model.save_pretrained(tmp_path / "plain")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    return tmp_path / "plain"
 
 
 def test_vllm_serves_a_model_whose_heads_were_dropped(trained):
@@ -118,7 +124,7 @@ def test_vllm_serves_glm_plain_and_with_its_own_layer(trained, tmp_path, tokeniz
 
 
 @pytest.mark.parametrize("drafts", ["0", "1"])
-def test_vllm_serves_a_layer_that_wmtp_put_on_qwen2(trained, without_layers, drafts):
+def test_vllm_serves_a_layer_that_wmtp_put_on_a_plain_model(trained, without_layers, drafts):
     new = ["model.heads=2", "model.heads_arrangement=sequential", "model.heads_init=copy"]
     folder = trained("model=hf", f"model.path={without_layers}", *new, "callbacks.head_pretraining.steps=2")
     prompts, expected = ours(folder)
