@@ -4,6 +4,7 @@
     못한다. 그래서 나온 모델의 이름으로 읽고, 같은 이름으로 쓴다.
 [동작] 이름의 규칙은 transformers의 것을 쓴다: "MtpModel"의 표와 그 구조의 표 (`get_checkpoint_conversion_mapping`).
     DeepSeek, GLM, Bailing   model.layers.{층 수 + k}.{enorm,hnorm,eh_proj,shared_head.norm,self_attn,mlp,…}
+                             (Bailing, 곧 Ling의 마지막 norm은 vLLM에서 final_layernorm이다. transformers의 표에는 없다)
     Mellum, Qwen             mtp.{fc,pre_fc_norm_embedding,pre_fc_norm_hidden,norm,layers.0.…}
     MiMo                     model.mtp_layers.{k}.{token_layernorm,hidden_layernorm,input_proj,final_layernorm,…}
     MiMo의 이름만 그 표에 없어서 여기 적는다 (vLLM의 mimo_mtp.py와 견주었다). 아무 층도 없이 온 모델에 새로 다는 층도
@@ -227,6 +228,7 @@ def _conversions(config: Any) -> tuple[list[WeightRenaming], list[WeightConverte
         *(WeightRenaming(rf"{prefix}{theirs}\.", f"{target}{ours}.") for theirs, ours in MIMO.items()),
         WeightRenaming(prefix, target),
         *(WeightRenaming(f"layers.{layers + k}.", f"layers.{k}.mtp_block.") for k in range(count)),
+        WeightRenaming(r"\.mtp_block\.final_layernorm\.", ".post_norm."),  # Ling's, as vLLM reads it
         *get_checkpoint_conversion_mapping("MtpModel"),
         *(get_checkpoint_conversion_mapping(text.model_type) or ()),
     ]
