@@ -5,8 +5,8 @@
 [동작] `why_not_mimo`가 config만 보고 들어맞는지 정한다. 들어맞으면 내보낼 때 architectures를 MiMo로 적고, 몸통과 층에
     없는 치우침을 0으로 적는다 (`absent_biases`). 읽을 때는 0인지 확인하고 버린다: 모델에는 그런 텐서가 없다.
     들어맞지 않으면 구조의 이름을 그대로 두고 까닭을 한 줄로 말한다. 그 층으로는 wmtp만 초안을 쓴다.
-[디버깅] 서버의 답이 다르면 vLLM 0.32.0의 model_executor/models/{mimo,mimo_mtp,qwen2}.py와 견준다: 머리의 너비는
-    hidden_size를 머리의 수로 나눈 것이고(Qwen2Attention), o_proj와 MLP에는 치우침이 없고, 활성은 SiLU뿐이다.
+[디버깅] 서버의 답이 다르면 vLLM 0.32.0의 model_executor/models/{mimo,mimo_mtp,qwen2}.py와 견준다: 어텐션 헤드의 너비는
+    hidden_size를 그 수로 나눈 것이고(Qwen2Attention), o_proj와 MLP에는 치우침이 없고, 활성은 SiLU뿐이다.
     회전 위치는 rope_parameters를 그대로 따른다.
 """
 
