@@ -186,11 +186,14 @@ def by_transformers(plain: Any, prompts: Sequence[list[int]], tokens: int, ends:
     return complete
 
 
-def by_wmtp(model: Any, tokenizer: Any, requests: Sequence[Request], tokens: int, decoding: str, kept: dict) -> Way:
+def by_wmtp(
+    model: Any, tokenizer: Any, requests: Sequence[Request], asked: argparse.Namespace, decoding: str, kept: dict
+) -> Way:
     """Complete by our decoder; what heads had accepted goes to `kept`."""
 
     def complete(batch: int, count: int) -> list[list[int]]:
-        sampling = Sampling(0.0, 1.0, max_new_tokens=tokens, batch_size=batch, decoding=decoding)
+        how = dict(max_new_tokens=asked.tokens, batch_size=batch, decoding=decoding)
+        sampling = Sampling(asked.temperature, 0.95 if asked.temperature else 1.0, **how)
         done = dict(generate(model, tokenizer, requests[:count], sampling))
         kept[decoding] = acceptance(list(done.values()))
         return [list(done[i].tokens) for i in range(count)]
@@ -204,17 +207,19 @@ def against_transformers(folder: Path, problems: Sequence[Any], prompt: Prompt, 
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     size = sum(p.numel() for p in model.parameters()) / 1e6
     arrangement = getattr(model.config, "mtp_arrangement", "parallel")
-    print(f"\n## {folder}: {size:.0f} M parameters, {model.heads - 1} {arrangement} heads beside head 0, greedy\n")
+    print(
+        f"\n## {folder}: {size:.0f} M parameters, {model.heads - 1} {arrangement} heads beside head 0, temperature {asked.temperature:g}\n"
+    )
     # Without stop strings: `generate` looks for them in another way.
     requests = [Request(problem.task_id, prompt.render(problem)) for problem in problems]
     prompts = [encode_prompt(tokenizer, request.prompt) for request in requests]
     ends, kept = end_tokens(model, tokenizer), {}
-    ways: dict[str, tuple[Any, Way]] = {
-        "transformers": (plain, by_transformers(plain, prompts, asked.tokens, ends)),
-        "transformers, use_mtp": (plain, by_transformers(plain, prompts, asked.tokens, ends, use_mtp=True)),
-    }
+    ways: dict[str, tuple[Any, Way]] = {}
+    if asked.temperature == 0:  # sampled, no two programs write the same
+        ways["transformers"] = (plain, by_transformers(plain, prompts, asked.tokens, ends))
+        ways["transformers, use_mtp"] = (plain, by_transformers(plain, prompts, asked.tokens, ends, use_mtp=True))
     for decoding in ("ordinary", "speculative", "auto"):
-        ways[decoding] = (model, by_wmtp(model, tokenizer, requests, asked.tokens, decoding, kept))
+        ways[decoding] = (model, by_wmtp(model, tokenizer, requests, asked, decoding, kept))
     print("| batch | decoding | tokens/s | against ordinary | outside | accepted by head 1, 2, … | same as ordinary |")
     print("|---|---|---|---|---|---|---|")
     for batch, count in ((1, asked.prompts), (16, max(16, 4 * asked.prompts))):
@@ -255,6 +260,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["tiny", "deep"])
     parser.add_argument("--model", type=Path, nargs="+", help="folders of models with heads, against transformers")
     parser.add_argument("--mbpp", type=Path, help="the folder that holds mbpp.jsonl, for --model; else synthetic")
+    parser.add_argument("--temperature", type=float, default=0.0, help="for --model; above 0 without transformers")
     parser.add_argument("--tokens", type=int, default=64, help="tokens to write after each prompt, for --model")
     args = parser.parse_args()
     torch.set_num_threads(1)
