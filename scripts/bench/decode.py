@@ -207,9 +207,8 @@ def against_transformers(folder: Path, problems: Sequence[Any], prompt: Prompt, 
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     size = sum(p.numel() for p in model.parameters()) / 1e6
     arrangement = getattr(model.config, "mtp_arrangement", "parallel")
-    print(
-        f"\n## {folder}: {size:.0f} M parameters, {model.heads - 1} {arrangement} heads beside head 0, temperature {asked.temperature:g}\n"
-    )
+    what = f"{size:.0f} M parameters, {model.heads - 1} {arrangement} heads beside head 0"
+    print(f"\n## {folder}: {what}, temperature {asked.temperature:g}\n")
     # Without stop strings: `generate` looks for them in another way.
     requests = [Request(problem.task_id, prompt.render(problem)) for problem in problems]
     prompts = [encode_prompt(tokenizer, request.prompt) for request in requests]

@@ -26,9 +26,10 @@ from wmtp.algos.baseline import Baseline
 from wmtp.data.batching import collate
 from wmtp.data.tokenization import TokenizedSample
 from wmtp.errors import CheckpointError, ConfigError
+from wmtp.models.export import Export
 from wmtp.models.generation import generate
 from wmtp.models.loading import ModelSource, load_model, mtp_class
-from wmtp.models.native_layout import shipped_layers
+from wmtp.models.native_layout import COUNTS, shipped_layers
 from wmtp.models.sampling import Request, Sampling
 
 FAMILIES = sorted(CONFIGS)
@@ -324,6 +325,19 @@ def test_step_has_no_language_model_of_its_own_and_inkling_one_whose_logits_are_
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="the logits of inkling_text are not its final hidden states times"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "qwen3_5", "mimo"])
+def test_a_folder_whose_layers_are_left_out_promises_none(folders, name, tmp_path):
+    Export(heads="drop").write(load(folders[name]), folders[name], tmp_path / "out")
+    source, written = (load_file(folder / "model.safetensors") for folder in (folders[name], tmp_path / "out"))
+    shipped = shipped_layers(folders[name], load(folders[name]).config)
+    assert shipped_layers(tmp_path / "out", load_model(tmp_path / "out").config) is None
+    assert {n for n in source if n not in written} >= {n for n in shipped.names if "*" not in n}
+    said = json.loads((tmp_path / "out" / "config.json").read_text())
+    counts = {key: said[key] for key in COUNTS if key in said}
+    assert counts and not any(counts.values())
+    assert said["architectures"] == json.loads((folders[name] / "config.json").read_text())["architectures"]
 
 
 def test_the_last_norm_of_ling_is_read_by_the_name_that_vllm_reads(folders, tmp_path):
