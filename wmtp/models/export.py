@@ -219,6 +219,8 @@ class Export:
             config.pop(key, None)
         if heads > 1:
             config |= model.exported_config()
+        elif model.heads > 1:
+            config = model.config_without_heads(config)
         if self.dtype != "source":
             config["torch_dtype" if "torch_dtype" in config else "dtype"] = self.dtype
         return config

@@ -152,6 +152,10 @@ class MTPMixin:
         """Return what config.json says of the heads."""
         return {"mtp_heads": self.heads} if self.heads > 1 else {}
 
+    def config_without_heads(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the source's config.json for a folder that heads 1, 2, … are left out of."""
+        return config
+
     def is_of_heads(self, name: str) -> bool:
         """Say whether a tensor of a file is of heads 1, 2, …, which are there to be used or not."""
         return name.startswith(EXTRA_HEADS)
