@@ -38,9 +38,7 @@ ASSETS = Path(__file__).resolve().parent.parent / "wmtp" / "assets"
 def short_problem() -> Problem:
     """Choose the shortest of 300 programs that were corrupted by wrong lines, and not by a comment."""
     corrupted = [
-        problem
-        for problem in Synthetic(train_size=300, noise=1.0).problems("train")
-        if "#" not in problem.solutions[0]
+        problem for problem in Synthetic(train_size=300, noise=1.0).problems("train") if "#" not in problem.solutions[0]
     ]
     return min(corrupted, key=lambda problem: len(problem.solutions[0]))
 
@@ -78,6 +76,7 @@ def one_step() -> dict[str, str]:
         name: weighted_mtp_loss(output.hidden, output.unembedding_VD, labels_BT, weights, sample.targets)
         for name, weights in (("w", weight_BT), ("1", None))
     }
+    count_H = losses["w"].target_count_H
     return {
         "problem": f"{Synthetic0Shot().render(problem)}{problem.solutions[0]}\n",
         "ids": table(
@@ -98,18 +97,27 @@ def one_step() -> dict[str, str]:
             ["토큰 j", "글자", "망가짐", "CE_base", "CE_ref", "점수 s"],
             [
                 [
-                    j, text[j], "●" if batch["noise_BT"][0, j] else "", number(nll_HBT[0][0, j]),
-                    number(reference_BT[0, j]), number(score_BT[0, j]),
+                    j,
+                    text[j],
+                    "●" if batch["noise_BT"][0, j] else "",
+                    number(nll_HBT[0][0, j]),
+                    number(reference_BT[0, j]),
+                    number(score_BT[0, j]),
                 ]
                 for j in targets
             ],
-        ),  # fmt: skip
+        ),
         "weights": table(
             ["토큰 j", "글자", "망가짐", "s", "z", "N·softmax(z/T)", "w"],
             [
                 [
-                    j, text[j], "●" if batch["noise_BT"][0, j] else "", number(score_BT[0, j]), number(z_BT[0, j]),
-                    number(log_weight_BT[0, j].exp()), number(weight_BT[0, j]),
+                    j,
+                    text[j],
+                    "●" if batch["noise_BT"][0, j] else "",
+                    number(score_BT[0, j]),
+                    number(z_BT[0, j]),
+                    number(log_weight_BT[0, j].exp()),
+                    number(weight_BT[0, j]),
                 ]
                 for j in targets
             ],
@@ -120,7 +128,9 @@ def one_step() -> dict[str, str]:
             ["헤드 k", "목표의 수", "평균 nll", "Σ w·nll", "Σ w·nll / (H·M)"],
             [
                 [
-                    k, int(target_mask(labels_BT, k).sum()), number(losses["w"].nll_sum_H[k] / losses["w"].target_count_H[k]),
+                    k,
+                    int(count_H[k]),
+                    number(losses["w"].nll_sum_H[k] / count_H[k]),
                     number((weight_BT * nll_BT).sum()),
                     number((weight_BT * nll_BT).sum() / (len(nll_HBT) * sample.targets)),
                 ]
@@ -130,7 +140,7 @@ def one_step() -> dict[str, str]:
         + f"M = {sample.targets}, H = {len(nll_HBT)}\n"
         f"L     = {number(losses['w'].loss)}   weighted_mtp_loss, 위의 마지막 칸을 더한 것\n"
         f"w = 1 = {number(losses['1'].loss)}   baseline의 손실\n",
-    }  # fmt: skip
+    }
 
 
 def _target(text: list[str], label: torch.Tensor, place: int) -> str:

@@ -18,7 +18,11 @@ from wmtp.reporting.reading import RunResults, read_run
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "images" / "why"
 CURVES = ("weight_histogram", "weights_over_time", "ce_per_head", "pass_at_1")
-SHOWN = ("synthetic/train/0", "synthetic/train/1", "synthetic/train/2")  # lines in the wrong order, garbage, wrong steps
+SHOWN = (
+    "synthetic/train/0",
+    "synthetic/train/1",
+    "synthetic/train/2",
+)  # lines in the wrong order, garbage, wrong steps
 UP, DOWN = "224,130,20", "47,134,201"  # of the report
 KINDS = {
     "keyword": "예약어", "layout": "줄바꿈과 들여쓰기", "identifier": "이름", "operator": "연산자와 괄호",
@@ -66,7 +70,9 @@ def tokens(run: RunResults) -> str:
     shapes, x, y, widest = [], 0.0, 0, 0.0
     for sample in samples:
         asked = "".join(sample["pieces"][: sample["prompt_length"]]).strip().strip('"')
-        shapes.append(f'<text x="0" y="{y + 15}" fill="#777" font-family="system-ui, sans-serif">{escape(asked)}</text>')
+        shapes.append(
+            f'<text x="0" y="{y + 15}" fill="#777" font-family="system-ui, sans-serif">{escape(asked)}</text>'
+        )
         x, y = 0.0, y + LINE
         for token in shade_tokens(sample, "end", low, high, run.texts):
             lines = token.text.replace("↵\n", "\n").split("\n")
@@ -82,9 +88,7 @@ def tokens(run: RunResults) -> str:
                         'stroke-dasharray="3 2"/>'
                     )
                 if text.strip():
-                    shapes.append(
-                        f'<text x="{x:.1f}" y="{y + 15}" textLength="{width:.1f}" xml:space="preserve">{escape(text)}</text>'
-                    )
+                    shapes.append(_text(x, y, f'textLength="{width:.1f}" xml:space="preserve">{escape(text)}'))
                 x += width
                 widest = max(widest, x, 6.5 * len(asked))
         y += 2 * LINE
@@ -96,9 +100,14 @@ def tokens(run: RunResults) -> str:
     )
 
 
-def _rectangle(x: float, y: float, width: float, shade: str) -> str:
+def _text(x: float, y: int, rest: str) -> str:
+    return f'<text x="{x:.1f}" y="{y + 15}" {rest}</text>'
+
+
+def _rectangle(x: float, y: int, width: float, shade: str) -> str:
     colour, level = (UP if shade.startswith("up") else DOWN), int(shade.removeprefix("up").removeprefix("down"))
-    return f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="20" fill="rgb({colour})" opacity="{0.68 * level / LEVELS:.2f}"/>'
+    place = f'x="{x:.1f}" y="{y}" width="{width:.1f}" height="20"'
+    return f'<rect {place} fill="rgb({colour})" opacity="{0.68 * level / LEVELS:.2f}"/>'
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m scripts.pages.configuration         prints the page
 
 [연구 맥락] 손으로 적은 설정 목록은 키 하나가 바뀌는 날 거짓이 된다. 그래서 목록을 두지 않고, 쪽을 만들 때마다 읽는다.
-[동작] 키와 기본값은 YAML에서, 범위는 `wmtp.ranges`의 규칙에서(틀린 값을 주고 오류 문장을 받는다: 사용자가 볼 문장 그대로다),
-    뜻은 그 줄의 주석에서 온다. 주석이 없으면 `_target_`이 가리키는 것의 docstring `Args:`에서 온다. import는 하지 않는다.
+[동작] 키와 기본값은 YAML에서 온다. 범위는 `wmtp.ranges`의 규칙에 틀린 값을 주고 받은 문장 그대로다.
+    뜻은 그 줄의 주석에서, 없으면 `_target_`이 가리키는 것의 docstring `Args:`에서 온다. 클래스를 import하지는 않는다.
 [디버깅] 뜻이 없는 키는 tests/unit/test_pages.py가 이름을 말한다. YAML에 주석 한 줄을 더한다.
 """
 
@@ -26,9 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 INTRODUCTION = """# 설정의 모든 키
 
-이 쪽은 `conf/`의 YAML과 코드에서 만들어진다 (`scripts/pages/configuration.py`). 설정은 명령줄에서 `키=값`으로 바꾸고, 그룹의 파일은
-`그룹=이름`으로 고른다 ([안내서](guide.md#5-설정-바꾸기)). 범위는 틀린 값을 주었을 때 나오는 오류 문장의 말 그대로다. 뜻은 YAML의
-주석이고, 주석이 없는 키는 그 값을 받는 클래스의 설명이다. `_target_`으로 시작하는 줄의 클래스가 그 아래의 키를 받는다.
+이 쪽은 `conf/`의 YAML과 코드에서 만들어진다 (`scripts/pages/configuration.py`).
+설정은 명령줄에서 `키=값`으로 바꾸고,
+그룹의 파일은 `그룹=이름`으로 고른다 ([안내서](guide.md#5-설정-바꾸기)). 범위는 틀린 값에 나오는 오류 문장의 말
+그대로다. 뜻은 YAML의 주석이고, 주석이 없는 키는 그 값을 받는 클래스의 설명이다. 표 아래의 `_target_`이 그 클래스다.
 
 """
 # Keys that a library's class takes; what they mean is written in its own documentation.

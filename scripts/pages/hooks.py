@@ -28,7 +28,7 @@ MOUNTED = {
     "wmtp/assets/tiny-reference/README.md": "assets/tiny-reference.md",
 }
 MADE = {"configuration.md": configuration_page, "blocks.md": blocks_page}
-LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)\s]*)?\))")
+LINK = re.compile(r"(?P<text>!?\[[^\]]*\])\((?P<path>[^)\s:#]+)(?P<anchor>(?:#[^)\s]*)?)\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -44,11 +44,18 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Turn the links of a page, which lead through the repository, into links through the site."""
     place = page.file.src_uri
     source = next((path for path, mounted in MOUNTED.items() if mounted == place), f"docs/{place}")
-    return LINK.sub(lambda match: match[1] + on_site(match[2], source, place) + match[3], markdown)
+
+    def relinked(match: re.Match) -> str:
+        path = link_on_site(match["path"], source, place)
+        if path is None:  # code: the site does not hold it, and the reader of the repository finds it by its name
+            return match["text"].strip("[]")
+        return f"{match['text']}({path}{match['anchor']})"
+
+    return LINK.sub(relinked, markdown)
 
 
-def on_site(link: str, source: str, place: str) -> str:
-    """Return a link as the site has it.
+def link_on_site(link: str, source: str, place: str) -> str | None:
+    """Return a link as the site has it; None for code, which it does not have.
 
     Args:
         link: 저장소에서의 상대 경로.
@@ -56,11 +63,13 @@ def on_site(link: str, source: str, place: str) -> str:
         place: 그 파일이 사이트에서 있는 곳.
 
     Example:
-        >>> on_site("../CONTRIBUTING.ko.md", "docs/guide.md", "guide.md")
+        >>> link_on_site("../CONTRIBUTING.ko.md", "docs/guide.md", "guide.md")
         'contributing.md'
-        >>> on_site("docs/images/report.png", "README.md", "en/index.md")
+        >>> link_on_site("docs/images/report.png", "README.md", "en/index.md")
         '../images/report.png'
     """
     target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
+    if target not in MOUNTED and target.split("/")[0] in ("wmtp", "conf", "scripts", "tests"):
+        return None
     there = MOUNTED.get(target, target.removeprefix("docs/"))
     return posixpath.relpath(there, posixpath.dirname(place) or ".")

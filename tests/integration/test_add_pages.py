@@ -1,4 +1,4 @@
-"""The pages of docs/add are followed literally: their files are written, their commands run, in a copy of the package."""
+"""The pages of docs/add are followed literally: files written, commands run, in a copy of the package."""
 
 import os
 import re
