@@ -10,6 +10,7 @@
 
 #   B sequences, T positions, H heads
 
+import re
 from pathlib import Path
 
 import torch
@@ -53,7 +54,7 @@ def one_step() -> dict[str, str]:
     sample = tokenize_problem(problem, Synthetic0Shot(), tokenizer)
     batch = collate([sample], step_targets=sample.targets, pad_token_id=tokenizer.pad_token_id)
     ids_BT, labels_BT, mask_BT = batch["input_ids_BT"], batch["labels_BT"], target_mask(batch["labels_BT"])
-    text = [repr(tokenizer.decode([token])) for token in sample.input_ids]
+    text = [f"`{tokenizer.decode([token])!r}`" for token in sample.input_ids[:-1]] + ["끝"]
     targets = [j for j, is_target in enumerate(mask_BT[0].tolist()) if is_target]
     first = targets[0]
 
@@ -122,8 +123,8 @@ def one_step() -> dict[str, str]:
                 for j in targets
             ],
         )
-        + f"평균(w) = {number(weight_BT[mask_BT].double().mean())}   "
-        f"가장 작은 w = {number(weight_BT[mask_BT].min())}   가장 큰 w = {number(weight_BT[mask_BT].max())}\n",
+        + f"\n평균(w) = {number(weight_BT[mask_BT].double().mean())}, "
+        f"가장 작은 w = {number(weight_BT[mask_BT].min())}, 가장 큰 w = {number(weight_BT[mask_BT].max())}.\n",
         "loss": table(
             ["헤드 k", "목표의 수", "평균 nll", "Σ w·nll", "Σ w·nll / (H·M)"],
             [
@@ -137,9 +138,9 @@ def one_step() -> dict[str, str]:
                 for k, nll_BT in enumerate(nll_HBT)
             ],
         )
-        + f"M = {sample.targets}, H = {len(nll_HBT)}\n"
-        f"L     = {number(losses['w'].loss)}   weighted_mtp_loss, 위의 마지막 칸을 더한 것\n"
-        f"w = 1 = {number(losses['1'].loss)}   baseline의 손실\n",
+        + f"\nM = {sample.targets}, H = {len(nll_HBT)}.\n"
+        f"`weighted_mtp_loss`가 낸 L은 **{number(losses['w'].loss)}**이다: "
+        f"위의 마지막 칸을 반올림하지 않고 더한 것이다.\n모든 w가 1이면(baseline) {number(losses['1'].loss)}이다.\n",
     }
 
 
@@ -153,15 +154,11 @@ def number(value: torch.Tensor | float) -> str:
 
 
 def table(heads: list[str], rows: list[list]) -> str:
-    """Lay rows out in columns, as wide as their widest cell; a Korean character is two wide."""
-    cells = [heads, *([str(cell) for cell in row] for row in rows)]
-    widths = [max(_width(row[column]) for row in cells) for column in range(len(heads))]
-    lines = ("  ".join(f"{cell}{' ' * (widths[i] - _width(cell))}" for i, cell in enumerate(row)) for row in cells)
-    return "".join(f"{line.rstrip()}\n" for line in lines)
-
-
-def _width(text: str) -> int:
-    return sum(2 if "가" <= character <= "힣" else 1 for character in text)
+    """Write rows as a table of Markdown; a column of numbers stands to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    numbers = [all(re.fullmatch(r"-?[\d.]+", row[column]) for row in cells) for column in range(len(heads))]
+    lines = [heads, ["---:" if right else "---" for right in numbers], *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

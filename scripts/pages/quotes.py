@@ -5,7 +5,7 @@
 [연구 맥락] 식 옆에 적어 둔 코드와, 본문이 말하는 숫자는 코드가 바뀌면 거짓이 된다. 그래서 손으로 적지 않는다.
 [동작] 코드 칸 바로 위의 주석 하나가 무엇을 옮겼는지 말한다. 주석은 어느 화면에도 보이지 않는다.
     `<!-- source: 파일::클래스.함수 -->`   docstring을 뺀 그 함수의 코드
-    `<!-- output: scripts/one_step.py 이름 -->`   그 스크립트가 내는 그 부분
+    `<!-- output: scripts/one_step.py 이름 -->`   그 스크립트가 내는 그 부분. 표처럼 코드 칸이 아니면 `<!-- end -->`까지
 [디버깅] tests/unit/test_pages.py가 실패하면 이 명령을 다시 하고 달라진 것을 읽는다.
 """
 
@@ -17,7 +17,11 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-QUOTATION = re.compile(r"^(<!-- (source|output): (\S+)(?: ([\w-]+))? -->\n```(\w+)\n)(.*?)^```$", re.M | re.S)
+QUOTATION = re.compile(
+    r"^(?P<mark><!-- (?P<kind>source|output): (?P<named>\S+)(?: (?P<part>[\w-]+))? -->\n(?:```\w+\n|\n))"
+    r".*?^(?P<end>```|<!-- end -->)$",
+    re.M | re.S,
+)
 
 
 def quoting_pages() -> list[Path]:
@@ -27,9 +31,13 @@ def quoting_pages() -> list[Path]:
 
 def quote_again(text: str) -> str:
     """Return a page with every quotation as it is now."""
-    return QUOTATION.sub(
-        lambda match: f"{match[1]}{(source if match[2] == 'source' else output)(match[3], match[4])}```", text
-    )
+
+    def quoted(match: re.Match) -> str:
+        held = (source if match["kind"] == "source" else output)(match["named"], match["part"])
+        gap = "" if match["end"] == "```" else "\n"
+        return match["mark"] + held + gap + match["end"]
+
+    return QUOTATION.sub(quoted, text)
 
 
 def source(named: str, _part: str | None = None) -> str:
