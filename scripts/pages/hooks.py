@@ -47,7 +47,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
     def relinked(match: re.Match) -> str:
         path = link_on_site(match["path"], source, place)
-        if path is None:  # code: the site does not hold it, and the reader of the repository finds it by its name
+        if path is None:  # code, a licence: whoever has the repository finds it by its name
             return match["text"].strip("[]")
         return f"{match['text']}({path}{match['anchor']})"
 
@@ -55,7 +55,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def link_on_site(link: str, source: str, place: str) -> str | None:
-    """Return a link as the site has it; None for code, which it does not have.
+    """Return a link as the site has it; None for a file that it does not have.
 
     Args:
         link: 저장소에서의 상대 경로.
@@ -69,7 +69,7 @@ def link_on_site(link: str, source: str, place: str) -> str | None:
         '../images/report.png'
     """
     target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
-    if target not in MOUNTED and target.split("/")[0] in ("wmtp", "conf", "scripts", "tests"):
+    if target not in MOUNTED and not target.startswith("docs/"):
         return None
     there = MOUNTED.get(target, target.removeprefix("docs/"))
     return posixpath.relpath(there, posixpath.dirname(place) or ".")
