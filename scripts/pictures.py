@@ -92,6 +92,7 @@ def tokens(run: RunResults) -> str:
                 x += width
                 widest = max(widest, x, 6.5 * len(asked))
         y += 2 * LINE
+    y -= 2 * LINE  # no gap after the last
     size = f'width="{widest + 16:.0f}" height="{y + LINE + 12}"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="-8 -6 {widest + 16:.0f} {y + LINE + 12}" '
