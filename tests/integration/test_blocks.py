@@ -190,7 +190,7 @@ RUN = [command for command in SHELL if way_of(command) == "실행"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [one for one in RUN if door_of(one)[0] == "train"])
+@pytest.mark.parametrize("command", [one for one in RUN if door_of(one)[0] == "train"], ids=str)
 def test_every_training_command_takes_a_step(command, places, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, overrides = overrides_of(command)
@@ -208,7 +208,7 @@ def test_every_training_command_takes_a_step(command, places, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [one for one in RUN if door_of(one)[0] == "eval"])
+@pytest.mark.parametrize("command", [one for one in RUN if door_of(one)[0] == "eval"], ids=str)
 def test_every_evaluation_command_ends_with_its_number(command, places, tmp_path):
     _, overrides = overrides_of(command)
     given = [one for one in (here(override, places) for override in overrides) if one]

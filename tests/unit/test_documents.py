@@ -144,6 +144,13 @@ def test_every_link_leads_somewhere(file):
     assert dead == []
 
 
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_table_has_its_head(file):
+    prose = re.sub(r"^```.*?^```", "", file.read_text("utf-8"), flags=re.M | re.S)
+    tables = re.findall(r"^(?:\|.*\|\n)+", prose, re.M)
+    assert [table for table in tables if not re.match(r"\|.*\|\n\|(?: *:?-+:? *\|)+\n", table)] == []
+
+
 def test_what_the_pages_of_docs_add_write_reads_and_scores_what_they_show(tmp_path):
     blocks = {
         name: text
