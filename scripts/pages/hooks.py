@@ -1,13 +1,14 @@
 """Make one site of what GitHub shows as folders: pages from outside docs/, links as both read them, pages made here.
 
 [연구 맥락] 문서는 저장소에서 그대로 읽히고, 사이트에서도 같은 파일이 읽힌다. 글을 두 벌 두지 않는다.
-[동작] mkdocs가 부르는 두 함수다. `on_files`는 docs/ 밖의 글(`MOUNTED`)과 만들어 내는 두 쪽을 더하고,
-    `on_page_markdown`은 저장소 안의 링크를 사이트 안의 링크로 바꾼다.
+[동작] mkdocs가 부르는 세 함수다. `on_config`는 mkdocs.yml이 적지 않은 쪽을 차례의 끝에 두고, `on_files`는 docs/ 밖의
+    글(`MOUNTED`)과 만들어 내는 두 쪽을 더하고, `on_page_markdown`은 저장소 안의 링크를 사이트 안의 링크로 바꾼다.
 [디버깅] 사이트에 없는 파일로 가는 링크는 그대로 남고, `mkdocs build --strict`가 그 이름을 말하며 실패한다.
 """
 
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,24 @@ MOUNTED = {
 }
 MADE = {"configuration.md": configuration_page, "blocks.md": blocks_page}
 LINK = re.compile(r"(?P<text>!?\[[^\]]*\])\((?P<path>[^)\s:#]+)(?P<anchor>(?:#[^)\s]*)?)\)")
+
+
+def on_config(config: Any) -> Any:
+    """Put pages that mkdocs.yml does not list under a heading of their own: none is out of reach."""
+    listed = set(_pages(config.nav))
+    others = sorted(page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md"))
+    unlisted = [page for page in others if page not in listed]
+    config.nav = [*config.nav, *([{"그 밖에": unlisted}] if unlisted else [])]
+    return config
+
+
+def _pages(nav: Any) -> Iterator[str]:
+    """List the pages of a navigation, however deep."""
+    for item in nav if isinstance(nav, list) else nav.values() if isinstance(nav, dict) else ():
+        if isinstance(item, str):
+            yield item
+        else:
+            yield from _pages(item)
 
 
 def on_files(files: Files, config: Any) -> Files:

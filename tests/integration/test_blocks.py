@@ -168,7 +168,7 @@ def places(tmp_path_factory) -> dict[str, str]:
     (folder / "mbpp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     small = ["trainer.max_steps=2", "data.train_size=40", "eval.before=false", "eval.after=false", "logger=csv"]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        train(compose("train", [*small, f"runs={folder / 'runs'}", "+trainer.enable_progress_bar=false"]))
+        train(compose("train", [*small, f"runs={folder / 'runs'}"]))
     return {"mbpp": str(folder), "run": str(folder / "runs" / "rho1-synthetic-tiny-base"), "out": str(folder / "out")}
 
 
@@ -197,7 +197,7 @@ def test_every_training_command_takes_a_step(command, places, tmp_path, monkeypa
     given = [one for one in (here(override, places) for override in overrides) if one]
     if "data=mbpp" in given and not any(one.startswith("data.path=") for one in given):
         given.append(f"data.path={places['mbpp']}")
-    small = ["trainer.max_steps=2", "dry_run=true", "+trainer.enable_progress_bar=false", f"runs={tmp_path}"]
+    small = ["trainer.max_steps=2", "dry_run=true", f"runs={tmp_path}"]
     if "data=mbpp" not in given:
         small.append("data.train_size=40")
     if "critic" in command or "combined" in command:
