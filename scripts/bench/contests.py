@@ -3,7 +3,7 @@
     python scripts/bench/contests.py                       a hundredth, a tenth and all of it: about 20 minutes, 6 GB
     python scripts/bench/contests.py --problems 133 1333   only these sizes
 
-[연구 맥락] CodeContests의 train은 문제 13,328개이고, 문제마다 파이썬 정답이 약 130개, 오답이 약 150개다 (AlphaCode의 표).
+[연구 맥락] CodeContests의 train은 문제 13,328개이고, 문제마다 파이썬 정답이 130개쯤, 오답이 150개쯤이다.
     학습을 시작하기 전에 그것을 읽고, 같은 이름을 찾고, 시험 문제와 겹치는 것을 빼고, 토큰으로 바꾼다.
 [동작] 크기마다 새 프로세스에서 `guard`와 `MTPDataModule.setup`을 부른다: 처음에는 빈 캐시로, 한 번 더는 찬 캐시로.
     프로그램들은 줄 틀에서 지어낸 것이고 서로 다르다. 다른 언어의 정답은 읽지 않고 버리므로 조금만 넣는다.
@@ -74,8 +74,11 @@ def rows(problems: int, solutions: int, seed: int = 42) -> Iterator[str]:
             right[-1] = asked.replace("seed0", "seed1")
         row = {"name": f"{i}_A. Problem", "description": " ".join(rng.choices(words, k=220))}
         row |= {kind: {"input": [t[0] for t in some], "output": [t[1] for t in some]} for kind, some in kinds.items()}
-        row["solutions"] = {"language": [3] * len(right) + [2] * 10, "solution": right + right[:10]}
-        row["incorrect_solutions"] = {"language": [3] * len(wrong) + [2] * 10, "solution": wrong + wrong[:10]}
+        row["solutions"] = {"language": [3] * len(right) + [2] * len(right[:10]), "solution": right + right[:10]}
+        row["incorrect_solutions"] = {
+            "language": [3] * len(wrong) + [2] * len(wrong[:10]),
+            "solution": wrong + wrong[:10],
+        }
         yield json.dumps(row | {"source": 2, "split": split})
 
 
