@@ -24,17 +24,17 @@ from torch.autograd.function import once_differentiable
 from wmtp.errors import ConfigError
 from wmtp.maths.alignment import IGNORE, shift_left, target_mask
 
-# Measured by scripts/bench/loss.py, MB over parameters and gradients / CPU seconds in float32, then in bfloat16:
-# naive logits 8037 / 38.8, 7016 / 21.4; chunks of 128 rows 115 / 18.4, 204 / 11.1; of 512 169 / 17.1, 275 / 6.2;
-# of 2048 365 / 16.6, 562 / 5.4. Past 512 memory doubles and time hardly moves.
-CHUNK_SIZE = 512
+# Rows whose logits are made at a time. By size alone and not by a stopwatch: two runs of one config must add up in the
+# same order. Measured by scripts/bench/loss.py (docs/benchmarks.md): three matrix products take nearly all of the time
+# from 512 rows on, on processors of other caches a tenth more at 512 than at 1024. Past that only memory grows.
+CHUNK_SIZE = 1024
 # On a GPU every chunk's product must be added to the float32 gradient of the unembedding: 10 bytes for each of its
-# entries, against 6·C operations. At 989 TFLOP/s and 4.8 TB/s (H200) that is about 340/C of the products: two thirds
-# at 512 rows, a sixth at 2048. Reckoned, not measured.
-CHUNK_SIZE_ON_GPU = 2048
+# entries, against 6·C operations. H200, bf16, V = 32,000: 77 ms at 2048 rows, 71 at 4096, 68 at 8192, with 1.14, 1.53
+# and 2.33 GB; V = 128,256: 291, 275 and 266 ms with 3.7, 5.2 and 8.2 GB. So: as many as make LOGITS_ON_GPU, or 2048.
+CHUNK_SIZE_ON_GPU, LOGITS_ON_GPU = 2048, 2**27
 # There is one way, because torch's chunked loss, checkpointed chunks and whole logits are slower or larger (the same
 # script; docs/benchmarks.md). A run says so once.
-METHOD = f"fused with its gradients, logits of {CHUNK_SIZE} tokens at a time ({CHUNK_SIZE_ON_GPU} on a GPU)"
+METHOD = f"fused with its gradients, logits of {CHUNK_SIZE} tokens at a time (at least {CHUNK_SIZE_ON_GPU} on a GPU)"
 
 
 class MTPLoss(NamedTuple):
@@ -167,29 +167,29 @@ class _ChunkLogits:
         self.logits_CV = unembedding_VD.new_empty(rows, len(unembedding_VD))
         # Where the model's precision is float32 already, this is the same memory.
         wide = _reduction_dtype(unembedding_VD.dtype)
-        self.exp_CV = self.logits_CV if wide == self.logits_CV.dtype else torch.empty_like(self.logits_CV, dtype=wide)
+        same = wide == self.logits_CV.dtype
+        self.softmax_CV = self.logits_CV if same else torch.empty_like(self.logits_CV, dtype=wide)
 
     def nll(self, hidden_CD: Tensor, target_C: Tensor) -> Tensor:
         """Compute -log p(target) of each row."""
         rows = len(target_C)
         torch.mm(hidden_CD, self.unembedding_VD.T, out=self.logits_CV[:rows])
-        exp_CV = self.exp_CV[:rows]
-        if self.exp_CV is not self.logits_CV:
-            exp_CV.copy_(self.logits_CV[:rows])
-        exp_CV -= exp_CV.amax(dim=1, keepdim=True)
-        target_logit_C = exp_CV.gather(1, target_C[:, None]).squeeze(1)
-        self.sum_C = exp_CV.exp_().sum(dim=1)
-        return self.sum_C.log() - target_logit_C
+        softmax_CV = self.softmax_CV[:rows]
+        if self.softmax_CV is not self.logits_CV:
+            softmax_CV.copy_(self.logits_CV[:rows])
+        target_logit_C = softmax_CV.gather(1, target_C[:, None]).squeeze(1)
+        largest_C = softmax_CV.amax(dim=1)
+        # One kernel goes over a row while the cache holds it: a tenth of the time of amax, sub, exp and sum one by one.
+        torch.softmax(softmax_CV, dim=1, out=softmax_CV)
+        # p(target) may be 0 in this precision. The largest p is at least 1/V, and says what all exponentials add up to.
+        return largest_C - target_logit_C - softmax_CV.amax(dim=1).log()
 
     def gradient(self, target_C: Tensor, coefficient_C: Tensor) -> Tensor:
         """Turn the logits of the last `nll` into coefficient·(softmax - onehot), in place."""
         rows = len(target_C)
-        exp_CV = self.exp_CV[:rows]
-        exp_CV *= (coefficient_C / self.sum_C)[:, None]
-        exp_CV.scatter_add_(1, target_C[:, None], -coefficient_C[:, None])
-        if self.exp_CV is not self.logits_CV:
-            self.logits_CV[:rows].copy_(exp_CV)
-        return self.logits_CV[:rows]
+        softmax_CV = self.softmax_CV[:rows]
+        softmax_CV.scatter_add_(1, target_C[:, None], softmax_CV.new_full((rows, 1), -1.0))
+        return torch.mul(softmax_CV, coefficient_C[:, None], out=self.logits_CV[:rows])
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -263,7 +263,9 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def _chunk_size(unembedding_VD: Tensor) -> int:
-    return CHUNK_SIZE_ON_GPU if unembedding_VD.device.type == "cuda" else CHUNK_SIZE
+    if unembedding_VD.device.type != "cuda":
+        return CHUNK_SIZE
+    return max(CHUNK_SIZE_ON_GPU, LOGITS_ON_GPU // len(unembedding_VD) // 512 * 512)
 
 
 def _chunks(rows: int, size: int) -> Iterator[slice]:
