@@ -39,7 +39,7 @@ class Folder(Size):
         """Load the model, ours with extra heads or transformers' own, in float32."""
         if base is not MTPForCausalLM:
             return AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32, use_cache=False).train()
-        return ModelSource(str(self.folder), heads=self.heads).load()
+        return ModelSource(str(self.folder), heads=self.heads, heads_init="auto").load()
 
 
 def main() -> None:

@@ -42,7 +42,9 @@ def advice(model: Any, accelerator: str, precision: str, t: Texts) -> str:
     large = sum(parameter.numel() for parameter in model.parameters()) >= LARGE
     if not (large and accelerator == "cpu" and precision == "32-true" and multiplies_bf16()):
         return ""
-    return t("this processor has units for bf16: trainer.precision=bf16-mixed would be nearly twice as fast")
+    return t(
+        "this processor has bf16 units: trainer.precision=bf16-mixed is faster here, nearly twice at 1024 positions"
+    )
 
 
 def evaluating(stage: str, benchmark: Any, isolation: str, t: Texts) -> str:
