@@ -81,6 +81,7 @@ def test_every_row_of_what_grows_can_be_measured(monkeypatch, capsys):
     assert [name for name in growth.ROWS if f"| {name} |" not in said] == []
 
 
+@pytest.mark.slow
 def test_contests_of_any_size_are_prepared_and_what_was_planted_is_found(tmp_path, monkeypatch, capsys):
     from scripts.bench import contests
 
