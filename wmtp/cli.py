@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, MissingMandatoryValue
 
 from wmtp.errors import ConfigError, WmtpError, chain
+from wmtp.flat_keys import nested_form
 from wmtp.overrides import check_config, check_ranges, did_you_mean_key, for_hydra, is_override, leaves, read_override
 from wmtp.secrets import mask_secrets, refuse_secrets
 from wmtp.usage import usage
@@ -348,8 +349,6 @@ def _unknown_option(error: MissingConfigException) -> str:
 
 
 def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
-    from wmtp.storage import nested_form
-
     message = str(error)
     taken = re.search(r"An item is already at '([^']+)'", message)
     taken = taken or re.search(r"Multiple values for ([^.\s]+)\.", message)

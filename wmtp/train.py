@@ -66,6 +66,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     from wmtp.callbacks.graceful_stop import exit_when_preempted
     from wmtp.ranks.meeting import join
+    from wmtp.ranks.processors import fit_threads
     from wmtp.run.directory import is_finished, newest_of, run_directory
     from wmtp.run.log import keep_log
     from wmtp.run.memory_profile import profile_memory
@@ -75,6 +76,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from wmtp.run.sweep import Point, check_same_point, remember
 
     quiet_libraries()
+    fit_threads()
     join(cfg.trainer)
     if cfg.dry_run:
         cfg = in_small(cfg)
@@ -186,7 +188,7 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
     from wmtp.callbacks.progress import TrainingProgress
     from wmtp.checkpoints.description import Description
     from wmtp.reporting.reading import read_run
-    from wmtp.reporting.screen import overview, summary
+    from wmtp.reporting.screen import advice, overview, summary
     from wmtp.reporting.texts import Texts
     from wmtp.run.remedies import supported_precision
 
@@ -201,6 +203,8 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
     write_down(settled, parts, run, trainer)
     if trainer.is_global_zero:
         print(overview(algo, data, parts.leaks, run, texts))
+        if faster := advice(algo.model, cfg.trainer.accelerator, cfg.trainer.precision, texts):
+            print(faster)
 
     attempt.trainer = trainer  # from here on a failure is one of training
     begins = attempt.checkpoint is None

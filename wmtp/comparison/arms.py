@@ -9,7 +9,7 @@
 
 import glob
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,7 +167,7 @@ def _goes_with_seed(key: str, settings: Sequence[Mapping[str, str]], seeds: Sequ
     if key.endswith("seed"):
         return all(value in (None, str(seed)) for value, seed in zip(values, seeds, strict=True))
     # Known only where at least two seeds have several runs: else whatever is compared would seem to go with the seed.
-    several = len({seed for seed in seeds if seeds.count(seed) > 1}) > 1
+    several = sum(count > 1 for count in Counter(seeds).values()) > 1
     return several and len(set(zip(seeds, values, strict=True))) == len(set(seeds))
 
 

@@ -29,12 +29,12 @@ from wmtp.maths.alignment import IGNORE, shift_left, target_mask
 # of 2048 365 / 16.6, 562 / 5.4. Past 512 memory doubles and time hardly moves.
 CHUNK_SIZE = 512
 # On a GPU every chunk's product must be added to the float32 gradient of the unembedding: 10 bytes for each of its
-# entries, against 6·C operations. At 989 TFLOP/s and 4.8 TB/s (H200) that is about 340/C of the products: two thirds
-# at 512 rows, a sixth at 2048. Reckoned, not measured.
-CHUNK_SIZE_ON_GPU = 2048
+# entries, against 6·C operations. H200, bf16, V = 32,000: 77 ms at 2048 rows, 71 at 4096, 68 at 8192, with 1.14, 1.53
+# and 2.33 GB; V = 128,256: 291, 275 and 266 ms with 3.7, 5.2 and 8.2 GB. So: as many as make LOGITS_ON_GPU, or 2048.
+CHUNK_SIZE_ON_GPU, LOGITS_ON_GPU = 2048, 2**27
 # There is one way, because torch's chunked loss, checkpointed chunks and whole logits are slower or larger (the same
 # script; docs/benchmarks.md). A run says so once.
-METHOD = f"fused with its gradients, logits of {CHUNK_SIZE} tokens at a time ({CHUNK_SIZE_ON_GPU} on a GPU)"
+METHOD = f"fused with its gradients, logits of {CHUNK_SIZE} tokens at a time (at least {CHUNK_SIZE_ON_GPU} on a GPU)"
 
 
 class MTPLoss(NamedTuple):
@@ -270,7 +270,9 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def _chunk_size(unembedding_VD: Tensor) -> int:
-    return CHUNK_SIZE_ON_GPU if unembedding_VD.device.type == "cuda" else CHUNK_SIZE
+    if unembedding_VD.device.type != "cuda":
+        return CHUNK_SIZE  # by size alone and not by a stopwatch: two runs of one config must add up in the same order
+    return max(CHUNK_SIZE_ON_GPU, LOGITS_ON_GPU // len(unembedding_VD) // 512 * 512)
 
 
 def _chunks(rows: int, size: int) -> Iterator[slice]:

@@ -367,6 +367,9 @@ KOREAN = {
     ),
     " ({trained:.1f}M trained)": " (배우는 것 {trained:.1f}M개)",
     "loss: {method}": "손실: {method}",
+    "this processor has bf16 units: trainer.precision=bf16-mixed is faster here, 1.2 to 1.8 times": (
+        "이 프로세서에는 bf16 곱셈기가 있다: trainer.precision=bf16-mixed이면 1.2배에서 1.8배 빠르다"
+    ),
     "{data} ({licence}): {samples} training samples, {targets} target tokens{dropped}": (
         "{data} ({licence}): 학습 표본 {samples}개, 목표 토큰 {targets}개{dropped}"
     ),
