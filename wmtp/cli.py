@@ -43,10 +43,10 @@ LONGEST_POINT = 80  # bytes of a run's name that say which point of a sweep it i
 
 
 def config_dir() -> Path:
-    """Return the folder of configs: beside the package in a checkout, inside it in a wheel."""
+    """Return the folder of configs: inside the package in a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent
-    beside = package.parent / "conf"
-    return beside if (beside / "train.yaml").is_file() else package / "conf"
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"  # what lies beside an installed package is not ours
 
 
 def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
