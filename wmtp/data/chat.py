@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jinja2 import TemplateError
+from typing_extensions import override
 
 from wmtp.data.problem import Problem
 from wmtp.data.prompts import Prompt
@@ -134,12 +135,15 @@ class Chat(Prompt):
         self.conversation = {"chat_template": template.digest, "instruction": told}
         self.conversation |= {"system": system} if system else {}
 
+    @override
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         said = self.instruction.replace("{prompt}", self.asked.render(problem, shots).strip())
         return self.template.write(messages(said.strip(), self.system))
 
+    @override
     def completion(self, problem: Problem) -> str:
         return self.asked.completion(problem)
 
+    @override
     def program(self, problem: Problem, completion: str) -> str:
         return self.asked.program(problem, completion)

@@ -15,6 +15,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from wmtp.data.packed_tests import unpack
 from wmtp.data.problem import Problem
 from wmtp.data.sources import FileSource, Row, split_of
@@ -118,11 +120,13 @@ class LiveCodeBench(ContestFiles):
         if self.since and self.until and self.since > self.until:
             raise ConfigError(f"benchmark.since = {self.since} is after benchmark.until = {self.until}. Swap them.")
 
+    @override
     def files(self, split: str) -> list[Path]:
         patterns = ("test*.jsonl", "test*.jsonl.gz", "test*.parquet", "data/test-*.parquet")
         hub = ("livecodebench/code_generation_lite", "test*.jsonl")
         return in_use().find_data(self.name, self.path, patterns, several=True, key=self.key, hub=hub)
 
+    @override
     def wants(self, row: Row) -> bool:
         if not super().wants(row):
             return False
@@ -131,10 +135,12 @@ class LiveCodeBench(ContestFiles):
         held = _day_of(row)
         return (self.since or held) <= held <= (self.until or held)
 
+    @override
     def filters(self) -> str:
         days = [f"benchmark.{name} = {day}" for name, day in (("since", self.since), ("until", self.until)) if day]
         return " and ".join([super().filters()] * bool(self.difficulty) + days)
 
+    @override
     def parse(self, row: Row) -> Problem:
         function = _function(row, "metadata", row.decoded("metadata", dict, {}).get("func_name"))
         pairs = [*_pairs(row, "public_test_cases", function), *_pairs(row, "private_test_cases", function)]
@@ -161,6 +167,7 @@ class Apps(ContestFiles):
     difficulties = ("introductory", "interview", "competition")
     hub = ("codeparrot/apps", "{}.jsonl")
 
+    @override
     def files(self, split: str) -> list[Path]:
         name = {"train": "train", "validation": "train", "test": "test"}.get(split, "*")
         endings = ("*.jsonl", "*.jsonl.gz", "*.parquet")
@@ -171,6 +178,7 @@ class Apps(ContestFiles):
         hub = (repository, file.format(name))
         return in_use().find_data(self.name, self.path, patterns, several=True, key=self.key, hub=hub)
 
+    @override
     def parse(self, row: Row) -> Problem:
         task_id = self.name_of(row)
         return self.problem(
@@ -203,6 +211,7 @@ class Taco(Apps):
     difficulties = ("EASY", "MEDIUM", "MEDIUM_HARD", "HARD", "VERY_HARD", "UNKNOWN_DIFFICULTY")
     hub = ("BAAI/TACO", "ALL/{}-*.parquet")
 
+    @override
     def name_of(self, row: Row) -> str:
         if "id" in row.values or "problem_id" in row.values:
             return super().name_of(row)

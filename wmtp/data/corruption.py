@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
+from typing_extensions import override
+
 from wmtp import ranges
 from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.data import mutation
@@ -55,6 +57,7 @@ class Corrupted(Source):
         self.licence, self.splits = source.licence, source.splits
 
     @property
+    @override
     def licences(self) -> dict[str, str]:
         return self.source.licences
 
@@ -73,6 +76,7 @@ class Corrupted(Source):
         wanted = {problem.task_id for problem in self.stream(split)}
         return (problem for problem in self.source.published(split) if problem.task_id in wanted)
 
+    @override
     def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
         return self.source.mutate(problem, rng)
 

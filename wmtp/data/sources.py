@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from typing_extensions import override
+
 from wmtp.cache.fingerprint import digest_of, digest_of_file, identify
 from wmtp.data.checkers import checkers_beside, complaint_of
 from wmtp.data.evalplus import humaneval_plus, is_plus, mbpp_plus
@@ -124,6 +126,7 @@ class Mbpp(FileSource):
         self.sanitized = sanitized
         self.challenge_tests = challenge_tests
 
+    @override
     def files(self, split: str) -> list[Path]:
         parquet = "sanitized/*.parquet" if self.sanitized else "full/*.parquet"
         file = "sanitized-mbpp.json" if self.sanitized else "mbpp.jsonl"
@@ -131,6 +134,7 @@ class Mbpp(FileSource):
         hub = ("google-research-datasets/mbpp", parquet)
         return in_use().find_data(self.name, self.path, patterns, key=self.key, hub=hub)
 
+    @override
     def parse(self, row: "Row") -> Problem:
         if is_plus(row):
             return mbpp_plus(row, _mbpp_split, _called_function, self.licence)
@@ -162,9 +166,11 @@ class Mbpp(FileSource):
 class MbppPlus(Mbpp):
     """Read MBPP+ (EvalPlus v0.2.0): 378 problems of MBPP, from MbppPlus.jsonl, its OriginFmt, or the Hub's Parquet."""
 
+    @override
     def files(self, split: str) -> list[Path]:
         return self.plus_files("mbpp_plus", "MbppPlus", "evalplus/mbppplus")
 
+    @override
     def parse(self, row: "Row") -> Problem:
         return plus_row(row, super().parse)
 
@@ -180,11 +186,13 @@ class HumanEval(FileSource):
     licence = "MIT"
     splits = ("test",)
 
+    @override
     def files(self, split: str) -> list[Path]:
         parquet = "openai_humaneval/*.parquet"
         patterns, hub = ("HumanEval.jsonl", "HumanEval.jsonl.gz", parquet), ("openai/openai_humaneval", parquet)
         return in_use().find_data(self.name, self.path, patterns, key=self.key, hub=hub)
 
+    @override
     def parse(self, row: "Row") -> Problem:
         if is_plus(row):
             return humaneval_plus(row, self.licence)
@@ -210,9 +218,11 @@ class HumanEval(FileSource):
 class HumanEvalPlus(HumanEval):
     """Read HumanEval+ (EvalPlus v0.1.10), from HumanEvalPlus.jsonl, its OriginFmt, or the Hub's Parquet."""
 
+    @override
     def files(self, split: str) -> list[Path]:
         return self.plus_files("humaneval_plus", "HumanEvalPlus", "evalplus/humanevalplus")
 
+    @override
     def parse(self, row: "Row") -> Problem:
         return plus_row(row, super().parse)
 
@@ -236,6 +246,7 @@ class CodeContests(FileSource):
     licence = "CC-BY-4.0"
     splits = ("train", "validation", "test")
 
+    @override
     def files(self, split: str) -> list[Path]:
         names = {"train": "train", "validation": "valid", "test": "test"}
         endings = ("*.jsonl", "*.jsonl.gz", "*.parquet")
@@ -247,6 +258,7 @@ class CodeContests(FileSource):
         hub = ("deepmind/code_contests", f"data/{names.get(split, '*')}-*.parquet")
         return in_use().find_data(self.name, self.path, patterns, several=True, key=self.key, hub=hub)
 
+    @override
     def parse(self, row: "Row") -> Problem:
         name = row.text("name")
         tests = [pair for kind in ("public_tests", "private_tests", "generated_tests") for pair in row.stdio(kind)]
@@ -266,6 +278,7 @@ class CodeContests(FileSource):
             licence=self.licence,
         )
 
+    @override
     def other_name(self, task_id: str, row: "Row") -> str:
         source = row.get("source", int | str, 0)
         if isinstance(source, int):
@@ -283,9 +296,11 @@ class Row:
     described_in: str = "docs/data.md"
 
     @property
+    @override
     def where(self) -> str:
         return f"{self.file}:{self.line}"
 
+    @override
     def error(self, key: str, complaint: str) -> DataFormatError:
         return DataFormatError(
             f"{self.where}: {key} {complaint}. Correct the row (the format is described in {self.described_in})."
@@ -302,9 +317,11 @@ class Row:
             raise self.error(key, f"must be {wanted}, not {type(value).__name__}")
         return value
 
+    @override
     def text(self, key: str, default: str | None = None) -> str:
         return self._lf(key, self.get(key, str, default))
 
+    @override
     def texts(self, key: str, default: list | None = None) -> tuple[str, ...]:
         return self.all_text(key, self.get(key, list, default))
 

@@ -1,4 +1,4 @@
-"""Tell what the tokens of a program are in Python's own grammar: names, operators, literals, …
+"""Tell what the tokens of a program are in Python's own grammar: names, operators, literals and so on.
 
 [연구 맥락] 토큰이 모두 같지 않다면 어떤 토큰에서 나아졌는지를 물어야 한다. 답이 보기 좋은 쪽으로 기울지 않게, 종류는
     결과를 보기 전에 정해 둔다: 파이썬의 토크나이저(표준 라이브러리 tokenize)가 나눈 대로다.

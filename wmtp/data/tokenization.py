@@ -95,10 +95,12 @@ class TokenizedSamples(Sequence[TokenizedSample]):
 
     @cached_property
     def starts(self) -> list[int]:
+        """List where each sample starts in the tensors that hold all of them, and where the last one ends."""
         return self.tensors["starts"].tolist()
 
     @cached_property
     def task_ids(self) -> list[str]:
+        """List the name of each sample's problem."""
         return unpack(self.tensors["task_ids"])
 
     @cached_property

@@ -30,14 +30,17 @@ class HubPlace:
 
     @property
     def url(self) -> str:
+        """Name the place in messages and in what is kept about the files."""
         return f"hf://{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
 
     @property
     def page(self) -> str:
+        """Give the address that a person opens."""
         return f"{self.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
 
     @property
     def endpoint(self) -> str:
+        """Give the server's address: the Hub's, or that of a mirror."""
         return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
     @property
