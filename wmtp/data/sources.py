@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import UnionType
 from typing import IO, Any
 
 from typing_extensions import override
@@ -296,17 +297,17 @@ class Row:
     described_in: str = "docs/data.md"
 
     @property
-    @override
     def where(self) -> str:
+        """Name the file and the line."""
         return f"{self.file}:{self.line}"
 
-    @override
     def error(self, key: str, complaint: str) -> DataFormatError:
+        """Make the error that says what is wrong with a key of this row, and what to do."""
         return DataFormatError(
             f"{self.where}: {key} {complaint}. Correct the row (the format is described in {self.described_in})."
         )
 
-    def get(self, key: str, kind: type, default: Any = None) -> Any:
+    def get(self, key: str, kind: type | UnionType, default: Any = None) -> Any:
         """Return a value of the asked type."""
         value = self.values.get(key)
         value = default if value is None else value
@@ -317,19 +318,19 @@ class Row:
             raise self.error(key, f"must be {wanted}, not {type(value).__name__}")
         return value
 
-    @override
     def text(self, key: str, default: str | None = None) -> str:
+        """Return a text, its lines ended by \\n alone."""
         return self._lf(key, self.get(key, str, default))
 
-    @override
     def texts(self, key: str, default: list | None = None) -> tuple[str, ...]:
+        """Return a list of texts."""
         return self.all_text(key, self.get(key, list, default))
 
     def holding(self, key: str, value: Any) -> "Row":
         """Return the row with another value."""
         return replace(self, values={**self.values, key: value})
 
-    def decoded(self, key: str, kind: type = object, default: Any = None) -> Any:
+    def decoded(self, key: str, kind: type | UnionType = object, default: Any = None) -> Any:
         """Return a value that the row holds as it is, or as a text of JSON; an empty text is none."""
         value = self.values.get(key)
         if not isinstance(value, str):
