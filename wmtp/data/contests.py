@@ -10,7 +10,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ class LiveCodeBench(ContestFiles):
     name = "livecodebench"
     licence = "cc"  # so says its card, without a version
     splits = ("test",)
-    difficulties = ("easy", "medium", "hard")
+    difficulties: tuple[str, ...] = ("easy", "medium", "hard")
 
     def __init__(
         self,
@@ -300,7 +300,7 @@ def _split(task_id: str, row: Row) -> str:
     return "validation" if split == "train" and held_out else split
 
 
-def _amount(row: Row, key: str, units: dict[str, float]) -> float:
+def _amount(row: Row, key: str, units: Mapping[str, float]) -> float:
     """Read "2.0 seconds" or "256 megabytes"; 0 where a row says nothing of the kind."""
     found = re.match(r"\s*(\d+(?:\.\d+)?)\s*(ms|[a-z])", str(row.values.get(key) or "").lower())
     return float(found[1]) * units.get(found[2], 0.0) if found else 0.0

@@ -90,7 +90,8 @@ class Corrupted(Source):
         rng = Random(f"{self.seed}/noise/{problem.task_id}")
         if rng.random() >= self.noise or not problem.solutions:
             return problem
-        solution, spans = problem.solutions[0], ()
+        solution = problem.solutions[0]
+        spans: tuple[tuple[int, int], ...] = ()
         for _ in range(self.mutations):
             changed = self.source.mutate(replace(problem, solutions=(solution,)), rng)
             if changed is None:

@@ -199,7 +199,7 @@ class HumanEval(FileSource):
             return humaneval_plus(row, self.licence)
         prompt = row.text("prompt")
         entry_point = row.text("entry_point")
-        tests = (row.text("test"), f"check({entry_point})")
+        tests: tuple[str, ...] = (row.text("test"), f"check({entry_point})")
         if entry_point == "check":  # the tests define a function of that name: take the program's before they do
             tests = ("candidate = check", tests[0], "check(candidate)")
         return Problem(
@@ -424,7 +424,7 @@ def read_jsonl(file: Path, described_in: str = "docs/data.md", opened: IO[bytes]
         raise DataFormatError(f"{file}:{line + 1}: the packed file is cut off or damaged. Copy it again.") from broken
 
 
-def _opened(file: Path) -> IO[bytes]:
+def _opened(file: Path) -> IO[bytes] | gzip.GzipFile:
     return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
 
 

@@ -60,8 +60,8 @@ def _kinds_by_character(text: str) -> list[str]:
             if token.type == tokenize.NAME:
                 kind = "keyword" if keyword.iskeyword(token.string) else "identifier"
             if kind is not None:
-                (line, column), (end_line, end_column) = token.start, token.end
-                first, end = starts[line - 1] + column, starts[end_line - 1] + end_column
+                (row, column), (end_row, end_column) = token.start, token.end
+                first, end = starts[row - 1] + column, starts[end_row - 1] + end_column
                 kinds[first:end] = [kind] * (end - first)
     except (tokenize.TokenError, SyntaxError):  # what comes after cannot be read
         pass

@@ -67,8 +67,8 @@ class MTPOutput(NamedTuple):
         return target_nll(self.hidden[0], self.unembedding_VD, batch["labels_BT"], targets=batch["targets"])
 
 
-if TYPE_CHECKING:
-    _CausalLM = PreTrainedModel  # what a subclass brings: `put_heads_on` puts this class before whichever model it is
+if TYPE_CHECKING:  # what a subclass brings: `put_heads_on` puts this class before whichever model it is
+    from transformers import PreTrainedModel as _CausalLM
 else:
     _CausalLM = object
 
@@ -94,7 +94,7 @@ class MTPMixin(_CausalLM):
         """Build the modules that only heads 1, 2, … have."""
         raise NotImplementedError
 
-    def start_as_copy(self, head: nn.Module) -> None:
+    def start_as_copy(self, head: Any) -> None:
         """Give one of `extra_heads` the values of the layer that head 0 is, as far as it has such a layer."""
         raise NotImplementedError
 
@@ -207,7 +207,7 @@ class ParallelHeads(MTPMixin):
                     module.layer_idx = last + k
         return heads
 
-    def start_as_copy(self, head: nn.Module) -> None:
+    def start_as_copy(self, head: Any) -> None:
         """Make a head what head 0 is."""
         head.load_state_dict(self.decoder_layers[-1].state_dict())
 

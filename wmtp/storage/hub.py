@@ -5,6 +5,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from wmtp.errors import StorageError
 from wmtp.storage.listing import Changed, Listing, RemoteFile, choose
@@ -65,7 +66,7 @@ class HubPlace:
         from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
         try:
-            info = HfApi(endpoint=self.endpoint).repo_info(
+            info: Any = HfApi(endpoint=self.endpoint).repo_info(
                 self.repo, repo_type=self.kind, files_metadata=True, timeout=10
             )
         except GatedRepoError as error:
