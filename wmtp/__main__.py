@@ -38,7 +38,7 @@ def overview() -> str:
     lines = []
     for command in COMMANDS:
         source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
-        lines.append(f"  {command:<12}{ast.get_docstring(ast.parse(source)).splitlines()[0]}")
+        lines.append(f"  {command:<12}{(ast.get_docstring(ast.parse(source)) or '').splitlines()[0]}")
     return "\n".join(["wmtp COMMAND …, or python -m wmtp.COMMAND …; wmtp COMMAND --help says more.", "", *lines])
 
 

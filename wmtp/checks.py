@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 from wmtp.errors import ConfigError
 
@@ -20,8 +20,9 @@ def is_whole_number(value: object, least: int | None = 1, most: int | None = Non
         >>> is_whole_number(1), is_whole_number(True), is_whole_number(0), is_whole_number(2.0)
         (True, False, False, False)
     """
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    return is_int and (least is None or value >= least) and (most is None or value <= most)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return False
+    return (least is None or value >= least) and (most is None or value <= most)
 
 
 def check_whole_number(
@@ -56,7 +57,7 @@ def is_number(value: object, range_: str) -> bool:
         (True, False, False, False)
     """
     finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    return finite and _inside(value, range_)
+    return finite and _inside(cast(float, value), range_)
 
 
 def check_number(key: str, value: object, range_: str, advice: str = "") -> None:
@@ -117,10 +118,10 @@ def check_curve(key: str, curve: Any, most: float = math.inf) -> None:
     )
 
 
-def _inside(value: Real, range_: str) -> bool:
+def _inside(value: float, range_: str) -> bool:
     if range_.startswith(">"):
         sign, least = range_.split()
         return value >= float(least) if sign == ">=" else value > float(least)
-    left, least, most, right = re.fullmatch(r"in ([\[(])(\S+), (\S+)([\])])", range_).groups()
+    ((left, least, most, right),) = re.findall(r"^in ([\[(])(\S+), (\S+)([\])])$", range_)
     above = value >= float(least) if left == "[" else value > float(least)
     return above and (value <= float(most) if right == "]" else value < float(most))

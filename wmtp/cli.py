@@ -44,10 +44,10 @@ LONGEST_POINT = 80  # bytes of a run's name that say which point of a sweep it i
 
 
 def config_dir() -> Path:
-    """Return the folder of configs: beside the package in a checkout, inside it in a wheel."""
+    """Return the folder of configs: inside the package in a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent
-    beside = package.parent / "conf"
-    return beside if (beside / "train.yaml").is_file() else package / "conf"
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"  # what lies beside an installed package is not ours
 
 
 def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
@@ -97,7 +97,8 @@ def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
 def _refuse_secrets_of_files(cfg: DictConfig) -> None:
     """Refuse a secret that a YAML file of the user holds; a sweep's record would have it already."""
     try:
-        refuse_secrets(OmegaConf.to_container(cfg, resolve=False))
+        plain: Any = OmegaConf.to_container(cfg, resolve=False)
+        refuse_secrets(plain)
     except ConfigError:
         if _sweeping():
             (Path(HydraConfig.get().sweep.dir) / "multirun.yaml").unlink(missing_ok=True)
@@ -149,8 +150,8 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
         if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
             place = f" for {cause.filename}" if cause.filename else ""
             return f"DiskFullError: {_NO_ROOM[cause.errno]}{place}; free some and go on with ckpt=last."
-        if isinstance(cause, OSError) and cause.errno in _NO_PLACE and _path_given(cause.filename):
-            key, path = _path_given(cause.filename)
+        if isinstance(cause, OSError) and cause.errno in _NO_PLACE and (given := _path_given(cause.filename)):
+            key, path = given
             return f"ConfigError: {key} = {path} cannot be used ({cause.strerror}); give another path."
     for cause in causes:
         if isinstance(cause, MissingConfigException):
@@ -361,8 +362,8 @@ def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
     if match is None:
         return message.splitlines()[0]
     key = match[1]
-    if nested_form(key):
-        return nested_form(key)
+    if nested := nested_form(key):
+        return nested
     node = getattr(error.__cause__, "parent_node", None)  # where OmegaConf looked for the key: what is composed already
     cfg = _composed(config_name) if node is None else node._get_root()
     parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else None

@@ -117,7 +117,8 @@ def _difference(cfg: DictConfig) -> dict[str, Any]:
     both = next((pair for pair in folders if all(folder.is_dir() for folder in pair)), None)
     if both is None:
         raise ConfigError(f"diff = {cfg.diff} must be two folders with results, as in diff=runs/a/eval,runs/b/eval.")
-    found, said = compare_folders(*both, Texts(cfg.lang))
+    before, after = both
+    found, said = compare_folders(before, after, Texts(cfg.lang))
     print(said)
     return asdict(found)
 

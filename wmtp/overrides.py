@@ -128,7 +128,7 @@ def check_config(cfg: DictConfig, conf: Path, root: str, choices: Mapping[str, s
     Raises:
         ConfigError: 위의 것이 하나라도 있을 때.
     """
-    shipped = OmegaConf.load(conf / f"{root}.yaml")
+    shipped: Any = OmegaConf.load(conf / f"{root}.yaml")
     _refuse_unreadable(cfg)
     _refuse_unread(cfg, conf, shipped, choices)
     _refuse_other_kinds(cfg, shipped)
@@ -144,7 +144,7 @@ def _refuse_unreadable(cfg: DictConfig) -> None:
             reason = str(error).splitlines()[0]
             if isinstance(error, RecursionError) or "Recursive" in reason:
                 reason = "it leads back to itself"
-            raw = OmegaConf.to_container(cfg, resolve=False)
+            raw: Any = OmegaConf.to_container(cfg, resolve=False)
             for part in key.split("."):
                 raw = raw[part]
             raise ConfigError(f"{key} = {raw} cannot be read: {reason.rstrip('.')}. Give it a value.") from None
@@ -160,7 +160,7 @@ def _refuse_unread(cfg: DictConfig, conf: Path, shipped: DictConfig, choices: Ma
 
     def keys_of(file: Path, group: str) -> set[str]:
         """List the keys of an option, and of those of its group that it begins with."""
-        option = OmegaConf.load(file)
+        option: Any = OmegaConf.load(file)
         before = [file.with_name(f"{name}.yaml") for name in option.get("defaults", ()) if isinstance(name, str)]
         inherited = (keys_of(other, group) for other in before if other.exists())
         return set(leaves(option, group, below_targets=False)).union(*inherited)

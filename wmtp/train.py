@@ -251,7 +251,8 @@ def describe(cfg: DictConfig, parts: Parts) -> dict[str, Any]:
             used[part] = {"licence": licence} | used.get(part, {})
     found = made_of(parts.data.source, parts.benchmarks, weights_digest(parts.algo.model) if is_first() else None)
     more = {"used": used, "made_of": found | {"samples": parts.samples}, "command": command()}
-    return mask_secrets(OmegaConf.to_container(cfg, resolve=True) | more)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    return mask_secrets(plain | more)
 
 
 def write_down(settled: dict[str, Any], parts: Parts, run: Path, trainer: Any) -> None:

@@ -33,7 +33,8 @@ class MovingAverage(OnlineReference):
 
     def __init__(self, decay: float = 0.99) -> None:
         ranges.check(ranges.MovingAverage, decay=decay)
-        self.decay, self.frozen = decay, None
+        self.decay = decay
+        self.frozen: Any = None
 
     def check(self, trainer: Any, data: Any) -> None:
         """Refuse a model that no rank holds whole."""

@@ -44,7 +44,7 @@ def adamw(
         for part, rate in parts
         for matrices, decay in ((True, weight_decay), (False, 0.0))
     ]
-    optimizer = AdamW([group for group in groups if group["params"]], lr=lr, betas=tuple(betas), fused=True)
+    optimizer = AdamW([group for group in groups if group["params"]], lr=lr, betas=(betas[0], betas[1]), fused=True)
     let_lightning_unscale(optimizer)
     return optimizer
 
@@ -74,7 +74,7 @@ def muon(
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
     return CombinedOptimizer(
         Muon(matrices, lr=lr, momentum=momentum, weight_decay=weight_decay),
-        AdamW(rest, lr=adamw_lr, betas=tuple(betas), weight_decay=0.0, fused=True),
+        AdamW(rest, lr=adamw_lr, betas=(betas[0], betas[1]), weight_decay=0.0, fused=True),
     )
 
 

@@ -64,6 +64,9 @@ class OnlineReference:
     def follow(self, model: Any) -> None:
         """Do nothing after a step: a reference is frozen (but see `wmtp.algos.moving_average`)."""
 
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on with what `state` gave, which of a reference that stands still is nothing."""
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold of it: nothing."""
         return {}
@@ -204,7 +207,7 @@ class ReferenceLosses(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, i: int) -> Tensor:
+    def __getitem__(self, i: Any) -> Tensor:
         shard = bisect_right(self.firsts, i) - 1
         origin = self.starts[self.firsts[shard]]
         return self.shards[shard][self.starts[i] - origin : self.starts[i + 1] - origin]

@@ -126,7 +126,7 @@ def _digest(entry: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(entry.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

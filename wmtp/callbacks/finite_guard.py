@@ -82,7 +82,7 @@ class FiniteGuard(StepCheck):
             bad = bad_gradients(pl_module) if CHECKED[place] == "gradient" else []
             tensor = f"gradient of {bad[0]}" if bad else CHECKED[place]
             write_recipe(folder, tensor, trainer, pl_module, micro_batches)
-        found = [(place, trainer.global_rank, tensor)]
+        found: list[Any] = [(place, trainer.global_rank, tensor)]
         if trainer.world_size > 1:
             found = [None] * trainer.world_size
             torch.distributed.all_gather_object(found, (place, trainer.global_rank, tensor))
@@ -142,7 +142,7 @@ def statistics(tensor: Tensor) -> dict[str, Any]:
     value = tensor.detach().double()
     finite = value[torch.isfinite(value)]
     numbers = [finite.min(), finite.max(), finite.mean()] if finite.numel() else []
-    described = {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+    described: dict[str, Any] = {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
     described |= {"nan": int(torch.isnan(value).sum()), "inf": int(torch.isinf(value).sum())}
     return described | dict(zip(("min", "max", "mean"), map(float, numbers), strict=False))
 

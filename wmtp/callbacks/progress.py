@@ -11,7 +11,6 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
-from tqdm import tqdm
 
 from wmtp.private_names import step_goes_on
 from wmtp.progress import SECONDS_BETWEEN_LINES, progress_bar
@@ -30,7 +29,7 @@ class TrainingProgress(ProgressBar):
         super().__init__()
         self.pass_at_1_before: float | None = None
         self._enabled = True
-        self._bar: tqdm | None = None
+        self._bar: Any = None  # a tqdm, while something runs
 
     def disable(self) -> None:
         """Show nothing: Lightning calls this on every rank but the first."""

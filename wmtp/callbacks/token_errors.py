@@ -86,7 +86,9 @@ class TokenErrors(Callback):
         pl_module.train()
         if not trainer.is_global_zero:
             return
-        found = json.loads(self.path.read_text()) if self.path.exists() else {"choice_by": self.choice_by}
+        found: dict[str, Any] = (
+            json.loads(self.path.read_text()) if self.path.exists() else {"choice_by": self.choice_by}
+        )
         if "choice_points" not in found:
             found["choice_points"] = self._choose(read, validation, data, precision, pl_module.device)
         found[stage] = {"all": _mean(read), "choice": _mean(read, torch.tensor(found["choice_points"]))}

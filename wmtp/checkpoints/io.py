@@ -56,6 +56,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Load a file, or put the shards of a folder together."""
         if not is_sharded(path):
             return super().load_checkpoint(path, map_location or (lambda storage, loc: storage), weights_only)
+        path = Path(path)
         checkpoint = read_meta(path)
         checkpoint["state_dict"] = read_weights(path)
         for n, optimizer in enumerate(checkpoint["optimizer_states"]):

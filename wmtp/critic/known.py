@@ -46,7 +46,7 @@ def tell(run: Path, curve: Curve, trainer: Any, *, rewards: str, value: str, pro
     """
     best = max(reversed(curve), key=auc_of)
     near_chance = auc_of(best) < LEAST_AUC if is_measured(best) else None
-    found = {"rewards": rewards, "value": value, "programs": programs, "near_chance": near_chance}
+    found: dict[str, Any] = {"rewards": rewards, "value": value, "programs": programs, "near_chance": near_chance}
     found |= {"best": _plain(best), "curve": [_plain(point) for point in curve]}
     write_atomically(run / "critic.json", (json.dumps(found, indent=1) + "\n").encode())
     numbers = {f"critic/{key}": number for key, number in best.items() if number == number and key != "step"}

@@ -66,7 +66,9 @@ class CriticPretraining(Callback):
         patience: int = 3,
         seed: int = 42,
     ) -> None:
-        counts = dict(steps=steps, token_budget=token_budget, check_every=check_every, patience=patience)
+        counts: dict[str, Any] = dict(
+            steps=steps, token_budget=token_budget, check_every=check_every, patience=patience
+        )
         counts |= dict(problems=problems, heldout_problems=heldout_problems)
         how = dict(lr=lr, value_loss=value_loss, gamma=gamma, gae_lambda=gae_lambda, sparsity=sparsity)
         ranges.check(ranges.CriticPretraining, **counts, **how)
@@ -78,7 +80,9 @@ class CriticPretraining(Callback):
             )
         self.rewards, self.problems, self.heldout_problems = rewards, problems, heldout_problems
         self.steps, self.token_budget, self.check_every, self.patience = steps, token_budget, check_every, patience
-        self.loss = dict(kind=value_loss, lr=lr, gamma=gamma, gae_lambda=gae_lambda, sparsity=sparsity, seed=seed)
+        self.loss: dict[str, Any] = dict(
+            kind=value_loss, lr=lr, gamma=gamma, gae_lambda=gae_lambda, sparsity=sparsity, seed=seed
+        )
         self._value: Any = None
         self._identity = ""  # of what V reads
         self._restored: dict[str, Any] | None = None
@@ -186,7 +190,8 @@ class CriticPretraining(Callback):
     ) -> tuple[dict[str, Tensor], Curve]:
         """Fit until the steps are done or the AUC stops rising; return the best head and the curve."""
         value, curve, best = self._value, [], {}
-        budget, ranks = self.token_budget, {"rank": trainer.global_rank, "world_size": trainer.world_size}
+        budget = self.token_budget
+        ranks: dict[str, Any] = {"rank": trainer.global_rank, "world_size": trainer.world_size}
         fitting = ValueFitting(value, model, train, token_budget=budget, **ranks, **self.loss)
         partial = trainer.strategy.broadcast(read_partial(file) if file else None)
         if partial is not None:

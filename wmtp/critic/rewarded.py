@@ -96,7 +96,7 @@ class RewardedSamples:
     @cached_property
     def fingerprint(self) -> str:
         """Name the programs, what is known of them and their grouping by content."""
-        noise = hashlib.sha256(self.samples.tensors["noise"].numpy()).hexdigest()
+        noise = hashlib.sha256(self.samples.tensors["noise"].numpy().data).hexdigest()
         return digest_of([self.samples.fingerprint, noise, self.reward_S.tolist(), self.problems])
 
     def __len__(self) -> int:

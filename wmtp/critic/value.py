@@ -77,14 +77,14 @@ class PolicyValue(nn.Module):
     """
 
     name = "head"
-    frozen: FrozenModel | None = None  # of its own
+    frozen: Any = None  # a FrozenModel of its own
 
     def __init__(self, path: str, cumulative: bool = True, surprise: bool = True, seed: int = 42) -> None:
         super().__init__()
         ranges.check(ranges.PolicyValue, cumulative=cumulative, surprise=surprise)
         self.folder = find_model(path)
-        self.settings = {"cumulative": cumulative, "surprise": surprise, "seed": seed}
-        self.head: ValueHead | None = None
+        self.settings: dict[str, Any] = {"cumulative": cumulative, "surprise": surprise, "seed": seed}
+        self.head: Any = None  # a ValueHead, once it is prepared
         self.binary = True
 
     def prepare(self, model: MTPMixin) -> None:

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jinja2 import TemplateError
+from typing_extensions import override
 
 from wmtp.data.problem import Problem
 from wmtp.data.prompts import Prompt
@@ -178,12 +179,14 @@ class Chat(Prompt):
         said = self.instruction.replace("{prompt}", self.asked.render(problem, shots).strip())
         return messages(said.strip(), self.system)
 
+    @override
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         try:
             return self.template.write(self.said(problem, shots))
         except ConfigError as error:
             raise DataFormatError(f"{problem.origin}: {error}") if problem.messages else error from None
 
+    @override
     def completion(self, problem: Problem) -> str:
         if problem.messages:
             answer = problem.solutions[0]
@@ -193,13 +196,16 @@ class Chat(Prompt):
             answer = self.reply.replace("{program}", problem.solutions[0].rstrip())
         return self.template.answer(self.said(problem), answer)
 
+    @override
     def end(self, tokenizer: "PreTrainedTokenizerBase") -> int:
         end = getattr(self.template, "end", None)
         return super().end(tokenizer) if end is None else end
 
     @property
+    @override
     def plain(self) -> Prompt:
         return self.asked
 
+    @override
     def program(self, problem: Problem, completion: str) -> str:
         return self.asked.program(problem, completion)

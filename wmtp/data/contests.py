@@ -10,10 +10,12 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import override
 
 from wmtp.data.packed_tests import unpack
 from wmtp.data.problem import Problem
@@ -104,7 +106,7 @@ class LiveCodeBench(ContestFiles):
     name = "livecodebench"
     licence = "cc"  # so says its card, without a version
     splits = ("test",)
-    difficulties = ("easy", "medium", "hard")
+    difficulties: tuple[str, ...] = ("easy", "medium", "hard")
 
     def __init__(
         self,
@@ -118,11 +120,13 @@ class LiveCodeBench(ContestFiles):
         if self.since and self.until and self.since > self.until:
             raise ConfigError(f"benchmark.since = {self.since} is after benchmark.until = {self.until}. Swap them.")
 
+    @override
     def files(self, split: str) -> list[Path]:
         patterns = ("test*.jsonl", "test*.jsonl.gz", "test*.parquet", "data/test-*.parquet")
         hub = ("livecodebench/code_generation_lite", "test*.jsonl")
         return in_use().find_data(self.name, self.path, patterns, several=True, key=self.key, hub=hub)
 
+    @override
     def wants(self, row: Row) -> bool:
         if not super().wants(row):
             return False
@@ -131,10 +135,12 @@ class LiveCodeBench(ContestFiles):
         held = _day_of(row)
         return (self.since or held) <= held <= (self.until or held)
 
+    @override
     def filters(self) -> str:
         days = [f"benchmark.{name} = {day}" for name, day in (("since", self.since), ("until", self.until)) if day]
         return " and ".join([super().filters()] * bool(self.difficulty) + days)
 
+    @override
     def parse(self, row: Row) -> Problem:
         function = _function(row, "metadata", row.decoded("metadata", dict, {}).get("func_name"))
         pairs = [*_pairs(row, "public_test_cases", function), *_pairs(row, "private_test_cases", function)]
@@ -161,6 +167,7 @@ class Apps(ContestFiles):
     difficulties = ("introductory", "interview", "competition")
     hub = ("codeparrot/apps", "{}.jsonl")
 
+    @override
     def files(self, split: str) -> list[Path]:
         name = {"train": "train", "validation": "train", "test": "test"}.get(split, "*")
         endings = ("*.jsonl", "*.jsonl.gz", "*.parquet")
@@ -171,6 +178,7 @@ class Apps(ContestFiles):
         hub = (repository, file.format(name))
         return in_use().find_data(self.name, self.path, patterns, several=True, key=self.key, hub=hub)
 
+    @override
     def parse(self, row: Row) -> Problem:
         task_id = self.name_of(row)
         return self.problem(
@@ -203,6 +211,7 @@ class Taco(Apps):
     difficulties = ("EASY", "MEDIUM", "MEDIUM_HARD", "HARD", "VERY_HARD", "UNKNOWN_DIFFICULTY")
     hub = ("BAAI/TACO", "ALL/{}-*.parquet")
 
+    @override
     def name_of(self, row: Row) -> str:
         if "id" in row.values or "problem_id" in row.values:
             return super().name_of(row)
@@ -291,7 +300,7 @@ def _split(task_id: str, row: Row) -> str:
     return "validation" if split == "train" and held_out else split
 
 
-def _amount(row: Row, key: str, units: dict[str, float]) -> float:
+def _amount(row: Row, key: str, units: Mapping[str, float]) -> float:
     """Read "2.0 seconds" or "256 megabytes"; 0 where a row says nothing of the kind."""
     found = re.match(r"\s*(\d+(?:\.\d+)?)\s*(ms|[a-z])", str(row.values.get(key) or "").lower())
     return float(found[1]) * units.get(found[2], 0.0) if found else 0.0

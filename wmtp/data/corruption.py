@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
+from typing_extensions import override
+
 from wmtp import ranges
 from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.data import mutation
@@ -55,6 +57,7 @@ class Corrupted(Source):
         self.licence, self.splits = source.licence, source.splits
 
     @property
+    @override
     def licences(self) -> dict[str, str]:
         return self.source.licences
 
@@ -73,6 +76,7 @@ class Corrupted(Source):
         wanted = {problem.task_id for problem in self.stream(split)}
         return (problem for problem in self.source.published(split) if problem.task_id in wanted)
 
+    @override
     def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
         return self.source.mutate(problem, rng)
 
@@ -86,7 +90,8 @@ class Corrupted(Source):
         rng = Random(f"{self.seed}/noise/{problem.task_id}")
         if rng.random() >= self.noise or not problem.solutions:
             return problem
-        solution, spans = problem.solutions[0], ()
+        solution = problem.solutions[0]
+        spans: tuple[tuple[int, int], ...] = ()
         for _ in range(self.mutations):
             changed = self.source.mutate(replace(problem, solutions=(solution,)), rng)
             if changed is None:

@@ -101,8 +101,8 @@ def mbpp_plus(row: "Row", split: Callable[[int, "Row"], str], called: Callable, 
     else:
         number = row.get("task_id", int)
         text, tests, code = row.text("prompt"), row.texts("test_list"), row.text("code")
-        entry_point = re.findall(r"assertion\((\w+)\(\*inp\)", row.text("test"))[-1:]
-        entry_point = entry_point[0] if entry_point else called("\n".join(tests), code)
+        asked = re.findall(r"assertion\((\w+)\(\*inp\)", row.text("test"))
+        entry_point = asked[-1] if asked else called("\n".join(tests), code)
     return Problem(
         task_id=f"mbpp/{number}",
         source="mbpp",

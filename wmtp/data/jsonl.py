@@ -21,6 +21,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from typing_extensions import override
+
 from wmtp import ranges
 from wmtp.data.problem import Problem
 from wmtp.data.sources import FileSource, Row, called_function
@@ -87,9 +89,11 @@ class Jsonl(FileSource):
         """Say whether the first row is a conversation."""
         return any(self.kind(row) == "messages" for row, _ in zip(super().rows("train"), range(1), strict=False))
 
+    @override
     def has_tests(self, split: str) -> bool:
         return any(problem.tested for problem in self.stream(split))
 
+    @override
     def stream(self, split: str) -> Iterator[Problem]:
         """Yield the problems of one split, or of all; of a benchmark those that can be judged.
 
@@ -107,12 +111,14 @@ class Jsonl(FileSource):
                 "add rows, or give data.validation_path."
             )
 
+    @override
     def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
         """Write a mutant that leaves the prompt as it is, where a program goes on with it."""
         given = len(problem.prompt or "") if problem.continues else 0
         draws = (super(Jsonl, self).mutate(problem, rng) for _ in range(_DRAWS))
         return next((found for found in draws if found is None or found[1][0] >= given), None)
 
+    @override
     def files(self, split: str) -> list[Path]:
         if self.path is None:
             raise ConfigError(f"{self.key} has no value; give the file or the folder that holds your rows.")
@@ -125,8 +131,10 @@ class Jsonl(FileSource):
         return files + (self.held_out if split == "all" else [])
 
     def find(self, name: str, path: str | os.PathLike, key: str) -> list[Path]:
+        """Find the files of a path, as `wmtp.storage` looks for data."""
         return in_use().find_data(name, path, PATTERNS, several=True, key=key)
 
+    @override
     def rows(self, split: str) -> Iterator[Row]:
         """Yield the rows; of a conversation one for every answer in it, cut off after that answer."""
         for row in super().rows(split):
@@ -182,6 +190,7 @@ class Jsonl(FileSource):
             raise row.error(column, "holds no answer of the assistant, so there is nothing to learn")
         yield from (row.holding(column, said[: end + 1]) for end in answers)
 
+    @override
     def parse(self, row: Row) -> Problem:
         kind = self.kind(row)
         problem = Problem(
@@ -232,6 +241,7 @@ class Jsonl(FileSource):
         return task_id if self.column("id", row) else f"{task_id} ({row.file.parent.name})"
 
     def split_of(self, row: Row) -> str:
+        """Tell the split of a row: that of its file, or by the hash of its question."""
         if self.has_validation_file:
             return "validation" if row.file in self.held_out else "train"
         if self.least is None:
@@ -240,9 +250,11 @@ class Jsonl(FileSource):
         return "validation" if chosen < self.validation_share * 2**64 or chosen == self.least else "train"
 
     def text(self, field: str, row: Row) -> str:
+        """Return the text of a field."""
         return row.text(self.column(field, row))
 
     def texts(self, field: str, row: Row) -> tuple[str, ...]:
+        """Return the texts of a field, none where it is not there; one text is a list of one."""
         """Return the texts of a field: a list of them, or one; none where there is no such field."""
         column = self.column(field, row)
         if column is None:
@@ -251,6 +263,7 @@ class Jsonl(FileSource):
         return row.all_text(column, [value] if isinstance(value, str) else value)
 
     def tests_of(self, row: Row) -> tuple[str, ...]:
+        """Return the tests of a row, empty ones left out."""
         return tuple(test for test in self.texts("tests", row) if test.strip())
 
 

@@ -29,6 +29,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from wmtp import ranges
 from wmtp.cache.fingerprint import code_of, digest_of
@@ -129,6 +130,7 @@ class Without(Source):
         self.name, self.licence, self.splits = source.name, source.licence, source.splits
 
     @property
+    @override
     def licences(self) -> dict[str, str]:
         return self.source.licences
 
@@ -136,6 +138,7 @@ class Without(Source):
         """Yield the problems that are left."""
         return (p for p in self.source.stream(split) if split != "train" or p.task_id not in self.left_out)
 
+    @override
     def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
         return self.source.mutate(problem, rng)
 

@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
+from typing_extensions import override
+
 from wmtp import ranges
 from wmtp.cache.fingerprint import digest_of
 from wmtp.data.problem import Problem, Source
@@ -48,10 +50,12 @@ class Mix(Source):
             refuse_evaluation_only(source)
 
     @property
+    @override
     def licence(self) -> str:
         return ", ".join(sorted(set(self.licences.values())))
 
     @property
+    @override
     def licences(self) -> dict[str, str]:
         return {name: licence for source in self.sources.values() for name, licence in source.licences.items()}
 
@@ -59,6 +63,7 @@ class Mix(Source):
         """Yield the problems of one source after the other, training problems as often as they are to come."""
         return self._together(split, {name: source.stream for name, source in self.sources.items()})
 
+    @override
     def published(self, split: str) -> Iterator[Problem]:
         return self._together(split, {name: source.published for name, source in self.sources.items()})
 

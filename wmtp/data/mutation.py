@@ -16,7 +16,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 COMPARISONS = {
     "<": ("<=", ">"), "<=": ("<", ">="), ">": (">=", "<"), ">=": (">", "<="), "==": ("!=",), "!=": ("==",),
@@ -150,7 +150,7 @@ class _Finder(ast.NodeVisitor):
         text = self.lines[line - 1] if line <= len(self.lines) else ""
         return self.starts[line - 1] + (column if text.isascii() else len(text.encode()[:column].decode()))
 
-    def span(self, node: ast.AST) -> tuple[int, int]:
+    def span(self, node: Any) -> tuple[int, int]:
         return self.place(node.lineno, node.col_offset), self.place(node.end_lineno, node.end_col_offset)
 
     def text(self, node: ast.AST) -> str:
@@ -223,7 +223,7 @@ class _Finder(ast.NodeVisitor):
         own = dict.fromkeys((arg.arg for arg in _arguments(node.args)), 0)
         self.inside(self.scope | own, node.body)
 
-    def comprehension(self, node: ast.expr) -> None:
+    def comprehension(self, node: Any) -> None:
         first, *rest = node.generators
         self.visit(first.iter)
         own = dict.fromkeys(_stored([generator.target for generator in node.generators]), 0)

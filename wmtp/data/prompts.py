@@ -10,6 +10,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from wmtp.data.problem import Problem
 from wmtp.errors import DataFormatError
 
@@ -89,6 +91,7 @@ class Synthetic0Shot(Prompt):
     name = "synthetic_0shot"
     stop = ('\n"""',)
 
+    @override
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         return f'"""{problem.text}"""\n'
 
@@ -100,10 +103,12 @@ class MbppPaper3Shot(Prompt):
     stop = ("[DONE]",)
     shot_task_ids = ("mbpp/2", "mbpp/3", "mbpp/4")
 
+    @override
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         examples = "".join(f"{_ask(shot)}{self.completion(shot)}\n\n" for shot in shots)
         return examples + _ask(problem)
 
+    @override
     def completion(self, problem: Problem) -> str:
         return super().completion(problem) + "[DONE]"
 
@@ -114,6 +119,7 @@ class BigcodeMbpp0Shot(Prompt):
     name = "bigcode_mbpp_0shot"
     stop = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")
 
+    @override
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         return f'"""\n{problem.text}\n{problem.tests[0]}\n"""\n'
 
@@ -124,12 +130,15 @@ class HumanEvalRaw(Prompt):
     name = "humaneval_raw"
     stop = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 
+    @override
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         return problem.text
 
+    @override
     def completion(self, problem: Problem) -> str:
         return super().completion(problem).removeprefix(problem.text)
 
+    @override
     def program(self, problem: Problem, completion: str) -> str:
         return problem.text + completion
 
@@ -143,6 +152,7 @@ class CodeContestsStatement(Prompt):
     name = "codecontests_statement"
     stop = ("\n```",)
 
+    @override
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         return f'"""\n{problem.text.strip()}\n"""\n'
 
@@ -153,6 +163,7 @@ class LiveCodeBenchBase0Shot(Prompt):
     name = "livecodebench_base_0shot"
     stop = ("\n### Question", "\n```")
 
+    @override
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         starter = f"### Starter Code\n{problem.starter.rstrip()}\n\n" if problem.starter.strip() else ""
         return f"### Question\n{problem.text.strip()}\n\n{starter}### Answer\n\n"
@@ -164,6 +175,7 @@ class AppsQuestion(Prompt):
     name = "apps_question"
     stop = ("\nQUESTION:", "\n```")
 
+    @override
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         starter = f"{problem.starter.strip()}\n" if problem.starter.strip() else ""
         form = "Call-Based" if problem.calls else "Standard Input"
@@ -183,6 +195,7 @@ class OwnWords(Prompt):
 
     name = "own_words"
 
+    @override
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         if problem.messages:
             raise DataFormatError(
@@ -192,11 +205,13 @@ class OwnWords(Prompt):
             return problem.prompt
         return "\n".join(['"""', problem.text, *problem.tests[:1], '"""', ""])
 
+    @override
     def completion(self, problem: Problem) -> str:
         if problem.prompt is None:
             return super().completion(problem)
         return problem.answer
 
+    @override
     def program(self, problem: Problem, completion: str) -> str:
         return problem.prompt + completion if problem.continues else completion
 
@@ -210,13 +225,16 @@ class BySource(Prompt):
         self.prompts = dict(prompts)
         self.shot_task_ids = tuple(task_id for prompt in self.prompts.values() for task_id in prompt.shot_task_ids)
 
+    @override
     def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
         prompt = self.prompts[problem.source]
         return prompt.render(problem, [shot for shot in shots if shot.task_id in prompt.shot_task_ids])
 
+    @override
     def completion(self, problem: Problem) -> str:
         return self.prompts[problem.source].completion(problem)
 
+    @override
     def program(self, problem: Problem, completion: str) -> str:
         return self.prompts[problem.source].program(problem, completion)
 

@@ -18,7 +18,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import UnionType
 from typing import IO, Any
+
+from typing_extensions import override
 
 from wmtp.cache.fingerprint import digest_of, digest_of_file, identify
 from wmtp.data.checkers import checkers_beside, complaint_of
@@ -125,6 +128,7 @@ class Mbpp(FileSource):
         self.sanitized = sanitized
         self.challenge_tests = challenge_tests
 
+    @override
     def files(self, split: str) -> list[Path]:
         parquet = "sanitized/*.parquet" if self.sanitized else "full/*.parquet"
         file = "sanitized-mbpp.json" if self.sanitized else "mbpp.jsonl"
@@ -132,6 +136,7 @@ class Mbpp(FileSource):
         hub = ("google-research-datasets/mbpp", parquet)
         return in_use().find_data(self.name, self.path, patterns, key=self.key, hub=hub)
 
+    @override
     def parse(self, row: "Row") -> Problem:
         if is_plus(row):
             return mbpp_plus(row, _mbpp_split, called_function, self.licence)
@@ -163,9 +168,11 @@ class Mbpp(FileSource):
 class MbppPlus(Mbpp):
     """Read MBPP+ (EvalPlus v0.2.0): 378 problems of MBPP, from MbppPlus.jsonl, its OriginFmt, or the Hub's Parquet."""
 
+    @override
     def files(self, split: str) -> list[Path]:
         return self.plus_files("mbpp_plus", "MbppPlus", "evalplus/mbppplus")
 
+    @override
     def parse(self, row: "Row") -> Problem:
         return plus_row(row, super().parse)
 
@@ -181,17 +188,19 @@ class HumanEval(FileSource):
     licence = "MIT"
     splits = ("test",)
 
+    @override
     def files(self, split: str) -> list[Path]:
         parquet = "openai_humaneval/*.parquet"
         patterns, hub = ("HumanEval.jsonl", "HumanEval.jsonl.gz", parquet), ("openai/openai_humaneval", parquet)
         return in_use().find_data(self.name, self.path, patterns, key=self.key, hub=hub)
 
+    @override
     def parse(self, row: "Row") -> Problem:
         if is_plus(row):
             return humaneval_plus(row, self.licence)
         prompt = row.text("prompt")
         entry_point = row.text("entry_point")
-        tests = (row.text("test"), f"check({entry_point})")
+        tests: tuple[str, ...] = (row.text("test"), f"check({entry_point})")
         if entry_point == "check":  # the tests define a function of that name: take the program's before they do
             tests = ("candidate = check", tests[0], "check(candidate)")
         return Problem(
@@ -211,9 +220,11 @@ class HumanEval(FileSource):
 class HumanEvalPlus(HumanEval):
     """Read HumanEval+ (EvalPlus v0.1.10), from HumanEvalPlus.jsonl, its OriginFmt, or the Hub's Parquet."""
 
+    @override
     def files(self, split: str) -> list[Path]:
         return self.plus_files("humaneval_plus", "HumanEvalPlus", "evalplus/humanevalplus")
 
+    @override
     def parse(self, row: "Row") -> Problem:
         return plus_row(row, super().parse)
 
@@ -237,6 +248,7 @@ class CodeContests(FileSource):
     licence = "CC-BY-4.0"
     splits = ("train", "validation", "test")
 
+    @override
     def files(self, split: str) -> list[Path]:
         names = {"train": "train", "validation": "valid", "test": "test"}
         endings = ("*.jsonl", "*.jsonl.gz", "*.parquet")
@@ -248,6 +260,7 @@ class CodeContests(FileSource):
         hub = ("deepmind/code_contests", f"data/{names.get(split, '*')}-*.parquet")
         return in_use().find_data(self.name, self.path, patterns, several=True, key=self.key, hub=hub)
 
+    @override
     def parse(self, row: "Row") -> Problem:
         name = row.text("name")
         tests = [pair for kind in ("public_tests", "private_tests", "generated_tests") for pair in row.stdio(kind)]
@@ -267,6 +280,7 @@ class CodeContests(FileSource):
             licence=self.licence,
         )
 
+    @override
     def other_name(self, task_id: str, row: "Row") -> str:
         source = row.get("source", int | str, 0)
         if isinstance(source, int):
@@ -285,14 +299,16 @@ class Row:
 
     @property
     def where(self) -> str:
+        """Name the file and the line."""
         return f"{self.file}:{self.line}"
 
     def error(self, key: str, complaint: str) -> DataFormatError:
+        """Make the error that says what is wrong with a key of this row, and what to do."""
         return DataFormatError(
             f"{self.where}: {key} {complaint}. Correct the row (the format is described in {self.described_in})."
         )
 
-    def get(self, key: str, kind: type, default: Any = None) -> Any:
+    def get(self, key: str, kind: type | UnionType, default: Any = None) -> Any:
         """Return a value of the asked type."""
         value = self.values.get(key)
         value = default if value is None else value
@@ -304,16 +320,18 @@ class Row:
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
+        """Return a text, its lines ended by \\n alone."""
         return self._lf(key, self.get(key, str, default))
 
     def texts(self, key: str, default: list | None = None) -> tuple[str, ...]:
+        """Return a list of texts."""
         return self.all_text(key, self.get(key, list, default))
 
     def holding(self, key: str, value: Any) -> "Row":
         """Return the row with another value."""
         return replace(self, values={**self.values, key: value})
 
-    def decoded(self, key: str, kind: type = object, default: Any = None) -> Any:
+    def decoded(self, key: str, kind: type | UnionType = object, default: Any = None) -> Any:
         """Return a value that the row holds as it is, or as a text of JSON; an empty text is none."""
         value = self.values.get(key)
         if not isinstance(value, str):
@@ -407,7 +425,7 @@ def read_jsonl(file: Path, described_in: str = "docs/data.md", opened: IO[bytes]
         raise DataFormatError(f"{file}:{line + 1}: the packed file is cut off or damaged. Copy it again.") from broken
 
 
-def _opened(file: Path) -> IO[bytes]:
+def _opened(file: Path) -> IO[bytes] | gzip.GzipFile:
     return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
 
 

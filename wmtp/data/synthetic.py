@@ -109,7 +109,8 @@ class Synthetic(Source):
                 continue
             task_id = f"synthetic/{split}/{len(seen)}"
             seen.add(steps)
-            solution, noise_spans = _program(steps, [step.statement for step in steps]), ()
+            solution = _program(steps, [step.statement for step in steps])
+            noise_spans: tuple[tuple[int, int], ...] = ()
             noise_rng = random.Random(f"{self.seed}/noise/{task_id}")
             text = _describe(steps, rng)
             if split == "train" and noise_rng.random() < self.noise:

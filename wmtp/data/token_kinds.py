@@ -1,4 +1,4 @@
-"""Tell what the tokens of a program are in Python's own grammar: names, operators, literals, …
+"""Tell what the tokens of a program are in Python's own grammar: names, operators, literals and so on.
 
 [연구 맥락] 토큰이 모두 같지 않다면 어떤 토큰에서 나아졌는지를 물어야 한다. 답이 보기 좋은 쪽으로 기울지 않게, 종류는
     결과를 보기 전에 정해 둔다: 파이썬의 토크나이저(표준 라이브러리 tokenize)가 나눈 대로다.
@@ -60,8 +60,8 @@ def _kinds_by_character(text: str) -> list[str]:
             if token.type == tokenize.NAME:
                 kind = "keyword" if keyword.iskeyword(token.string) else "identifier"
             if kind is not None:
-                (line, column), (end_line, end_column) = token.start, token.end
-                first, end = starts[line - 1] + column, starts[end_line - 1] + end_column
+                (row, column), (end_row, end_column) = token.start, token.end
+                first, end = starts[row - 1] + column, starts[end_row - 1] + end_column
                 kinds[first:end] = [kind] * (end - first)
     except (tokenize.TokenError, SyntaxError):  # what comes after cannot be read
         pass

@@ -95,10 +95,12 @@ class TokenizedSamples(Sequence[TokenizedSample]):
 
     @cached_property
     def starts(self) -> list[int]:
+        """List where each sample starts in the tensors that hold all of them, and where the last one ends."""
         return self.tensors["starts"].tolist()
 
     @cached_property
     def task_ids(self) -> list[str]:
+        """List the name of each sample's problem."""
         return unpack(self.tensors["task_ids"])
 
     @cached_property
@@ -116,13 +118,13 @@ class TokenizedSamples(Sequence[TokenizedSample]):
         """Name what a model reads here and what it is asked, by content."""
         digest = hashlib.sha256()
         for name in ("input_ids", "starts", "prompt_lengths"):
-            digest.update(self.tensors[name].numpy())
+            digest.update(self.tensors[name].numpy().data)
         return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, i: int) -> TokenizedSample:
+    def __getitem__(self, i: Any) -> TokenizedSample:
         if not 0 <= i < len(self):
             raise IndexError(i)
         here = slice(self.starts[i], self.starts[i + 1])

@@ -207,7 +207,7 @@ class _Evaluation:
         part = "" if shares.take_first_place() else secrets.token_hex(4)
         self.passed = 0
         self.samples = Journal(out / "samples.jsonl", completion=str)
-        columns = {"status": str, "message": str, "cpu_limit": (int, float)}
+        columns: dict[str, Any] = {"status": str, "message": str, "cpu_limit": (int, float)}
         self.results = Journal(out / "results.jsonl", part, self.is_verdict, **columns)
         self.timings = Journal(out / "timings.jsonl", part)
         self.bar = progress_bar(benchmark.name, len(keys), len(self.results.rows), shown=progress)

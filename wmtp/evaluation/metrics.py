@@ -58,8 +58,8 @@ class PassAtK(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Return pass@k with the ends of its 95 % interval, for every k, over the problems that have samples."""
-        counts = zip(self.sample_count_P.tolist(), self.correct_count_P.tolist(), strict=True)
-        counts = [(n, c) for n, c in counts if n > 0]
+        each = zip(self.sample_count_P.tolist(), self.correct_count_P.tolist(), strict=True)
+        counts = [(n, c) for n, c in each if n > 0]
         result = {}
         for k in self.ks:
             require_samples([n for n, _ in counts], k)

@@ -71,7 +71,7 @@ class Server:
         check_number("generator.backoff", backoff, ">= 0", "Try 0.5.")
         self.url, self.model, self.at_once, self.body = _address(url), str(model), at_once, dict(body or {})
         self._key = _key(key_from)
-        waits = dict(backoff_factor=backoff, backoff_jitter=backoff, backoff_max=LONGEST_WAIT)
+        waits: dict[str, Any] = dict(backoff_factor=backoff, backoff_jitter=backoff, backoff_max=LONGEST_WAIT)
         self._again = urllib3.Retry(retries, allowed_methods=None, **waits)
         self._pool = _pool(self.url, maxsize=at_once, timeout=urllib3.Timeout(connect=10, read=timeout))
         self._abandoned = False

@@ -165,7 +165,7 @@ class HeadFitting:
         self.model.zero_grad()
         self.steps_taken += 1
 
-    def _add_up(self, head: torch.nn.Module) -> None:
+    def _add_up(self, head: Any) -> None:
         """Sum the gradients over the ranks; sharded ones come as means already."""
         for parameter in head.parameters():
             if isinstance(parameter, DTensor):

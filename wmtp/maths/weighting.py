@@ -257,6 +257,10 @@ class _Weighting:
     def __post_init__(self):
         ranges.check(ranges.Weighting, scope=self.scope, control=self.control, smooth=self.smooth)
 
+    def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor, done: float) -> Tensor:
+        """Weigh the tokens of each row, which is one scope."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0, done: float = 0.0) -> Tensor:
         """Weight the target tokens of a batch, without waiting for the device.

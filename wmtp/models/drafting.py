@@ -32,7 +32,7 @@ class Drafts(NamedTuple):
 
     def select(self, order: list[int]) -> "Drafts":
         """Take rows in another order."""
-        return Drafts(*(x if x is None else x[order] for x in self))
+        return Drafts(self.token_NK[order], None if self.prob_NKV is None else self.prob_NKV[order])
 
 
 def join(parts: Sequence[Drafts]) -> Drafts:

@@ -295,7 +295,7 @@ def _read(file: Path, name: str) -> Tensor:
 
 
 def _heads(names: Iterable[str]) -> frozenset[str]:
-    """Name the extra heads that tensors belong to: extra_heads.0, …"""
+    """Name the extra heads that tensors belong to, as in extra_heads.0."""
     return frozenset(".".join(name.split(".")[:2]) for name in names if name.startswith(EXTRA_HEADS))
 
 

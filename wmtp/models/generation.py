@@ -27,7 +27,7 @@ from torch import Tensor
 
 from wmtp.errors import ConfigError
 from wmtp.maths.speculative import accept_matching, accept_sampled
-from wmtp.models.drafting import Drafts, join
+from wmtp.models.drafting import join
 from wmtp.models.draw import draw_tokens, noise_seed, nucleus_probabilities, uniform
 from wmtp.models.encoding import check_embedded, encode_prompt
 from wmtp.models.pace import Pace
@@ -151,10 +151,10 @@ class _Decoder:
         self.stateful = keeps_state(model.config)
         self.pace = Pace("ordinary" if self.heads == 1 or self.stateful else sampling.decoding, self.device)
         self.resampling = sampling.decoding == "speculative" and sampling.temperature > 0
-        self.drafts: Drafts | None = None
+        self.drafts: Any = None  # Drafts, while there are some
         slots = max((min(len(p) + sampling.max_new_tokens, self.limit) for p in prompts), default=0) + self.heads
         self.cache = SlotCache(min(sampling.batch_size, len(requests)), slots)
-        self.drafter = model.drafter(self) if self.pace.drafting else None
+        self.drafter: Any = model.drafter(self) if self.pace.drafting else None
 
     def run(self) -> Iterator[tuple[int, Completion]]:
         was_training, attention = self.model.training, attention_of(self.model)
@@ -299,12 +299,12 @@ class _Decoder:
         logits_1TV = self.model(ids_1T, use_cache=False, logits_to_keep=1).logits[:, -1:]
         return self.draw(logits_1TV, [row], offset=len(drafts))[0].item()
 
-    def draw(self, logits_NTV: Tensor, rows: list[_Row], offset: int = 0) -> tuple[Tensor, Tensor]:
+    def draw(self, logits_NTV: Tensor, rows: Sequence[_Row], offset: int = 0) -> tuple[Tensor, Tensor]:
         """Draw the tokens that follow the rows' tokens."""
         seed_NT = self.seeds(rows, logits_NTV.shape[1], offset)
         return draw_tokens(logits_NTV, seed_NT, self.sampling.temperature, self.sampling.top_p)
 
-    def seeds(self, rows: list[_Row], width: int, offset: int = 0) -> Tensor:
+    def seeds(self, rows: Sequence[_Row], width: int, offset: int = 0) -> Tensor:
         """Seed the noise of the positions that follow the rows' tokens."""
         return self.tensor([[row.noise + len(row.tokens) + offset + t for t in range(width)] for row in rows])
 
@@ -394,7 +394,7 @@ class _Decoder:
             accepted=tuple(row.accepted),
         )
 
-    def tensor(self, values: list) -> Tensor:
+    def tensor(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor(values, device=self.device)
 
 

@@ -19,7 +19,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -67,7 +67,13 @@ class MTPOutput(NamedTuple):
         return target_nll(self.hidden[0], self.unembedding_VD, batch["labels_BT"], targets=batch["targets"])
 
 
-class MTPMixin:
+if TYPE_CHECKING:  # what a subclass brings: `put_heads_on` puts this class before whichever model it is
+    from transformers import PreTrainedModel as _CausalLM
+else:
+    _CausalLM = object
+
+
+class MTPMixin(_CausalLM):
     """Add the heads of tokens further ahead to a transformers causal LM; a subclass says how they are arranged.
 
     [연구 맥락] 로짓 [B, T, H, V]는 절대 만들지 않는다. 은닉상태까지만 만들고, 손실이 조각내어 unembedding을 곱한다.
@@ -89,7 +95,7 @@ class MTPMixin:
         """Build the modules that only heads 1, 2, … have."""
         raise NotImplementedError
 
-    def start_as_copy(self, head: nn.Module) -> None:
+    def start_as_copy(self, head: Any) -> None:
         """Give one of `extra_heads` the values of the layer that head 0 is, as far as it has such a layer."""
         raise NotImplementedError
 
@@ -206,7 +212,7 @@ class ParallelHeads(MTPMixin):
                     module.layer_idx = last + k
         return heads
 
-    def start_as_copy(self, head: nn.Module) -> None:
+    def start_as_copy(self, head: Any) -> None:
         """Make a head what head 0 is."""
         head.load_state_dict(self.decoder_layers[-1].state_dict())
 

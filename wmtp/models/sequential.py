@@ -63,7 +63,7 @@ class SequentialHeads(MTPMixin):
         return layers, builder
 
     @torch.no_grad()
-    def start_as_copy(self, head: nn.Module) -> None:
+    def start_as_copy(self, head: Any) -> None:
         """Give a layer the block of the last such layer of the trunk, and let it read the mean of its two inputs.
 
         Raises:

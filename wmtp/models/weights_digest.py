@@ -41,4 +41,4 @@ def weights_digest(model: nn.Module) -> str:
 
 def _digest(tensor: Tensor) -> str:
     on_host = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.sha256(on_host.numpy()).hexdigest()
+    return hashlib.sha256(on_host.numpy().data).hexdigest()

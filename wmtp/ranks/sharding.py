@@ -10,6 +10,7 @@
 
 import copy
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -58,7 +59,9 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy, c
     model.to_empty(device="cpu" if cpu_offload else here)
     _tie(model, tied)
     weights = {name: values[name] for name, _ in model.named_parameters(remove_duplicate=False) if first}
-    handed_out = dict(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=cpu_offload, strict=False)
+    handed_out: dict[str, Any] = dict(
+        full_state_dict=True, broadcast_from_rank0=True, cpu_offload=cpu_offload, strict=False
+    )
     set_model_state_dict(model, weights, options=StateDictOptions(**handed_out))
     # After the weights, which torch hands out only while all that it sees is on one device, offloaded or not.
     for name, buffer in model.named_buffers():  # small, needed on the device, and partly in no state dict
@@ -93,7 +96,7 @@ def whole(model: nn.Module) -> nn.Module | None:
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if dist.get_rank() != 0:
         return None
-    together = copy.deepcopy(model.skeleton)
+    together: Any = copy.deepcopy(model.skeleton)
     together.load_state_dict(weights, assign=True)
     for name, buffer in model.named_buffers():
         module, _, leaf = name.rpartition(".")

@@ -60,7 +60,7 @@ def find_difference(before: Verdicts, after: Verdicts) -> Difference:
     mean, low, high = paired_difference(rates[1], rates[0])
     return Difference(
         problems=len(both),
-        rates=tuple(sum(of) / len(both) for of in rates),
+        rates=(sum(rates[0]) / len(both), sum(rates[1]) / len(both)),
         mean=mean,
         low=low,
         high=high,

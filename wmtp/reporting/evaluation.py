@@ -44,8 +44,19 @@ def collect(title: str, evaluation: Evaluation, problems: dict[str, "Problem"], 
     split = {key: key.split("/", 1) for key in evaluation.metrics}
     metrics = {name: evaluation.metrics[key] for key, (benchmark, name) in split.items() if benchmark in names}
     base = {name: evaluation.metrics[key] for key, (benchmark, name) in split.items() if benchmark not in names}
-    known = ("prompt", "chat_template", "system", "split", "shots", "n", "temperature", "top_p", "seed", "extract")
-    known += ("isolation",)
+    known = (
+        "prompt",
+        "chat_template",
+        "system",
+        "split",
+        "shots",
+        "n",
+        "temperature",
+        "top_p",
+        "seed",
+        "extract",
+        "isolation",
+    )
     facts = [(t(name), metrics[name]) for name in known if metrics.get(name) is not None]
     for name, said in (("fenced", "answers in a Markdown fence"), ("thought", "answers after </think>")):
         if metrics.get(name) or (name == "fenced" and metrics.get("extract", "none") != "none"):
@@ -74,8 +85,8 @@ def tiles(metrics: dict[str, Any], t: Texts, on: str, base: dict[str, Any]) -> l
                 note = "; ".join(filter(None, (t("95 % interval {low:.1f} to {high:.1f}", **ends), on)))
                 found.append(Tile.of(t, said, f"{100 * value:.1f} %", note, k=name.removeprefix("pass@")))
     samples = t("{count} samples", count=f"{metrics.get('samples', 0):,}")
-    said = {**LEFT_OUT, "inside": "{count} problems judged in the program's process"}
-    samples = "; ".join([samples, *(t(said[key], count=len(metrics[key])) for key in said if metrics.get(key))])
+    left_out = {**LEFT_OUT, "inside": "{count} problems judged in the program's process"}
+    samples = "; ".join([samples, *(t(left_out[key], count=len(metrics[key])) for key in left_out if metrics.get(key))])
     return [*found, Tile.of(t, "Problems", f"{metrics.get('problems', 0):,}", samples)]
 
 

@@ -92,7 +92,7 @@ def drawing(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    style = {
+    style: Any = {
         "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5, "font.family": "sans-serif",
         "text.color": INK, "axes.edgecolor": GRID, "axes.labelcolor": INK, "xtick.color": GRID,
         "ytick.color": GRID, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.grid": True,

@@ -34,6 +34,7 @@ class Texts:
         ranges.check(ranges.PROGRAM, lang=self.lang)
 
     def __call__(self, english: str, **values: Any) -> str:
+        """Say it in the language of the page, with the values in their places."""
         text = KOREAN.get(english, english) if self.lang == "ko" else english
         return text.format(**values) if values else text
 

@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from typing_extensions import override
 
 from wmtp.errors import DataFormatError
 
@@ -23,10 +24,12 @@ class MetricsCSV(CSVLogger):
         super().__init__(save_dir=str(run_dir), name="", version="")
 
     @property
+    @override
     def log_dir(self) -> str:
         return self._save_dir
 
     @property
+    @override
     def experiment(self) -> "_AppendingWriter":
         if self._experiment is None:
             self._experiment = _AppendingWriter(log_dir=self.log_dir)

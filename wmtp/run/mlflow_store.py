@@ -239,8 +239,10 @@ def tag_entities(values: Mapping[str, Any]) -> list[Any]:
 
 
 def is_setting(key: str) -> bool:
+    """Tell a setting of the measurement from a measured number."""
     return key.rpartition("/")[2] in SETTINGS
 
 
 def now_in_milliseconds() -> int:
+    """Read the clock in the unit of MLflow."""
     return int(time.time() * 1000)

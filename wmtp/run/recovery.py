@@ -244,7 +244,7 @@ def keep_recipe(logger: Any, folder: Path) -> None:
     logger.log_files(sorted(file for file in folder.iterdir() if file.is_file()), under=f"failures/{folder.name}")
 
 
-def announce(attempt: Attempt, run: Path, loggers: Iterable[Any]) -> None:
+def announce(attempt: Record, run: Path, loggers: Iterable[Any]) -> None:
     """Say on the screen and in MLflow what went wrong and what is changed."""
     back = f"step {attempt['resumed_step']}" if attempt["went_back_to"] else "the beginning"
     print(

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,13 +21,15 @@ from wmtp.run.start import Start
 
 def in_small(cfg: DictConfig) -> DictConfig:
     """Return the config with few problems, no loggers and no second attempt."""
-    changes = {"eval": {"limit": 2}, "logger": None, "recovery": {"max_attempts": 0}}
+    changes: dict[str, Any] = {"eval": {"limit": 2}, "logger": None, "recovery": {"max_attempts": 0}}
     if OmegaConf.select(cfg, "algo.pretraining"):  # a critic is taught before the first step
         few = {"problems": 32, "heldout_problems": 32, "steps": 1}
         changes["algo"] = {"pretraining": few, "localisation": {"problems": 32}}
     if OmegaConf.select(cfg, "callbacks.head_pretraining"):  # and so are new heads
         changes["callbacks"] = {"head_pretraining": {"steps": 1}}
-    return OmegaConf.merge(cfg, changes)
+    small = OmegaConf.merge(cfg, changes)
+    assert isinstance(small, DictConfig)
+    return small
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from typing_extensions import override
 
 from wmtp.reporting.reading import flatten
 from wmtp.run import mlflow_store
@@ -83,10 +84,12 @@ class MLflowLogger(Logger):
         self._worker: threading.Thread | None = None
 
     @property
+    @override
     def name(self) -> str:
         return self._experiment_name
 
     @property
+    @override
     def version(self) -> str:
         return self._run_name
 
@@ -106,12 +109,14 @@ class MLflowLogger(Logger):
         return f"{mask_secrets(server).rstrip('/')}/#/compare-experiments/s?experiments={wanted}"
 
     @rank_zero_only
+    @override
     def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None, **_: Any) -> None:
         config = vars(params) if isinstance(params, Namespace) else params or {}
         flat = {key: str(value) for key, value in flatten(mask_secrets(config)).items()}
         self._submit(lambda: self._write_params(flat))
 
     @rank_zero_only
+    @override
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if self._terminated:  # Lightning finalizes after validate() too, and then goes on
             self._terminated = False
@@ -151,6 +156,7 @@ class MLflowLogger(Logger):
         self._submit(lambda: self._write_data(data, found["data"], facts))
 
     @rank_zero_only
+    @override
     def finalize(self, status: str) -> None:
         if self._worker is None:
             return

@@ -73,9 +73,10 @@ class Copies:
                         return _put(unit, listing.version, download(place, listing, part), owner)
                     except Changed:
                         say(f"{place.url} changed while it was read; starting again with what it is now")
-                        listing = list_files(place)
-                    if listing is None:
+                        now = list_files(place)
+                    if now is None:
                         raise StorageError(f"{place.url} was removed while it was read. Ask who owns it.")
+                    listing = now
         except place.transient as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise StorageError(

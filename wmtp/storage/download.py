@@ -73,7 +73,8 @@ def _fetch(
 ) -> str | None:
     """Fetch one file chunk by chunk; return its sha256, or None if the server's checksum says to start over."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.touch(), journal.touch()
+    target.touch()
+    journal.touch()
     ours = hashlib.sha256()
     theirs = _digest(file)
     with target.open("r+b") as data, journal.open("r+", encoding="ascii") as chunks:

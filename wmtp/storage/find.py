@@ -164,7 +164,8 @@ class Storage:
         # A mistyped local path must not be looked up elsewhere: its first folder, at least, is there.
         if not named or folder.exists() or (named[2] and Path(folder.parts[0]).exists()) or named[1].endswith(GGUF):
             return [], ""
-        repo, inside, patterns = named[1], named[2] or "", MODEL_FILES
+        repo, inside = named[1], named[2] or ""
+        patterns: tuple[str, ...] = MODEL_FILES
         if inside.endswith(GGUF):
             patterns = (inside,)
         elif inside:

@@ -5,6 +5,7 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from wmtp.errors import StorageError
 from wmtp.storage.listing import Changed, Listing, RemoteFile, choose
@@ -30,14 +31,17 @@ class HubPlace:
 
     @property
     def url(self) -> str:
+        """Name the place in messages and in what is kept about the files."""
         return f"hf://{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
 
     @property
     def page(self) -> str:
+        """Give the address that a person opens."""
         return f"{self.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
 
     @property
     def endpoint(self) -> str:
+        """Give the server's address: the Hub's, or that of a mirror."""
         return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
     @property
@@ -62,7 +66,7 @@ class HubPlace:
         from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
         try:
-            info = HfApi(endpoint=self.endpoint).repo_info(
+            info: Any = HfApi(endpoint=self.endpoint).repo_info(
                 self.repo, repo_type=self.kind, files_metadata=True, timeout=10
             )
         except GatedRepoError as error:

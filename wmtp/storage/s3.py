@@ -34,6 +34,7 @@ class S3Place:
 
     @property
     def url(self) -> str:
+        """Name the place in messages and in what is kept about the files."""
         return f"s3://{self.bucket}/{self.key}"
 
     @property
@@ -44,6 +45,7 @@ class S3Place:
 
     @property
     def filesystem(self) -> Any:
+        """Open the store; one connection for all who ask."""
         return _s3_filesystem(self.endpoint_url, self.region)
 
     @property

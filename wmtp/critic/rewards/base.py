@@ -213,7 +213,7 @@ def _read(folder: Path, limit: int | None) -> list[list[Judged]] | None:
 
 def _pack(problems: Sequence[Problem], rows: Sequence[Sequence[Row]]) -> dict[str, Tensor]:
     """Write judged problems; their own programs and inputs are not needed any more."""
-    bare = dict(solutions=(), incorrect_solutions=(), noise_spans=(), stdio=(), calls=(), origin="")
+    bare: dict[str, Any] = dict(solutions=(), incorrect_solutions=(), noise_spans=(), stdio=(), calls=(), origin="")
     return {"json": pack([[vars(replace(one, **bare)), judged] for one, judged in zip(problems, rows, strict=True)])}
 
 

@@ -5,6 +5,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+from typing_extensions import override
+
 from wmtp.critic.rewards.base import RewardedProgram, Rewards, Row, by_problem
 from wmtp.data.losses import score_samples
 from wmtp.data.module import MTPDataModule
@@ -33,6 +35,7 @@ class NegCE(Rewards):
             )
         return super().judge(data, split, limit, model)
 
+    @override
     def key(self, data: MTPDataModule, split: str, model: Any) -> dict[str, Any]:
         # Where ranks share the shards out, a sharded model would wait for those that score another one.
         if any(hasattr(tensor, "full_tensor") for tensor in model.state_dict().values()):
@@ -44,6 +47,7 @@ class NegCE(Rewards):
         return super().key(data, split, model) | more
 
     @contextmanager
+    @override
     def judging(self, data: MTPDataModule, model: Any) -> Iterator[Callable[[Sequence[Problem]], list[list[Row]]]]:
         autocast = data.trainer.precision_plugin.forward_context if data.trainer else nullcontext
         shots, was_training = data.shots(), model.training

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+from typing_extensions import override
 
 from wmtp import ranges
 from wmtp.cache.fingerprint import digest_of_file, identify
@@ -56,6 +57,7 @@ class RewardModel(Rewards):
         if self.config.pad_token_id is None and own_pad != self.tokenizer.eos_token_id:
             self.config.pad_token_id = own_pad
 
+    @override
     def key(self, data: MTPDataModule, split: str, model: Any) -> dict[str, Any]:
         files = [file for ending in CONTENT for file in sorted(self.folder.glob(ending))]
         return super().key(data, split, model) | {
@@ -64,6 +66,7 @@ class RewardModel(Rewards):
         }
 
     @contextmanager
+    @override
     def judging(self, data: MTPDataModule, model: Any) -> Iterator[Callable[[Sequence[Problem]], list[list[Row]]]]:
         device = data.trainer.strategy.root_device if data.trainer else "cpu"
         classifier = _load_classifier(self.folder, self.config).to(device)

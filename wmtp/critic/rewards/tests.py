@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from wmtp.cache.fingerprint import code_of
 from wmtp.critic.rewards.base import DRAWS, Rewards, Row, Spans, mutant_of
 from wmtp.data.module import MTPDataModule
@@ -36,6 +38,7 @@ class Tests(Rewards):
         self.sandbox, self.limits = sandbox or Sandbox(), limits or Limits()
         self.packages = self.sandbox.packages
 
+    @override
     def key(self, data: MTPDataModule, split: str, model: Any) -> dict[str, Any]:
         judge = Path(sandbox_package.__file__).parent.rglob("*.py")
         return super().key(data, split, model) | {
@@ -45,6 +48,7 @@ class Tests(Rewards):
         }
 
     @contextmanager
+    @override
     def judging(self, data: MTPDataModule, model: Any) -> Iterator[Callable[[Sequence[Problem]], list[list[Row]]]]:
         with self.sandbox:
             yield lambda problems: self._rows(problems, data.source)

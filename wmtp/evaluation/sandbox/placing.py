@@ -8,6 +8,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from .pool import Sandbox
 from .program import PLACES, Program
@@ -71,7 +72,7 @@ def _echo(problem: Program) -> Program:
     answer = _answer(problem)
     prints = f"print({answer!r}, end='')"
     returns = f"import json\ndef {problem.entry_point}(*_): return json.loads({answer!r})"
-    first = {"stdio": problem.stdio[:1], "calls": problem.calls[:1]}
+    first: dict[str, Any] = {"stdio": problem.stdio[:1], "calls": problem.calls[:1]}
     return dataclasses.replace(problem, source=prints if problem.stdio else returns, preamble="", **first)
 
 

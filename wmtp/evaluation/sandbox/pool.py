@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from wmtp import ranges
 from wmtp.errors import HarnessError, SandboxUnavailableError
@@ -290,7 +291,7 @@ class _Worker:
         if rung == "bubblewrap":
             folders = [package, *(path for paths in packages.values() for path in paths)]
             command = _bubblewrap(folders, python) + command
-        apart = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        apart: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         apart |= {"env": environment, "pass_fds": [theirs.fileno()], "start_new_session": True, "cwd": "/"}
         try:
             self.process = subprocess.Popen(command, **apart)

@@ -7,6 +7,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from .pool import Sandbox
 from .program import Limits, Program
@@ -31,7 +32,9 @@ def limits_from_references(sandbox: Sandbox, references: Sequence[Program]) -> l
     for place, reference in enumerate(references):
         patient = times(reference.limits, PATIENCE)
         # The limit holds for each run of a script, and for each call.
-        each = [{"stdio": (test,)} for test in reference.stdio] + [{"calls": (test,)} for test in reference.calls]
+        each: list[dict[str, Any]] = [{"stdio": (test,)} for test in reference.stdio] + [
+            {"calls": (test,)} for test in reference.calls
+        ]
         for tests in each or [{}]:
             runs.append(dataclasses.replace(reference, limits=patient, **tests))
             owners.append(place)

@@ -118,7 +118,7 @@ def unshare(flags: int) -> None:
 
 
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0, options: str = "") -> None:
-    """Mount as mount(2) does."""
+    """Put a file system in its place, as the system call does."""
     encoded = [text.encode() if text is not None else None for text in (source, target, kind)]
     checked(libc.mount(*encoded, ctypes.c_ulong(flags), options.encode()), "mount")
 

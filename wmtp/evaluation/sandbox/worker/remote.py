@@ -22,6 +22,7 @@ class Remote:
         object.__setattr__(self, "_number", number)
 
     def __call__(self, *arguments, **keywords):
+        """Let the program call its object."""
         return self._session.call(self, arguments, keywords)
 
     def __bool__(self):
