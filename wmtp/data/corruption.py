@@ -58,6 +58,11 @@ class Corrupted(Source):
 
     @property
     @override
+    def conversations(self) -> bool:
+        return self.source.conversations
+
+    @property
+    @override
     def licences(self) -> dict[str, str]:
         return self.source.licences
 

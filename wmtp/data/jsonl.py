@@ -130,7 +130,7 @@ class Jsonl(FileSource):
         files = [file for file in self.find(self.name, self.path, self.key) if file not in self.held_out]
         return files + (self.held_out if split == "all" else [])
 
-    def find(self, name: str, path: str | os.PathLike, key: str) -> list[Path]:
+    def find(self, name: str, path: str | os.PathLike | None, key: str) -> list[Path]:
         """Find the files of a path, as `wmtp.storage` looks for data."""
         return in_use().find_data(name, path, PATTERNS, several=True, key=key)
 
@@ -147,6 +147,12 @@ class Jsonl(FileSource):
         """Name the column that holds a field in this row, None where none does."""
         names = self.columns.get(field, FIELDS[field])
         return next((name for name in names if row.values.get(name) is not None), None)
+
+    def named(self, field: str, row: Row) -> str:
+        """Name the column that holds a field which `kind` has found there."""
+        column = self.column(field, row)
+        assert column is not None
+        return column
 
     def kind(self, row: Row) -> str:
         """Recognise a row by its fields.
@@ -174,7 +180,7 @@ class Jsonl(FileSource):
 
     def turns(self, row: Row) -> Iterator[Row]:
         """Yield the row once for every answer that follows something."""
-        column = self.column("messages", row)
+        column = self.named("messages", row)
         said = row.get(column, list)
         for number, message in enumerate(said):
             texts = [message.get(key) for key in ("role", "content")] if isinstance(message, dict) else [None]
@@ -201,7 +207,7 @@ class Jsonl(FileSource):
             licence=self.licence,
         )
         if kind == "messages":
-            column = self.column("messages", row)
+            column = self.named("messages", row)
             said = [
                 (message["role"], row.all_text(column, [message["content"]])[0]) for message in row.get(column, list)
             ]
@@ -226,7 +232,7 @@ class Jsonl(FileSource):
         kind = self.kind(row)
         if kind != "messages":
             return self.text("prompt" if kind == "completion" else "text", row)
-        column = self.column("messages", row)
+        column = self.named("messages", row)
         said = [message for message in row.get(column, list) if isinstance(message, dict)]
         first = next((message.get("content") for message in said if message.get("role") == "user"), "")
         return first if isinstance(first, str) else ""
@@ -251,10 +257,9 @@ class Jsonl(FileSource):
 
     def text(self, field: str, row: Row) -> str:
         """Return the text of a field."""
-        return row.text(self.column(field, row))
+        return row.text(self.named(field, row))
 
     def texts(self, field: str, row: Row) -> tuple[str, ...]:
-        """Return the texts of a field, none where it is not there; one text is a list of one."""
         """Return the texts of a field: a list of them, or one; none where there is no such field."""
         column = self.column(field, row)
         if column is None:

@@ -109,7 +109,11 @@ class Source:
     name: str
     licence: str
     splits: tuple[str, ...] = ("train", "validation", "test", "prompt")
-    conversations = False  # whether its rows are written in a tokenizer's chat template
+
+    @property
+    def conversations(self) -> bool:
+        """Say whether its rows are written in a tokenizer's chat template."""
+        return False
 
     def stream(self, split: str) -> Iterator[Problem]:
         """Yield the problems of one split one at a time, so that a data set may be larger than memory."""

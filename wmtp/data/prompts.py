@@ -213,7 +213,7 @@ class OwnWords(Prompt):
 
     @override
     def program(self, problem: Problem, completion: str) -> str:
-        return problem.prompt + completion if problem.continues else completion
+        return (problem.prompt or "") + completion if problem.continues else completion
 
 
 class BySource(Prompt):

@@ -44,7 +44,7 @@ class FileSource(Source):
     """
 
     key = "data.path"  # where a user gives the path; of a benchmark's source, benchmark.path
-    not_content = ("path", "key")  # attributes that change no problem
+    not_content: tuple[str, ...] = ("path", "key")  # attributes that change no problem
 
     def __init__(self, path: str | os.PathLike | None = None):
         self.path = path

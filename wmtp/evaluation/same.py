@@ -40,7 +40,7 @@ def fingerprint_of(
     [동작] 디코딩 방법은 속도만 바꾼다. min(1, p/q)로 뽑는 표본만 다르다 (`Sampling.decoding`).
     """
     drawn = asdict(sampling) if sampling else {}
-    drawn["speculative"] = bool(sampling) and sampling.decoding == "speculative" and sampling.temperature > 0
+    drawn["speculative"] = sampling is not None and sampling.decoding == "speculative" and sampling.temperature > 0
     return {
         **{f"benchmark.{name}": value for name, value in benchmark.identity().items()},
         **{f"sampling.{name}": drawn[name] for name in drawn.keys() - {"batch_size", "decoding"}},
