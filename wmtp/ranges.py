@@ -9,6 +9,7 @@
 [디버깅] 새 클래스에 표가 없어도 된다: 생성자에서 `wmtp.checks`를 바로 부르면, 조금 늦게 같은 문장이 나온다.
 """
 
+import re
 import signal
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -120,6 +121,44 @@ def _signals(key: str, names: Any) -> None:
 def _ks(key: str, ks: Any) -> None:
     for k in ks:
         check_whole_number(f"{key}: k", k, advice=f"Ask for pass@1 with {key}=[1].")
+
+
+def _text_like(pattern: str, example: str) -> Rule:
+    """Allow texts of a form, and the numbers that YAML takes some of them for."""
+
+    def check_text(key: str, value: Any) -> None:
+        plain = isinstance(value, str | int) and not isinstance(value, bool)
+        if not (plain and re.fullmatch(pattern, str(value))):
+            raise ConfigError(f"{key} = {value!r} must be like {example}.")
+
+    return check_text
+
+
+def _texts(key: str, texts: Any) -> None:
+    if not (isinstance(texts, list | tuple) and all(isinstance(one, str) and "\n" not in one for one in texts)):
+        raise ConfigError(f"{key} = {texts!r} must be a list of lines of text, such as ['module load cuda'].")
+
+
+def _options_of_sbatch(key: str, options: Any) -> None:
+    _texts(key, options)
+    for option in options:
+        if not option.startswith("-"):
+            raise ConfigError(f"{key} = {option!r} must begin with -, as in [--account=lab].")
+
+
+def _variables(key: str, names: Any) -> None:
+    for name in names or ():
+        if not re.fullmatch(r"[A-Za-z_]\w*", str(name), re.ASCII):
+            raise ConfigError(f"{key}: {name!r} is no name of an environment variable; they look like WMTP_CACHE.")
+
+
+def _places(key: str, places: Any) -> None:
+    for folder, address in (places or {}).items():
+        if not (str(folder).startswith("/") and address):
+            raise ConfigError(
+                f"{key}: {folder!r} must be an absolute folder in the container with an address, as in "
+                f"{key}={{/data/mbpp: volume://vessl-storage/mbpp}}."
+            )
 
 
 # What the words of a choice mean is said where they are used: a dtype, an arrangement of heads, a loss.
@@ -279,4 +318,34 @@ Sandbox = {"sandbox.workers": whole_number(null="one a core")}
 Recovery = {
     "recovery.max_attempts": whole_number(0, 1000),
     "recovery.requeue_exit_code": whole_number(1, 255),
+}
+
+# launch
+_launched = {
+    "launcher.submit": true_or_false(),
+    "launcher.nodes": whole_number(1, 10_000),
+    "launcher.processes": whole_number(
+        1, 1024, "It is trainer.devices unless you set it, and what other machines have cannot be asked here; try 8."
+    ),
+}
+Torchrun = _launched | {"launcher.port": whole_number(1, 65_535, "Try 29500.")}
+Slurm = _launched | {
+    "launcher.gpus": or_null(whole_number(0, 1024)),
+    "launcher.cpus": whole_number(1, 1024, "Try 8."),
+    "launcher.memory": or_null(_text_like(r"\d+[KMGT]?", "64G, or 64000 for megabytes")),
+    "launcher.time": _text_like(r"(\d+-)?\d+(:\d+){0,2}", "24:00:00, 2-00:00:00, or 90 for minutes"),
+    "launcher.notice": whole_number(0, 65_535, "Try 300."),
+    "launcher.requeue": true_or_false(),
+    "launcher.env": _variables,
+    "launcher.setup": or_null(_texts),
+    "launcher.options": _options_of_sbatch,
+}
+Vessl = _launched | {
+    "launcher.nodes": whole_number(1, 1, "A run of VESSL is one machine; for several see docs/cluster.md."),
+    "launcher.env": _variables,
+    "launcher.private_env": _variables,
+    "launcher.inputs": _places,
+    "launcher.mounts": _places,
+    "launcher.outputs": _places,
+    "launcher.workdir": _text_like(r"/.*", "/srv/wmtp"),
 }

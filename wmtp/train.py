@@ -325,7 +325,7 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any) -> dict[
 
 def main() -> None:
     """Run from the command line."""
-    front_door(train, "train")
+    front_door(train, "train", go_on=("ckpt=auto",))
 
 
 if __name__ == "__main__":

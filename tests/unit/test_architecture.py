@@ -19,7 +19,7 @@ ROOMS = (
     "",  # wmtp/__init__.py: the version
     "errors", "checks", "ranges", "secrets", "progress", "private_names", "maths", "storage", "cache", "models", "data",
     "ranks", "checkpoints", "evaluation", "heads", "critic", "algos", "callbacks", "reporting", "comparison", "run",
-    "overrides", "usage", "cli",
+    "launch", "overrides", "usage", "cli",
 )  # fmt: skip
 DOORS = ("train", "eval", "precompute", "compare", "promote", "sweep", "cli", "overrides", "__main__")
 FRONT_DOORS = {f"wmtp.{door}" for door in DOORS}
