@@ -161,6 +161,14 @@ def _places(key: str, places: Any) -> None:
             )
 
 
+def _name_of_run(key: str, name: Any) -> None:
+    if not re.fullmatch(r"\w[\w.=,+-]*", str(name)):
+        raise ConfigError(
+            f"{key} = {name!r} must be letters, digits and ._=,+- only, and begin with a letter or a digit: it becomes "
+            "a folder in runs."
+        )
+
+
 # What the words of a choice mean is said where they are used: a dtype, an arrangement of heads, a loss.
 FROZEN_WEIGHTS = ("float32", "bfloat16", "float16", "int8", "int4")
 HEADS_INIT = ("saved", "native", "auto", "copy", "random", "identity")
@@ -178,6 +186,7 @@ PROGRAM = {
     "ks": _ks,
     "eval.ks": _ks,
 }
+RUN = {"name": _name_of_run}
 
 # algos
 WeightedMTP = {

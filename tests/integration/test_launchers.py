@@ -72,19 +72,18 @@ def overrides_of(command: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_command_of_torchrun_runs_as_shown_with_every_rank(tmp_path):
-    typed = [*CPU_RANKS, *SMALL, "trainer.max_steps=2", "logger=csv", "name=a b, c's=(1)"]
+    typed = [*CPU_RANKS, *SMALL, "trainer.max_steps=2", "logger=csv", "runs=a b, c's (1)", "name=x=1,2"]
     command = shown(tmp_path, *typed, "launcher=torchrun", "dry_run=true")
     assert command.startswith("torchrun --standalone --nproc-per-node=2 -m wmtp.train ")
     assert overrides_of(command) == typed
-    assert not (tmp_path / "runs").exists()
+    assert list(tmp_path.iterdir()) == []
 
     done = shell(command, tmp_path)
     assert done.returncode == 0, done.stderr
-    (run,) = (tmp_path / "runs").glob("*/config.yaml")
-    assert run.parent.name == "a b, c's=(1)"
-    config = OmegaConf.load(run)
-    assert (config.name, config.trainer.max_steps, config.trainer.devices) == ("a b, c's=(1)", 2, 2)
-    assert {file.name for file in run.parent.glob("train*.log")} == {"train.log", "train-rank1.log"}
+    run = tmp_path / "a b, c's (1)" / "x=1,2"
+    config = OmegaConf.load(run / "config.yaml")
+    assert (config.name, config.trainer.max_steps, config.trainer.devices) == ("x=1,2", 2, 2)
+    assert {file.name for file in run.glob("train*.log")} == {"train.log", "train-rank1.log"}
 
 
 @pytest.mark.slow
@@ -111,7 +110,7 @@ def test_several_machines_get_a_line_each_and_the_processes_that_were_asked_for(
 
 def test_the_script_of_slurm_goes_on_until_it_is_done(tmp_path):
     """A stand-in of sbatch runs the script here, one of srun its command, one of scontrol counts and runs it again."""
-    typed = [*SMALL, "trainer.max_steps=4", "logger=csv", "name=a 'b, c"]
+    typed = [*SMALL, "trainer.max_steps=4", "logger=csv", "runs=a 'b, c", "name=x"]
     stop = f"+callbacks.stop={{_target_: faults.Signal, name: SIGUSR1, marks: {tmp_path / 'marks'}, step: 2}}"
     env = stand_in(tmp_path, "sbatch", "cat > job; bash job > log 2>&1; echo $? > code; echo Submitted batch job 7")
     stand_in(tmp_path, "srun", 'while [ "${1#--}" != "$1" ]; do shift; done; "$@"')
@@ -130,9 +129,8 @@ def test_the_script_of_slurm_goes_on_until_it_is_done(tmp_path):
     assert done.returncode == 0 and done.stdout == "Submitted batch job 7\n", done.stderr
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
     assert [(tmp_path / file).read_text() for file in ("code", "code2")] == ["75\n", "0\n"]
-    (run,) = (tmp_path / "runs").iterdir()
-    assert run.name == "a 'b, c" and "Stopped at step" in (tmp_path / "log").read_text()
-    assert (run / "model" / "config.json").is_file()
+    assert "Stopped at step" in (tmp_path / "log").read_text()
+    assert (tmp_path / "a 'b, c" / "x" / "model" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("file", EXAMPLES)
@@ -170,10 +168,10 @@ def test_a_secret_of_the_environment_is_never_written_into_a_job(tmp_path):
 
 
 def test_the_points_of_a_sweep_are_jobs_of_their_own(tmp_path):
-    sweep = ["-m", "algo.weighting.lam=0.1,0.3", "name=s 1", "launcher=slurm"]
+    sweep = ["-m", "algo.weighting.lam=0.1,0.3", "name=s=1", "launcher=slurm"]
     scripts = shown(tmp_path, *sweep).split("#!/bin/bash\n")[1:]
     runs = [overrides_of(script[script.index("srun --kill") : script.index(" || code")]) for script in scripts]
-    assert runs == [[f"algo.weighting.lam={lam}", f"name=s 1-lam_{lam}", "ckpt=auto"] for lam in ("0.1", "0.3")]
+    assert runs == [[f"algo.weighting.lam={lam}", f"name=s=1-lam_{lam}", "ckpt=auto"] for lam in ("0.1", "0.3")]
     assert [re.search("--job-name=(.*)", script)[1] for script in scripts] == ["wmtp-s_1-lam_0.1", "wmtp-s_1-lam_0.3"]
     assert not list(tmp_path.glob("runs/*/"))
 
@@ -206,6 +204,7 @@ def test_evaluations_and_precomputing_are_started_as_well(tmp_path):
             ["launcher=slurm"],
             "ConfigError: name has no value, and a job that is started again finds its run",
         ),
+        (["name=x y", "launcher=slurm"], "ConfigError: name = 'x y' must be letters, digits and ._=,+- only"),
         (["name=x", "launcher=slurm", "trainer.max_steps=0"], "ConfigError: trainer.max_steps = 0 must be"),
         (
             ["name=x", "launcher=slurm", "launcher.time=tomorrow"],

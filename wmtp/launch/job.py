@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wmtp import ranges
 from wmtp.errors import ConfigError
 from wmtp.secrets import mask_secrets
 
@@ -58,11 +59,13 @@ class Job:
             >>> Job("wmtp.train", ("name=a", "lang=ko"), "a", ("ckpt=auto",)).started_again().arguments
             ('name=a', 'lang=ko', 'ckpt=auto')
         """
-        if self.requeue_code is not None and not self.name:
-            raise ConfigError(
-                "name has no value, and a job that is started again finds its run by its name; give one, as in "
-                "name=first."
-            )
+        if self.requeue_code is not None:  # it is the front door of runs
+            if not self.name:
+                raise ConfigError(
+                    "name has no value, and a job that is started again finds its run by its name; give one, as in "
+                    "name=first."
+                )
+            ranges.check(ranges.RUN, name=self.name)
         return replace(self, arguments=(*self.arguments, *self.go_on), go_on=())
 
 
