@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -41,18 +42,31 @@ EXAMPLES = {
 }  # fmt: skip
 
 
-def shown(folder: Path, *arguments: str, door: str = "train") -> str:
+@pytest.fixture
+def say(tmp_path, monkeypatch, capsys):
+    """Give a front door a command line in this process; return its exit code, what it showed and what it said."""
+
+    def say(*arguments: str, door: str = "train") -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"wmtp.{door}", *arguments])
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+        with pytest.raises(SystemExit) as ended:
+            import_module(f"wmtp.{door}").main()
+        return ended.value.code, *capsys.readouterr()
+
+    return say
+
+
+@pytest.fixture
+def shown(say):
     """Return what a command shows that starts its job elsewhere."""
-    done = shell(shlex.join(["python", "-m", f"wmtp.{door}", *arguments]), folder)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
+    def shown(*arguments: str, door: str = "train") -> str:
+        code, out, err = say(*arguments, door=door)
+        assert (code, err) == (0, "")
+        return out
 
-def refused(folder: Path, *arguments: str, door: str = "train") -> str:
-    """Return the one sentence with which a command is refused."""
-    done = shell(shlex.join(["python", "-m", f"wmtp.{door}", *arguments]), folder)
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
+    return shown
 
 
 def stand_in(folder: Path, name: str, script: str) -> dict[str, str]:
@@ -71,9 +85,9 @@ def overrides_of(command: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_command_of_torchrun_runs_as_shown_with_every_rank(tmp_path):
+def test_the_command_of_torchrun_runs_as_shown_with_every_rank(tmp_path, shown):
     typed = [*CPU_RANKS, *SMALL, "trainer.max_steps=2", "logger=csv", "runs=a b, c's (1)", "name=x=1,2"]
-    command = shown(tmp_path, *typed, "launcher=torchrun", "dry_run=true")
+    command = shown(*typed, "launcher=torchrun", "dry_run=true")
     assert command.startswith("torchrun --standalone --nproc-per-node=2 -m wmtp.train ")
     assert overrides_of(command) == typed
     assert list(tmp_path.iterdir()) == []
@@ -97,9 +111,9 @@ def test_torchrun_is_started_here_and_its_exit_code_is_that_of_the_command(tmp_p
     assert done.returncode == 1 and "CheckpointError: " in done.stderr
 
 
-def test_several_machines_get_a_line_each_and_the_processes_that_were_asked_for(tmp_path):
+def test_several_machines_get_a_line_each_and_the_processes_that_were_asked_for(shown):
     lines = shown(
-        tmp_path, "trainer=fsdp", "launcher=torchrun", "launcher.nodes=2", "launcher.processes=8", "launcher.address=h0"
+        "trainer=fsdp", "launcher=torchrun", "launcher.nodes=2", "launcher.processes=8", "launcher.address=h0"
     ).splitlines()
     assert lines == [
         f"torchrun --nnodes=2 --node-rank={rank} --nproc-per-node=8 --master-addr=h0 --master-port=29500 -m wmtp.train "
@@ -108,6 +122,7 @@ def test_several_machines_get_a_line_each_and_the_processes_that_were_asked_for(
     ]
 
 
+@pytest.mark.slow
 def test_the_script_of_slurm_goes_on_until_it_is_done(tmp_path):
     """A stand-in of sbatch runs the script here, one of srun its command, one of scontrol counts and runs it again."""
     typed = [*SMALL, "trainer.max_steps=4", "logger=csv", "runs=a 'b, c", "name=x"]
@@ -134,66 +149,56 @@ def test_the_script_of_slurm_goes_on_until_it_is_done(tmp_path):
 
 
 @pytest.mark.parametrize("file", EXAMPLES)
-def test_the_examples_are_what_the_launchers_show(tmp_path, file):
-    assert shown(tmp_path, *EXAMPLES[file]) == (ROOT / "docker" / file).read_text("utf-8")
+def test_the_examples_are_what_the_launchers_show(shown, file):
+    assert shown(*EXAMPLES[file]) == (ROOT / "docker" / file).read_text("utf-8")
 
 
-def test_the_file_for_vessl_names_secrets_and_holds_none(tmp_path):
-    spec = yaml.safe_load(shown(tmp_path, *EXAMPLES["vessl.yaml"]))
+def test_the_file_for_vessl_names_secrets_and_holds_none(tmp_path, shown, monkeypatch):
+    spec = yaml.safe_load(shown(*EXAMPLES["vessl.yaml"]))
     assert spec["env"]["HF_TOKEN"] == {"secret": "HF_TOKEN"}
     assert spec["env"]["MLFLOW_TRACKING_URI"] == "https://mlflow.example.com"
     assert overrides_of(spec["run"][0]["command"]) == [*STUDY, "trainer.devices=4", "storage.s3.bucket=my-bucket",
                                                        "ckpt=auto"]  # fmt: skip
-    env = stand_in(tmp_path, "vessl", 'cp "$4" taken; echo "$1 $2 $3"')
-    command = [sys.executable, "-m", "wmtp.train", "trainer=gpu", "name=x", "launcher.submit=true", *VESSL]
-    env = os.environ | env | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.stdout == "run create -f\n", done.stderr
+    for name, value in stand_in(tmp_path, "vessl", 'cp "$4" taken; echo "$1 $2 $3"').items():
+        monkeypatch.setenv(name, value)
+    assert shown("trainer=gpu", "name=x", "launcher.submit=true", *VESSL) == "run create -f\n"
     assert yaml.safe_load((tmp_path / "taken").read_text())["resources"] == {"cluster": "c", "preset": "gpu-a100-4"}
 
 
-def test_a_secret_of_the_environment_is_never_written_into_a_job(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "wmtp.train",
-        "name=x",
-        "launcher=slurm",
-        "launcher.env={X: '${oc.env:LAB_TOKEN}'}",
-    ]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "LAB_TOKEN": "not-for-others"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 2 and "would hold a secret (export X=***)" in done.stderr
-    assert "not-for-others" not in done.stdout + done.stderr
+def test_a_secret_of_the_environment_is_never_written_into_a_job(say, monkeypatch):
+    monkeypatch.setenv("LAB_TOKEN", "not-for-others")
+    code, out, err = say("name=x", "launcher=slurm", "launcher.env={X: '${oc.env:LAB_TOKEN}'}")
+    assert code == 2 and "would hold a secret (export X=***)" in err
+    assert "not-for-others" not in out + err
 
 
-def test_the_points_of_a_sweep_are_jobs_of_their_own(tmp_path):
+def test_the_points_of_a_sweep_are_jobs_of_their_own(tmp_path, shown):
     sweep = ["-m", "algo.weighting.lam=0.1,0.3", "name=s=1", "launcher=slurm"]
-    scripts = shown(tmp_path, *sweep).split("#!/bin/bash\n")[1:]
+    scripts = shown(*sweep).split("#!/bin/bash\n")[1:]
     runs = [overrides_of(script[script.index("srun --kill") : script.index(" || code")]) for script in scripts]
     assert runs == [[f"algo.weighting.lam={lam}", f"name=s=1-lam_{lam}", "ckpt=auto"] for lam in ("0.1", "0.3")]
     assert [re.search("--job-name=(.*)", script)[1] for script in scripts] == ["wmtp-s_1-lam_0.1", "wmtp-s_1-lam_0.3"]
     assert not list(tmp_path.glob("runs/*/"))
 
 
-def test_a_launcher_that_a_file_chose_is_not_chosen_again_by_the_job(tmp_path):
+def test_a_launcher_that_a_file_chose_is_not_chosen_again_by_the_job(tmp_path, shown):
     for path, text in {
         "launcher/lab.yaml": "defaults: [slurm]\npartition: lab\nsetup: []\n",
         "experiment/mine.yaml": "# @package _global_\ndefaults:\n  - override /launcher: lab\n",
     }.items():
         (tmp_path / "own" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "own" / path).write_text(text)
-    script = shown(tmp_path, "--config-dir=own", "experiment=mine", "name=x")
+    script = shown("--config-dir=own", "experiment=mine", "name=x")
     assert "#SBATCH --partition=lab\n" in script
     run = overrides_of(script[script.index("srun --kill") : script.index(" || code")])
     assert run == ["--config-dir=own", "experiment=mine", "name=x", "launcher=local", "ckpt=auto"]
 
 
-def test_evaluations_and_precomputing_are_started_as_well(tmp_path):
-    script = shown(tmp_path, "ckpt=runs/x", "launcher=slurm", "launcher.processes=4", "launcher.setup=[]", door="eval")
+def test_evaluations_and_precomputing_are_started_as_well(shown):
+    script = shown("ckpt=runs/x", "launcher=slurm", "launcher.processes=4", "launcher.setup=[]", door="eval")
     assert "python -m wmtp.eval \\\n    ckpt=runs/x || code=$?\n" in script and "--ntasks-per-node=4\n" in script
     assert "--signal" not in script and "scontrol" not in script  # the same command goes on, and no code says so
-    command = shown(tmp_path, "launcher=torchrun", door="precompute")
+    command = shown("launcher=torchrun", door="precompute")
     assert command == "torchrun --standalone --nproc-per-node=1 -m wmtp.precompute\n"
 
 
@@ -229,8 +234,9 @@ def test_evaluations_and_precomputing_are_started_as_well(tmp_path):
         (["launcher.nodes=2"], "ConfigError: launcher.nodes is not a key of this config"),
     ],
 )
-def test_a_mistake_is_one_sentence(tmp_path, arguments, sentence):
-    assert sentence in refused(tmp_path, *arguments)
+def test_a_mistake_is_one_sentence(say, arguments, sentence):
+    code, out, err = say(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1) and sentence in err
 
 
 @pytest.mark.parametrize(
