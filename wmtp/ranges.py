@@ -146,14 +146,24 @@ def _options_of_sbatch(key: str, options: Any) -> None:
             raise ConfigError(f"{key} = {option!r} must begin with -, as in [--account=lab].")
 
 
-def _variables(key: str, names: Any) -> None:
-    for name in names or ():
+def _names_of_variables(key: str, names: Any) -> None:
+    if not isinstance(names, list | tuple | Mapping):
+        raise ConfigError(f"{key} = {names!r} must be a list of names of environment variables, such as [HF_TOKEN].")
+    for name in names:
         if not re.fullmatch(r"[A-Za-z_]\w*", str(name), re.ASCII):
             raise ConfigError(f"{key}: {name!r} is no name of an environment variable; they look like WMTP_CACHE.")
 
 
+def _variables(key: str, variables: Any) -> None:
+    if not isinstance(variables, Mapping):
+        raise ConfigError(
+            f"{key} = {variables!r} must say a value for each variable, as in {key}={{WMTP_CACHE: /cache}}."
+        )
+    _names_of_variables(key, variables)
+
+
 def _places(key: str, places: Any) -> None:
-    for folder, address in (places or {}).items():
+    for folder, address in places.items() if isinstance(places, Mapping) else [(places, None)]:
         if not (str(folder).startswith("/") and address):
             raise ConfigError(
                 f"{key}: {folder!r} must be an absolute folder in the container with an address, as in "
@@ -161,7 +171,12 @@ def _places(key: str, places: Any) -> None:
             )
 
 
-def _name_of_run(key: str, name: Any) -> None:
+def name_of_run(key: str, name: Any) -> None:
+    """Refuse the name of a run that cannot be a folder's.
+
+    Raises:
+        ConfigError: 폴더 이름이 될 수 없을 때.
+    """
     if not re.fullmatch(r"\w[\w.=,+-]*", str(name)):
         raise ConfigError(
             f"{key} = {name!r} must be letters, digits and ._=,+- only, and begin with a letter or a digit: it becomes "
@@ -186,8 +201,6 @@ PROGRAM = {
     "ks": _ks,
     "eval.ks": _ks,
 }
-RUN = {"name": _name_of_run}
-
 # algos
 WeightedMTP = {
     "algo.warmup": number("in [0, 1)", "It is a share of the steps; try 0.03."),
@@ -345,16 +358,16 @@ Slurm = _launched | {
     "launcher.time": _text_like(r"(\d+-)?\d+(:\d+){0,2}", "24:00:00, 2-00:00:00, or 90 for minutes"),
     "launcher.notice": whole_number(0, 65_535, "Try 300."),
     "launcher.requeue": true_or_false(),
-    "launcher.env": _variables,
+    "launcher.env": or_null(_variables),
     "launcher.setup": or_null(_texts),
     "launcher.options": _options_of_sbatch,
 }
 Vessl = _launched | {
     "launcher.nodes": whole_number(1, 1, "A run of VESSL is one machine; for several see docs/cluster.md."),
-    "launcher.env": _variables,
-    "launcher.private_env": _variables,
-    "launcher.inputs": _places,
-    "launcher.mounts": _places,
-    "launcher.outputs": _places,
+    "launcher.env": or_null(_variables),
+    "launcher.private_env": _names_of_variables,
+    "launcher.inputs": or_null(_places),
+    "launcher.mounts": or_null(_places),
+    "launcher.outputs": or_null(_places),
     "launcher.workdir": _text_like(r"/.*", "/srv/wmtp"),
 }

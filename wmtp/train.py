@@ -61,7 +61,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     counts = ("max_steps", "accumulate_grad_batches")  # neither may be left out
     ranges.check(ranges.PROGRAM, **{name: cfg.trainer.get(name) for name in counts})
     if cfg.name is not None:
-        ranges.check(ranges.RUN, name=cfg.name)
+        ranges.name_of_run("name", cfg.name)
     refuse_sweep_over_devices(cfg)
 
     say_beginning(cfg)

@@ -65,7 +65,7 @@ class Job:
                     "name has no value, and a job that is started again finds its run by its name; give one, as in "
                     "name=first."
                 )
-            ranges.check(ranges.RUN, name=self.name)
+            ranges.name_of_run("name", self.name)
         return replace(self, arguments=(*self.arguments, *self.go_on), go_on=())
 
 

@@ -86,7 +86,7 @@ def check_still_there(run: Path) -> None:
 
 
 def _make(root: Path, name: str) -> Path:
-    ranges.check(ranges.RUN, name=name)
+    ranges.name_of_run("name", name)
     number = 1
     while True:
         run = root / (name if number == 1 else f"{name}-{number}")
