@@ -1,5 +1,5 @@
 # Thin names for the commands; the commands themselves are in scripts/.
-.PHONY: setup demo test lint format bench clean
+.PHONY: setup demo test docs lint format bench clean
 
 setup:
 	./scripts/setup
@@ -9,6 +9,9 @@ demo:
 
 test:
 	./scripts/test
+
+docs:
+	./scripts/docs build
 
 lint:
 	./scripts/setup -m ruff check

@@ -40,10 +40,10 @@ RECIPES = {
 }
 
 
-def scratch(folder: Path, heads: int) -> None:
+def scratch(folder: Path, heads: int, seed: int = 42) -> None:
     """Write an untrained model and the tokenizer."""
     tokenizer = load_tokenizer(ASSETS / "tokenizer")
-    torch.manual_seed(42)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -61,22 +61,28 @@ def scratch(folder: Path, heads: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def make(name: str, purpose: str, overrides: list[str], heads: int, work: Path) -> None:
-    """Train one model, ship it in half precision, and say what the shipped file scores."""
-    scratch(work / "scratch", heads)
+def pretrain(name: str, overrides: list[str], heads: int, work: Path, seed: int = 42) -> dict[str, float]:
+    """Train a model from random weights, in `work/runs/name/model`; both the weights and the order are the seed's."""
+    scratch(work / "scratch", heads, seed)
     common = [
         "algo=baseline",
         f"model.path={work / 'scratch'}",
         f"model.heads={heads}",
         "optimizer.lr=0.02",
         "optimizer.adamw_lr=0.002",
+        f"seed={seed}",
         f"runs={work / 'runs'}",
         f"name={name}",
         "logger=csv",
         "eval.before=false",
         "eval.after=false",
     ]
-    metrics = train(compose("train", [*common, *overrides]))
+    return train(compose("train", [*common, *overrides]))
+
+
+def make(name: str, purpose: str, overrides: list[str], heads: int, work: Path) -> None:
+    """Train one model, ship it in half precision, and say what the shipped file scores."""
+    metrics = pretrain(name, overrides, heads, work)
     model = MTPForCausalLM.from_pretrained(work / "runs" / name / "model", dtype=torch.float16)
     model.save_pretrained(ASSETS / name)
     load_tokenizer(ASSETS / "tokenizer").save_pretrained(ASSETS / name)

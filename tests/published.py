@@ -98,6 +98,8 @@ def publish(name: str, folder: Path, **sizes: int) -> Path:
     if name == "mimo":
         content |= {"model_type": "mimo", "architectures": ["MiMoForCausalLM"], "num_nextn_predict_layers": 1}
         content["auto_map"] = {"AutoConfig": "configuration_mimo.MiMoConfig"}
+    if name.startswith("deepseek"):  # of its code on the Hub, and read by servers
+        content |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
     if name.startswith("qwen3_5"):
         content["mtp_num_hidden_layers"] = 1
     (folder / "config.json").write_text(json.dumps(content))

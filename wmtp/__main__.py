@@ -11,12 +11,18 @@ import runpy
 import sys
 from pathlib import Path
 
+from wmtp import completion
+
 COMMANDS = ("train", "eval", "compare", "promote", "precompute")
 
 
 def main() -> None:
     """Run from the command line."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in completion.FLAGS:
+        if (asked := completion.answer(sys.argv[2:], COMMANDS)) is None:
+            return
+        command, sys.argv[1:] = asked[0], asked
     if command in COMMANDS:
         del sys.argv[1]
         runpy.run_module(f"wmtp.{command}", run_name="__main__", alter_sys=True)

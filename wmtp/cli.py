@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, MissingMandatoryValue
 
 from wmtp.errors import ConfigError, WmtpError, chain
+from wmtp.flat_keys import nested_form
 from wmtp.launch.job import Job
 from wmtp.overrides import check_config, check_ranges, did_you_mean_key, for_hydra, is_override, leaves, read_override
 from wmtp.secrets import mask_secrets, refuse_secrets
@@ -269,11 +270,15 @@ def sweep_point() -> str:
 
 
 def _swept_keys() -> set[str]:
-    """Say which keys differ between the points of this sweep."""
+    """Say which keys name the points of this sweep.
+
+    [동작] 실험이 훑는 키와, 값을 여럿 받은 키. 실험의 키는 값 하나만 남겨도 이름에 든다
+    (`hydra.sweeper.params.seed=42`): 그래야 일부만 한 점이 전체의 같은 점과 이름이 같고, 두 번 돌지 않는다.
+    """
     params = OmegaConf.select(HydraConfig.get(), "sweeper.params") or {}
     asked = [*for_hydra(sys.argv[1:]), *(f"{key}={value}" for key, value in params.items())]
     read = [override for override in map(read_override, filter(is_override, asked)) if override]
-    return {override.key_or_group for override in read if override.is_sweep_override()}
+    return {*map(str, params), *(override.key_or_group for override in read if override.is_sweep_override())}
 
 
 def refuse_sweep_over_devices(cfg: DictConfig) -> None:
@@ -384,8 +389,6 @@ def _unknown_option(error: MissingConfigException) -> str:
 
 
 def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
-    from wmtp.storage import nested_form
-
     message = str(error)
     taken = re.search(r"An item is already at '([^']+)'", message)
     taken = taken or re.search(r"Multiple values for ([^.\s]+)\.", message)

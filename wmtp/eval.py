@@ -133,12 +133,12 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
     if (is_s3(cfg.ckpt) or _is_model(cfg.ckpt)) and not cfg.out:
         raise ConfigError(f"out has no value, and results cannot go beside {cfg.ckpt}; set out=DIR.")
     saved = SavedModel(_find(cfg))
-    suite, asking = _suite(cfg, saved.config), build(cfg.prompt)
+    suite, asking = _suite(cfg, saved.config), build(_prompt_of(cfg.prompt, saved.config))
     for benchmark in suite:
         benchmark.all_problems  # noqa: B018  (a wrong row is said before a model is loaded)
     asking.check(saved.tokenizer, f"ckpt = {cfg.ckpt}")
     model, tokenizer = saved.load()
-    suite = asking.of_model(suite, model, tokenizer, f"ckpt = {cfg.ckpt}", saved.trained_here)
+    suite = asking.of_model(suite, model, tokenizer, f"ckpt = {cfg.ckpt}", saved.taught)
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if cfg.device or accelerator:
         model.to(cfg.device or f"{accelerator.type}:{local_rank % torch.accelerator.device_count()}")
@@ -152,6 +152,26 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
         checkpoint=saved.identity,
         run=run,
     )
+
+
+def _prompt_of(prompt: DictConfig, run_config: dict[str, Any] | None) -> DictConfig:
+    """Take from the run what a user leaves to it: a model that was taught in conversations is asked in those words.
+
+    Raises:
+        CheckpointError: 거기 적힌 것이 평범한 값이 아닐 때.
+    """
+    recorded = (run_config or {}).get("prompt") or {}
+    if prompt.chat != "auto" or recorded.get("chat") is not True:
+        return prompt
+    usual = OmegaConf.load(config_dir() / "prompt" / "default.yaml")
+    left = {
+        key: recorded[key]
+        for key in ("system", "instruction", "variables")
+        if prompt[key] == usual[key] and key in recorded
+    }
+    if not _is_plain(left):
+        raise CheckpointError("ckpt: what it says of its prompt holds more than plain values; set prompt.chat=true.")
+    return OmegaConf.merge(prompt, left)
 
 
 def _server(cfg: DictConfig, local_rank: int) -> Subject:

@@ -35,7 +35,9 @@ def precompute(cfg: DictConfig) -> None:
     if not isinstance(reference, CachedReference):
         raise ConfigError("algo has no losses to compute ahead; choose algo=rho1 algo/reference=cached.")
     tokenizer = build(cfg.model).load_tokenizer()
-    data = build(cfg.data.module, tokenizer=tokenizer)
+    data, asking = build(cfg.data.module, tokenizer=tokenizer), build(cfg.prompt)
+    if asking.teaches(data.source):
+        data.prompt = asking.taught(data.prompt, tokenizer, f"model.path = {cfg.model.path}")
     data.source, _ = guard(data.source, build(cfg.benchmark.suite), cfg.data.leakage)
     data.setup()
     reference.frozen.check_reads(data)

@@ -9,6 +9,8 @@
 [디버깅] 새 클래스에 표가 없어도 된다: 생성자에서 `wmtp.checks`를 바로 부르면, 조금 늦게 같은 문장이 나온다.
 """
 
+import math
+import os
 import re
 import signal
 from collections.abc import Callable, Mapping
@@ -74,11 +76,11 @@ def or_null(rule: Rule) -> Rule:
     return lambda key, value: None if value is None else rule(key, value)
 
 
-def _head_weights(key: str, curves: Any) -> None:
+def _by_head(key: str, curves: Any, most: float = math.inf) -> None:
     if not isinstance(curves, list | tuple):
         raise ConfigError(f"{key} = {curves!r} must be a list with a number for each head, or null for all ones.")
     for k, curve in enumerate(curves):
-        check_curve(f"{key}[{k}]", curve)
+        check_curve(f"{key}[{k}]", curve, most)
 
 
 def _frozen_weights(key: str, weights: Any) -> None:
@@ -87,6 +89,26 @@ def _frozen_weights(key: str, weights: Any) -> None:
         raise ConfigError(
             f"{key} = {weights} needs bitsandbytes, which is not installed; "
             f"pip install 'wmtp[quantized]', or set {key}=bfloat16."
+        )
+
+
+def _loggers(key: str, loggers: Any) -> None:
+    loggers = {*(loggers or ())}
+    for logger in sorted(loggers & {"tensorboard", "wandb"}):
+        _installed(logger)
+    offline = os.environ.get("WANDB_MODE", "online") in ("offline", "dryrun", "disabled")
+    if "wandb" in loggers and not offline and not os.environ.get("WANDB_API_KEY"):
+        raise ConfigError(
+            "logger = wandb, but the environment variable WANDB_API_KEY is not set; set it (no other place will do), "
+            "or set WANDB_MODE=offline."
+        )
+
+
+def _installed(logger: str) -> None:
+    if find_spec(logger) is None:
+        raise ConfigError(
+            f"logger = {logger} needs the package {logger}, which is not installed; pip install 'wmtp[{logger}]', or "
+            "set logger=csv."
         )
 
 
@@ -197,6 +219,7 @@ PROGRAM = {
     "trainer.max_steps": whole_number(),
     "trainer.accumulate_grad_batches": whole_number(),
     "data.leakage": choice("drop", "error", "ignore", advice="Try drop."),
+    "logger": _loggers,
     "lang": choice(*LANGUAGES, advice="See conf/train.yaml."),
     "ks": _ks,
     "eval.ks": _ks,
@@ -204,14 +227,20 @@ PROGRAM = {
 # algos
 WeightedMTP = {
     "algo.warmup": number("in [0, 1)", "It is a share of the steps; try 0.03."),
-    "algo.head_weights": or_null(_head_weights),
+    "algo.head_weights": or_null(_by_head),
+    "algo.head_lam": or_null(partial(_by_head, most=1)),
     "algo.trunk_gradient": or_null(partial(check_curve, most=1)),
 }
-Baseline = WeightedMTP
+Baseline = Oracle = WeightedMTP
 Rho1 = WeightedMTP | {"algo.score": choice("excess", "absolute", advice="See docs/maths.md; try excess.")}
 Critic = WeightedMTP | {"algo.value_score": choice("delta", "value", advice="See docs/maths.md; try delta.")}
-Combined = Critic | Rho1 | {"algo.mix": number("in [0, 1]", "0 is rho1, 1 is critic; try 0.5.")}
+Combined = (
+    Critic
+    | Rho1
+    | {"algo.mix": number("in [0, 1]", "0 is rho1, 1 is critic; try 0.5."), "algo.join": choice("sum", "product")}
+)
 OnlineReference = CachedReference = {"algo.reference.weights": _frozen_weights}
+MovingAverage = {"algo.reference.decay": number("in [0, 1)", "Try 0.99.")}
 adamw = {
     "optimizer.lr": number("> 0", "See conf/optimizer/."),
     "optimizer.heads_lr": or_null(number("> 0", "See conf/optimizer/.")),
@@ -223,12 +252,22 @@ muon = {
 
 # maths
 _see = "(see conf/algo/weighting/)."
+
+
+def _lam(key: str, lam: Any) -> None:
+    if isinstance(lam, Mapping):
+        check_curve(key, lam, most=1)
+    else:
+        check_number(key, lam, "in [0, 1]", f"It blends the weights with 1; try 1.0 {_see}")
+
+
 Weighting = {
     "algo.weighting.scope": choice("batch", "sequence"),
-    "algo.weighting.control": choice("none", "shuffle"),
+    "algo.weighting.control": choice("none", "shuffle", "random"),
+    "algo.weighting.smooth": whole_number(0, advice="0 is off; it counts neighbours on each side, try 2."),
 }
 SoftWeighting = Weighting | {
-    "algo.weighting.lam": number("in [0, 1]", f"It blends the weights with 1; try 1.0 {_see}"),
+    "algo.weighting.lam": _lam,
     "algo.weighting.temperature": number("> 0", f"It divides the scores; try 0.7 {_see}"),
     "algo.weighting.percentile": number("in (0, 1]", f"It is the emphasised fraction; try 1.0 {_see}"),
     "algo.weighting.epsilon": number("in (0, 1)", f"It is the least weight; try 0.05 {_see}"),
@@ -290,11 +329,15 @@ MTPDataModule = {
 }
 Synthetic = {
     "data.train_size": whole_number(0, advice="Try 500."),
+    "data.train_skip": whole_number(0, advice="0 begins with the first problem."),
     "data.validation_size": whole_number(0, advice="Try 500."),
     "data.test_size": whole_number(0, advice="Try 500."),
     "data.noise": number(
         "in [0, 1]", "It is the share of training solutions to corrupt; try 0.5, or 0 for clean data."
     ),
+}
+Jsonl = {
+    "data.validation_share": number("in (0, 1)", "It is the share of the questions kept for validation; try 0.05.")
 }
 Mix = {"data.weights": _weights_of_sources}
 Corrupted = {

@@ -68,6 +68,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     from wmtp.callbacks.graceful_stop import exit_when_preempted
     from wmtp.ranks.meeting import join
+    from wmtp.ranks.processors import fit_threads
     from wmtp.run.directory import is_finished, newest_of, run_directory
     from wmtp.run.log import keep_log
     from wmtp.run.memory_profile import profile_memory
@@ -77,6 +78,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from wmtp.run.sweep import Point, check_same_point, remember
 
     quiet_libraries()
+    fit_threads()
     join(cfg.trainer)
     if cfg.dry_run:
         cfg = in_small(cfg)
@@ -132,6 +134,22 @@ def say_beginning(cfg: DictConfig) -> None:
     print(Texts(cfg.lang)(text, **said, model=cfg.model.get("path")), flush=True)
 
 
+def that_can_judge(benchmarks: list[Any], source: Any, lang: str) -> list[Any]:
+    """Leave out the benchmark of one's own rows where none has tests, and say so."""
+    from wmtp.reporting.texts import Texts
+
+    path = getattr(source, "path", None)
+    for benchmark in benchmarks:
+        if path is not None and getattr(benchmark.source, "path", None) == path:
+            benchmark.source.key = source.key  # a wrong row of a file that both read is the data's
+    judging = [benchmark for benchmark in benchmarks if benchmark.source.has_tests(benchmark.split)]
+    said = "{name}: no row has tests, so no program is run; another benchmark may be chosen, as in benchmark=mbpp"
+    for benchmark in benchmarks:
+        if benchmark not in judging:
+            print(Texts(lang)(said, name=benchmark.name))
+    return judging
+
+
 def build_parts(cfg: DictConfig) -> Parts:
     """Build the model, the data and the benchmarks, and hold that they fit together."""
     from pytorch_lightning import seed_everything
@@ -146,11 +164,18 @@ def build_parts(cfg: DictConfig) -> Parts:
     tokenizer = model_source.load_tokenizer()
     data = build(cfg.data.module, tokenizer=tokenizer)
     check_pieces(cfg.trainer.accumulate_grad_batches, data.pieces)
-    benchmarks = build(cfg.benchmark.suite)
+    benchmarks = that_can_judge(build(cfg.benchmark.suite), data.source, cfg.lang)
+    asking = build(cfg.prompt)
+    cfg.prompt.chat = asking.teaches(data.source)  # what auto comes to is written down
+    if cfg.prompt.chat:
+        data.prompt = asking.taught(data.prompt, tokenizer, f"model.path = {cfg.model.path}")
     sampling = build(cfg.sampling)
     require_samples([sampling.n], max(cfg.eval.ks))
     model = model_source.load(empty=not holds_weights(cfg.trainer))
     algo = build(cfg.algo, model=model, optimizer=build(cfg.optimizer))
+    if cfg.prompt.chat:
+        model.closes_with = data.prompt.end(tokenizer)
+        benchmarks = asking.of_model(benchmarks, model, tokenizer, f"model.path = {cfg.model.path}", taught=True)
     algo.optimizer(algo.model)  # built again by Lightning; here only to refuse a wrong rate in time
     data.source, leaks = guard(data.source, benchmarks, cfg.data.get("leakage", "drop"))
     data.setup()
@@ -165,7 +190,7 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
     from wmtp.callbacks.progress import TrainingProgress
     from wmtp.checkpoints.description import Description
     from wmtp.reporting.reading import read_run
-    from wmtp.reporting.screen import overview, summary
+    from wmtp.reporting.screen import advice, overview, summary
     from wmtp.reporting.texts import Texts
     from wmtp.run.remedies import supported_precision
 
@@ -180,6 +205,8 @@ def train_once(attempt: Any, parts: Parts, run: Path, loggers: list[Any]) -> dic
     write_down(settled, parts, run, trainer)
     if trainer.is_global_zero:
         print(overview(algo, data, parts.leaks, run, texts))
+        if faster := advice(algo.model, cfg.trainer.accelerator, cfg.trainer.precision, texts):
+            print(faster)
 
     attempt.trainer = trainer  # from here on a failure is one of training
     begins = attempt.checkpoint is None
@@ -291,16 +318,18 @@ def write_up(run: Path, loggers: list[Any]) -> tuple[Path, list[Any]]:
 
 
 def run_programs(cfg: DictConfig, when: str, parts: Parts, trainer: Any, log: bool = True) -> dict[str, float]:
-    """Generate, run and count, on the first rank with the whole model, while the others wait; log the numbers."""
+    """Generate, run and count, on the first rank with the whole model, while the others wait; log what was measured."""
     from wmtp.ranks.whole_model import whole_model
+    from wmtp.run.mlflow_store import is_setting
 
     with whole_model(trainer, parts.algo) as model:
         if model is None:
             return {}
         model.to(trainer.strategy.root_device).eval()
         numbers = _run_programs(cfg, when, parts, model)
+    measured = {key: value for key, value in numbers.items() if not is_setting(key)}
     for logger in trainer.loggers if log else ():
-        logger.log_metrics(numbers, step=trainer.global_step)
+        logger.log_metrics(measured, step=trainer.global_step)
     return numbers
 
 
@@ -319,8 +348,10 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any) -> dict[
         for benchmark in parts.benchmarks:
             print(evaluating(when, benchmark, sandbox.isolation, texts))
             out = Path(cfg.run_dir) / "eval" / when / benchmark.name
+            extract = cfg.eval.extract or ("auto" if benchmark.prompt.conversation else "none")
             # Overwrite: the same weights go on; of others the folder's name says nothing.
-            metrics |= evaluate(benchmark, out, ks=list(cfg.eval.ks), sandbox=sandbox, overwrite=True, **subject)
+            how = dict(ks=list(cfg.eval.ks), extract=extract, sandbox=sandbox, overwrite=True)
+            metrics |= evaluate(benchmark, out, **how, **subject)
             write_evaluation_report(out, benchmark.problems, texts)
     return {f"{when}/{key}": value for key, value in metrics.items() if isinstance(value, (int, float))}
 

@@ -26,7 +26,7 @@ KEYS = {
         "algo.weighting.lam": "0: every token weighs the same, 1: full weighting",
         "model.path": "a folder, a .gguf file, s3://… or a name on the Hub (model=hf)",
         "model.heads": "tokens that are predicted at once; 1: the next one",
-        "data.path": "where the files are (data=mbpp, codecontests)",
+        "data.path": "where the files are (data=jsonl for rows of your own, mbpp, …)",
         "data.token_budget": "positions in one batch; halve it where memory is short",
     },
     "eval": {
@@ -76,6 +76,7 @@ def usage(program: Callable[..., Any], conf: Path, config_name: str, arguments: 
         [
             "-m  sweeps over the values between commas       --cfg job   shows every key with its value and stops",
             "--config-dir DIR  adds configs of your own      --hydra-help   explains the other options",
+            'The Tab key completes all of this in bash after  eval "$(wmtp -sc install=bash)"',
         ],
     ]
     return "\n\n".join("\n".join(section) for section in sections if section)

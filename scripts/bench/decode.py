@@ -1,26 +1,36 @@
 """Measure ordinary against self-speculative decoding, token by token.
 
     python scripts/bench/decode.py [--prompts 24] [--compare 200] [--steps 150] [--only tiny|deep]
+    python scripts/bench/decode.py --model FOLDER [FOLDER …] [--mbpp DIR] [--prompts 4] [--tokens 64]
 
 Two models with 4 trained heads: the tiny one that ships with wmtp, and a deep one of 27 M parameters (21 M without the
 extra heads, 12 layers) that this script trains once on the synthetic problems (about 4 minutes of one core; kept
 in runs/bench/decode). Prompts are synthetic test problems, which no training data contains. Speed is in tokens per
 second of CPU time on one thread, which other programs disturb less than wall time. Expect: the deep model at least
 1.8 x at batch 1, `auto` not slower than `ordinary` beyond noise, every completion exactly the same.
+
+With --model: folders of models with heads (`runs/<name>/model`), against transformers' own `generate` on the same
+folder, prompts and length: plain, and with `use_mtp` where transformers can. Prompts are those of MBPP's test problems
+where --mbpp names the folder of mbpp.jsonl. "Outside" is the share of the time that no forward of the model has.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from wmtp.data.prompts import Synthetic0Shot
+from wmtp.data.prompts import BigcodeMbpp0Shot, Prompt, Synthetic0Shot
+from wmtp.data.sources import Mbpp
 from wmtp.data.synthetic import Synthetic
-from wmtp.models.generation import generate
+from wmtp.models.encoding import encode_prompt
+from wmtp.models.generation import end_tokens, generate
 from wmtp.models.loading import find_model, load_model
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.models.sampling import Completion, Request, Sampling, acceptance
@@ -122,6 +132,122 @@ def measure(name: str, folder: Path, prompts: int, compare: int, repeats: int) -
         )
 
 
+class Forward:
+    """Add up the CPU seconds that a model's own forwards take, its heads' among them."""
+
+    def __init__(self, model: Any) -> None:
+        parts = [model.base_model, model.get_output_embeddings(), *getattr(model, "extra_heads", ())]
+        self.parts: list[nn.Module] = parts
+        self.seconds, self.depth = 0.0, 0
+
+    def __enter__(self) -> "Forward":
+        self.hooks = [part.register_forward_pre_hook(self.begin) for part in self.parts]
+        self.hooks += [part.register_forward_hook(self.end, always_call=True) for part in self.parts]
+        return self
+
+    def begin(self, *_: object) -> None:
+        if self.depth == 0:
+            self.started = time.process_time()
+        self.depth += 1
+
+    def end(self, *_: object) -> None:
+        self.depth -= 1
+        if self.depth == 0:
+            self.seconds += time.process_time() - self.started
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+Way = Callable[[int, int], list[list[int]]]  # batch size and number of prompts to completions
+
+
+def by_transformers(plain: Any, prompts: Sequence[list[int]], tokens: int, ends: set[int], **how: Any) -> Way:
+    """Complete by transformers' own `generate`, batch after batch, padded on the left."""
+    pad = min(ends)
+
+    def complete(batch: int, count: int) -> list[list[int]]:
+        done = []
+        for begin in range(0, count, batch):
+            rows = prompts[begin : min(begin + batch, count)]
+            width = max(map(len, rows))
+            ids_BT = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+            mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+            out_BT = plain.generate(
+                ids_BT, attention_mask=mask_BT, max_new_tokens=tokens, do_sample=False, pad_token_id=pad,
+                eos_token_id=sorted(ends), **how,
+            )  # fmt: skip
+            for row in out_BT[:, width:].tolist():
+                end = next((t for t, token in enumerate(row) if token in ends), tokens - 1)
+                done.append(row[: end + 1])
+        return done
+
+    return complete
+
+
+def by_wmtp(
+    model: Any, tokenizer: Any, requests: Sequence[Request], asked: argparse.Namespace, decoding: str, kept: dict
+) -> Way:
+    """Complete by our decoder; what heads had accepted goes to `kept`."""
+
+    def complete(batch: int, count: int) -> list[list[int]]:
+        how = dict(max_new_tokens=asked.tokens, batch_size=batch, decoding=decoding)
+        sampling = Sampling(asked.temperature, 0.95 if asked.temperature else 1.0, **how)
+        done = dict(generate(model, tokenizer, requests[:count], sampling))
+        kept[decoding] = acceptance(list(done.values()))
+        return [list(done[i].tokens) for i in range(count)]
+
+    return complete
+
+
+def against_transformers(folder: Path, problems: Sequence[Any], prompt: Prompt, asked: argparse.Namespace) -> None:
+    """Print a table for a model that someone has trained, beside transformers' own `generate` on the same folder."""
+    tokenizer, model = load_tokenizer(folder), load_model(folder).eval()
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    arrangement = getattr(model.config, "mtp_arrangement", "parallel")
+    what = f"{size:.0f} M parameters, {model.heads - 1} {arrangement} heads beside head 0"
+    print(f"\n## {folder}: {what}, temperature {asked.temperature:g}\n")
+    # Without stop strings: `generate` looks for them in another way.
+    requests = [Request(problem.task_id, prompt.render(problem)) for problem in problems]
+    prompts = [encode_prompt(tokenizer, request.prompt) for request in requests]
+    ends, kept = end_tokens(model, tokenizer), {}
+    ways: dict[str, tuple[Any, Way]] = {}
+    if asked.temperature == 0:  # sampled, no two programs write the same
+        ways["transformers"] = (plain, by_transformers(plain, prompts, asked.tokens, ends))
+        ways["transformers, use_mtp"] = (plain, by_transformers(plain, prompts, asked.tokens, ends, use_mtp=True))
+    for decoding in ("ordinary", "speculative", "auto"):
+        ways[decoding] = (model, by_wmtp(model, tokenizer, requests, asked, decoding, kept))
+    print("| batch | decoding | tokens/s | against ordinary | outside | accepted by head 1, 2, … | same as ordinary |")
+    print("|---|---|---|---|---|---|---|")
+    for batch, count in ((1, asked.prompts), (16, max(16, 4 * asked.prompts))):
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        outside, done = {}, {}
+        for _ in range(asked.repeats):  # in turn, so that a busy machine is busy for all
+            for name, (which, complete) in ways.items():
+                if name in done and done[name] is None:
+                    continue
+                try:
+                    with Forward(which) as forward:
+                        start = time.process_time()
+                        done[name] = complete(batch, count)
+                        seconds = time.process_time() - start
+                except (ValueError, NotImplementedError, RuntimeError) as error:  # `use_mtp`: refused
+                    print(f"| {batch} | {name} | refused: {str(error).splitlines()[0]} | | | | |", flush=True)
+                    done[name] = None
+                    continue
+                rates[name].append(sum(map(len, done[name])) / seconds)
+                outside[name] = 1 - forward.seconds / seconds
+        for name, measured in rates.items():
+            if done[name] is not None:
+                gain = statistics.median(a / b for a, b in zip(measured, rates["ordinary"], strict=True))
+                same = sum(a == b for a, b in zip(done[name], done["ordinary"], strict=True))
+                heads = ", ".join(f"{rate:.2f}" for rate in kept.get(name, ()))
+                speed = f"{statistics.median(measured):.1f} | {gain:.2f} x | {outside[name]:.1%}"
+                print(f"| {batch} | {name} | {speed} | {heads} | {same}/{count} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -131,8 +257,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=150, help="training steps of the deep model")
     parser.add_argument("--only", choices=["tiny", "deep"])
+    parser.add_argument("--model", type=Path, nargs="+", help="folders of models with heads, against transformers")
+    parser.add_argument("--mbpp", type=Path, help="the folder that holds mbpp.jsonl, for --model; else synthetic")
+    parser.add_argument("--temperature", type=float, default=0.0, help="for --model; above 0 without transformers")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens to write after each prompt, for --model")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.model:
+        prompt = BigcodeMbpp0Shot() if args.mbpp else PROMPT
+        source = Mbpp(args.mbpp) if args.mbpp else Synthetic(test_size=max(16, 4 * args.prompts))
+        for folder in args.model:
+            against_transformers(folder, list(source.problems("test")), prompt, args)
+        return
     tiny = find_model("asset:tiny-base")
     if args.only != "deep":
         measure("tiny", tiny, args.prompts, args.compare, args.repeats)

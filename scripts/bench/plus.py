@@ -11,6 +11,7 @@
     python scripts/bench/plus.py DATA_DIR/evalplus/HumanEvalPlus.jsonl.gz --peer /tmp/peers/bin/python
 
 HumanEval+ 164문제 × 4는 코어 하나로 약 4분, MBPP+ 378문제 × 4는 약 15분. `--first`, `--last`로 나누어 잴 수 있다.
+고칠 곳이 모자란 문제는 `--fill`로 따로 잰다.
 """
 
 import argparse
@@ -35,13 +36,39 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
+def source_of(file: Path) -> Any:
+    """Read a file of EvalPlus' as what its name says."""
+    from wmtp.data.sources import HumanEvalPlus, MbppPlus
+
+    return (HumanEvalPlus if file.name.startswith("HumanEval") else MbppPlus)(file)
+
+
+def references_and_mutants(source: Any, problem: Any, mutants: int) -> dict[str, str]:
+    """Make a reference solution and as many different mutants of it, each with its name; some have fewer."""
+    made = {problem.solutions[0]: "reference"}
+    for attempt in range(20 * mutants):
+        if len(made) > mutants:
+            break
+        if mutation := source.mutate(problem, random.Random(f"42/{problem.task_id}/{attempt}")):
+            made.setdefault(mutation[0], f"mutant {len(made)}")
+    return made
+
+
+def fill_up(made: dict[str, str], problem: Any, mutants: int) -> None:
+    """Add programs that spoil what the reference returns, where it has too few places to mutate."""
+    for spoilt in ("None", "[right(*given)]", "repr(right(*given))"):
+        if len(made) <= mutants:
+            name = problem.entry_point
+            text = f"{problem.solutions[0]}\nright = {name}\n\ndef {name}(*given):\n    return {spoilt}\n"
+            made.setdefault(text, f"mutant {len(made)}, {spoilt}")
+
+
 def write_programs(file: Path, arguments: argparse.Namespace, programs: Path) -> None:
     """Write the references and their mutants, one a line; leave out the problems whose reference is slow."""
-    from wmtp.data.sources import HumanEvalPlus, MbppPlus
     from wmtp.evaluation.answers import answers_of
     from wmtp.evaluation.sandbox import Limits, Sandbox
 
-    source = (HumanEvalPlus if file.name.startswith("HumanEval") else MbppPlus)(file)
+    source = source_of(file)
     problems = source.problems("all")[arguments.first : arguments.last]
     with Sandbox(workers=1) as sandbox:
         answers = answers_of(sandbox, problems, Limits())
@@ -50,26 +77,23 @@ def write_programs(file: Path, arguments: argparse.Namespace, programs: Path) ->
         for problem in problems:
             if answers[problem.task_id].seconds > arguments.seconds:
                 continue
-            made = {problem.solutions[0]: "reference"}
-            for attempt in range(20 * arguments.mutants):
+            made = references_and_mutants(source, problem, arguments.mutants)
+            if arguments.fill:
                 if len(made) > arguments.mutants:
-                    break
-                if mutation := source.mutate(problem, random.Random(f"42/{problem.task_id}/{attempt}")):
-                    made.setdefault(mutation[0], f"mutant {len(made)}")
+                    continue
+                fill_up(made, problem, arguments.mutants)
             for text, name in made.items():
                 rows.write(json.dumps({"task_id": problem.task_id, "name": name, "solution": text}) + "\n")
 
 
 def judge_here(file: Path, programs: list[dict[str, str]]) -> dict[str, Any]:
     """Judge with this sandbox, on one worker; the expected outputs are in the cache."""
-    from wmtp.data.sources import HumanEvalPlus, MbppPlus
     from wmtp.evaluation.answers import answers_of
     from wmtp.evaluation.benchmarks import program_of
     from wmtp.evaluation.sandbox import Limits, Sandbox
 
-    source = (HumanEvalPlus if file.name.startswith("HumanEval") else MbppPlus)(file)
     asked = {row["task_id"] for row in programs}
-    problems = {problem.task_id: problem for problem in source.stream("all") if problem.task_id in asked}
+    problems = {problem.task_id: problem for problem in source_of(file).stream("all") if problem.task_id in asked}
     with Sandbox(workers=1) as sandbox:
         answers = answers_of(sandbox, list(problems.values()), Limits())
         print("ready", flush=True)
@@ -97,6 +121,8 @@ def judge_with_evalplus(file: Path, programs: list[dict[str, str]], patience: fl
     from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
     from evalplus.gen.util import trusted_exec
 
+    whole = "EVALPLUS_TIMEOUT_PER_TASK"  # set in the environment it would be compared with a number, and is a text
+    os.getenv = lambda name, default=None: patience * 60 if name == whole else os.environ.get(name, default)
     dataset = "humaneval" if file.name.startswith("HumanEval") else "mbpp"
     asked = {row["task_id"].lower() for row in programs}
     problems = {row["task_id"].lower(): row for row in stream_jsonl(str(file)) if row["task_id"].lower() in asked}
@@ -131,21 +157,22 @@ def measure(python: str, judge: str, file: Path, programs: Path) -> dict[str, An
     command = [python, __file__, str(file), "--judge", judge, "--programs", str(programs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        peak, stop = [0], threading.Event()
+        peak, stop = [0], threading.Event()  # of each process, the largest first
         lines = iter(process.stdout)
         if next(lines, "").strip() != "ready":
             raise SystemExit(f"{judge} cannot be measured here.")
 
         def watch() -> None:
             while not stop.wait(0.1):
-                peak[0] = max(peak[0], sum(map(proportional_bytes, tree(process.pid))))
+                parts = sorted(map(proportional_bytes, tree(process.pid)), reverse=True)
+                peak[:] = max(peak, parts, key=sum)
 
         watching = threading.Thread(target=watch)
         watching.start()
         found = json.loads(next(lines))
         stop.set()
         watching.join()
-    return found | {"peak": peak[0]}
+    return found | {"peak": peak}
 
 
 def tree(pid: int) -> list[int]:
@@ -175,6 +202,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="HumanEvalPlus.jsonl.gz or MbppPlus.jsonl.gz, in EvalPlus' own format")
     parser.add_argument("--peer", help="the Python that has evalplus; without it only this sandbox is measured")
     parser.add_argument("--mutants", type=int, default=3, help="of each reference solution")
+    parser.add_argument("--fill", action="store_true", help="only problems with fewer mutants, spoilt in other ways")
     parser.add_argument("--first", type=int, default=0, help="leave out the problems before this one")
     parser.add_argument("--last", type=int, default=None, help="and those from this one on")
     parser.add_argument("--seconds", type=float, default=1e9, help="leave out problems whose reference takes longer")
@@ -206,7 +234,9 @@ def main() -> None:
                 chosen = [v for row, v in zip(rows, one["verdicts"], strict=True) if row["name"].startswith(wanted)]
                 counts = [sum(verdict[place] for verdict in chosen) for place in (0, 1)]
                 print(f"{f'{counts[0]}, {counts[1]} of {len(chosen)}':>{width}}", end="")
-            print(f" {one['cpu']:7.1f} {one['wall']:7.1f} {len(rows) / one['cpu']:21.1f} {one['peak'] >> 20:9}")
+            print(f" {one['cpu']:7.1f} {one['wall']:7.1f} {len(rows) / one['cpu']:21.1f} {sum(one['peak']) >> 20:9}")
+        for name, one in found.items():
+            print(f"the largest processes at the peak of {name}, MiB: {[part >> 20 for part in one['peak'][:4]]}")
         if not arguments.peer:
             return
         ours, theirs = found["wmtp"]["verdicts"], found["evalplus"]["verdicts"]

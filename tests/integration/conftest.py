@@ -26,7 +26,9 @@ def config(tmp_path):
 
     def make(*overrides: str, root: str = "train"):
         small = [*SMALL, f"runs={tmp_path / 'runs'}"] if root == "train" else []
-        if root == "train" and not {"data=mbpp", "data=codecontests", "data=apps", "data=taco"} & {*overrides}:
+        if root == "train" and not {"data=mbpp", "data=codecontests", "data=apps", "data=taco", "data=jsonl"} & {
+            *overrides
+        }:
             small.append("data.train_size=200")
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return compose(root, [*small, *overrides])

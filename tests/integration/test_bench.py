@@ -70,3 +70,24 @@ def test_a_row_that_takes_too_long_or_kills_its_process_costs_only_itself(tmp_pa
     measurer.deadline = time.monotonic()
     measurer.measure("device", 60)
     assert "no time was left" in table.lines[-1][1].note
+
+
+def test_every_row_of_what_grows_can_be_measured(monkeypatch, capsys):
+    from scripts.bench import growth
+
+    monkeypatch.setattr(sys, "argv", ["growth.py", "--toy"])
+    growth.main()
+    said = capsys.readouterr().out
+    assert [name for name in growth.ROWS if f"| {name} |" not in said] == []
+
+
+@pytest.mark.slow
+def test_contests_of_any_size_are_prepared_and_what_was_planted_is_found(tmp_path, monkeypatch, capsys):
+    from scripts.bench import contests
+
+    size = ["--problems", "60", "--solutions", "3", "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["contests.py", *size])
+    contests.main()
+    empty, full = capsys.readouterr().out.splitlines()[1:]
+    # Of 60 problems two are asked (0 and 50) and two are for validation; 10 has the solution of 0.
+    assert "[1, " in empty and empty.partition("[")[2] == full.partition("[")[2]

@@ -39,7 +39,7 @@ def smollm2() -> Path:
 
 
 def test_it_solves_one_of_the_first_twenty_problems_of_mbpp(config, smollm2, tmp_path):
-    data = ["benchmark=mbpp", f"benchmark.path={DATA}/mbpp", "benchmark.limit=20"]
+    data = ["benchmark=mbpp", f"benchmark.path={DATA}/mbpp", "benchmark.limit=20", "prompt.chat=false"]
     found = evaluate_checkpoint(
         config(f"ckpt={smollm2}", *data, "sampling=greedy", f"out={tmp_path / 'eval'}", root="eval")
     )
@@ -48,6 +48,7 @@ def test_it_solves_one_of_the_first_twenty_problems_of_mbpp(config, smollm2, tmp
 
 def test_new_heads_are_fitted_and_rho1_makes_head_zero_better_and_not_worse(config, smollm2, tmp_path):
     steps = ["trainer.max_steps=20", "callbacks.head_pretraining.steps=40", "data.token_budget=1024"]
+    steps += ["callbacks.head_pretraining.token_budget=1024"]
     model = ["model=hf", f"model.path={smollm2}", f"model.reference={smollm2}", "optimizer=adamw", "optimizer.lr=2e-5"]
     data = ["data=mbpp", f"data.path={DATA}/mbpp", "eval.before=false", "eval.after=false"]
     found = train(config("algo=rho1", *model, *data, *steps, "name=run"))

@@ -65,7 +65,7 @@ def machine(tmp_path):
     return Machine(tmp_path)
 
 
-@pytest.mark.parametrize("script", ["setup", "demo", "test"])
+@pytest.mark.parametrize("script", ["setup", "demo", "test", "docs"])
 def test_python_too_old_is_one_sentence(machine, script):
     code, out, err = machine.run(SCRIPTS / script, FAKE_VERSION="3.9.1", WMTP_TEST_DATA="x")
     assert (code, out) == (2, "")

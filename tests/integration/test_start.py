@@ -75,6 +75,8 @@ def test_a_mistake_is_answered_before_anything_slow_is_imported(tmp_path, door, 
     code, said, modules = modules_of(tmp_path, door, *arguments.split())
     assert code == 2 and "ConfigError: " in said, said
     assert not modules & (SLOW | WHEN_USED)
+    if "is not a key" in said:
+        assert "filelock" not in modules  # what wmtp.storage needs: a name is wrong, and no file is looked for
 
 
 def test_a_run_begins_with_what_is_asked_for_and_imports_only_what_it_uses(tmp_path):
@@ -103,7 +105,7 @@ def test_help_lists_the_options_that_are_there_those_of_the_user_too(tmp_path):
     _, said, _ = modules_of(tmp_path, "train", "--help", f"--config-dir={tmp_path / 'own'}")
     lines = re.sub(r"\n {8,}", " ", said.split("Groups:")[1].split("Keys")[0]).splitlines()[1:]  # long ones are wrapped
     groups = dict(line.split(None, 1) for line in lines if line)
-    assert groups["experiment"] == "mine, n200, sweep_rho1"
+    assert groups["experiment"].startswith("mine, n200, ") and "sweep_rho1" in groups["experiment"]
     for group, options in groups.items():
         if group != "experiment":
             there = {file.stem for file in (config_dir() / group).glob("*.yaml")}

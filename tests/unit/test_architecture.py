@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # From the ground up: a room knows those before it, never those after it. docs/guide.md draws it.
 ROOMS = (
     "",  # wmtp/__init__.py: the version
-    "errors", "checks", "ranges", "secrets", "progress", "private_names", "maths", "storage", "cache", "models", "data",
+    "errors", "checks", "ranges", "flat_keys", "secrets", "progress", "private_names", "maths", "storage", "cache",
+    "models", "data",
     "ranks", "checkpoints", "evaluation", "heads", "critic", "algos", "callbacks", "reporting", "comparison", "run",
-    "launch", "overrides", "usage", "cli",
+    "launch", "overrides", "usage", "completion", "cli",
 )  # fmt: skip
 DOORS = ("train", "eval", "precompute", "compare", "promote", "sweep", "cli", "overrides", "__main__")
 FRONT_DOORS = {f"wmtp.{door}" for door in DOORS}

@@ -160,6 +160,7 @@ def test_auc_is_the_share_of_pairs_where_the_clean_token_scores_higher(tokens):
 
 def test_clip_bounds_are_those_after_the_blend():
     assert clip_bounds(SoftWeighting(lam=0.5, epsilon=0.1, w_max=3.0)) == pytest.approx((0.55, 2.0))
+    assert clip_bounds(SoftWeighting(lam={0: 0, 1: 1}, epsilon=0.1, w_max=3.0), 0.5) == pytest.approx((0.55, 2.0))
     assert clip_bounds(None) is None
 
 

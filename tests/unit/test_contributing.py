@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import ProgressBar
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import ModelParallelStrategy
 
@@ -25,7 +25,7 @@ OF_LIGHTNING = {
     kind.__name__: {name for name in dir(kind) if not name.startswith("_")}
     for kind in (
         Callback, CSVLogger, LightningDataModule, LightningModule, Logger, ModelParallelStrategy, ProgressBar,
-        TorchCheckpointIO,
+        TensorBoardLogger, TorchCheckpointIO, WandbLogger,
     )
 }  # fmt: skip
 

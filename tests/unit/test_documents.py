@@ -15,7 +15,7 @@ import pytest
 from tests.unit import test_architecture as house
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 ROOMS = {"conf": "yaml"}
 READ = DOCUMENTS + [file for room, kind in ROOMS.items() for file in sorted((ROOT / room).rglob(f"*.{kind}"))]
 FILE = re.compile(
@@ -144,21 +144,31 @@ def test_every_link_leads_somewhere(file):
     assert dead == []
 
 
-def test_the_parser_that_the_guide_writes_reads_what_the_guide_shows(tmp_path):
-    blocks = dict(
-        re.findall(r"^`([\w./]+)`\n\n```\w+\n(.*?)^```", (ROOT / "docs" / "guide.md").read_text("utf-8"), re.M | re.S)
-    )
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_table_has_its_head(file):
+    prose = re.sub(r"^```.*?^```", "", file.read_text("utf-8"), flags=re.M | re.S)
+    tables = re.findall(r"^(?:\|.*\|\n)+", prose, re.M)
+    assert [table for table in tables if not re.match(r"\|.*\|\n\|(?: *:?-+:? *\|)+\n", table)] == []
+
+
+def test_what_the_pages_of_docs_add_write_reads_and_scores_what_they_show(tmp_path):
+    blocks = {
+        name: text
+        for page in ROOT.glob("docs/add/*.md")
+        for name, text in re.findall(r"^`([\w./]+)`\n\n```\w+\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+    }
     (tmp_path / "lessons.jsonl").write_text(blocks["lessons.jsonl"], "utf-8")
     made: dict = {}
-    exec(compile(blocks["wmtp/data/lessons.py"], "lessons.py", "exec"), made)
-    exec(compile(blocks["wmtp/algos/surprise.py"], "surprise.py", "exec"), made)
+    for name in ("wmtp/data/lessons.py", "wmtp/algos/surprise.py", "wmtp/data/quiz_prompt.py"):
+        exec(compile(blocks[name], name, "exec"), made)
     problems = [made["Lessons"](tmp_path).problems(split) for split in ("train", "validation", "test")]
     assert [[problem.task_id for problem in part] for part in problems] == [["lessons/1"], ["lessons/2"], ["lessons/3"]]
+    assert made["InAComment"]().render(problems[0][0]).startswith("# Return the double of x. For example: assert")
     assert made["Surprise"].name == "surprise"
 
 
 def test_the_guide_maps_every_room_from_the_ground_up():
     _, _, chapter = (ROOT / "docs" / "guide.md").read_text("utf-8").partition("\n## 14. ")
     drawing, _, table = chapter.partition("| 방 |")
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(house.ROOMS)
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [room for room in house.ROOMS if room]
     assert [room for room in house.ROOMS if not re.search(rf"\b{room}\b", drawing)] == []

@@ -490,3 +490,18 @@ def test_shades_are_monotone_and_symmetric_about_weight_one():
 
 def test_korean_stays_korean():
     assert visible("한국어 값 = 1\t# 주석\n") == "한국어 값 = 1\t# 주석\n"
+
+
+def test_who_trains_a_large_model_on_a_processor_with_bf16_units_in_float32_is_told(monkeypatch):
+    import torch
+
+    from wmtp.reporting import screen
+
+    t = Texts("en")
+    large, small = torch.nn.Linear(screen.LARGE, 1, device="meta"), torch.nn.Linear(2, 1)
+    monkeypatch.setattr(screen, "multiplies_bf16", lambda: True)
+    assert "trainer.precision=bf16-mixed" in screen.advice(large, "cpu", "32-true", t)
+    assert screen.advice(small, "cpu", "32-true", t) == ""
+    assert screen.advice(large, "cpu", "bf16-mixed", t) == "" == screen.advice(large, "gpu", "32-true", t)
+    monkeypatch.setattr(screen, "multiplies_bf16", lambda: False)
+    assert screen.advice(large, "cpu", "32-true", t) == ""

@@ -63,7 +63,9 @@ def muon(
         model: `wmtp.models.mtp`의 모델.
         lr: Muon의 학습률.
         adamw_lr: 임베딩, norm, 출력층의 학습률.
-        weight_decay: 두 쪽 모두의 가중치 감쇠 (norm은 제외).
+        weight_decay: Muon이 맡는 행렬의 가중치 감쇠. 나머지는 감쇠하지 않는다.
+        momentum: Muon의 모멘텀.
+        betas: AdamW의 두 평균의 계수.
     """
     ranges.check(ranges.muon, lr=lr, adamw_lr=adamw_lr)
     layers = [*model.decoder_layers, *model.extra_heads]

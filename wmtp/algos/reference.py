@@ -61,6 +61,13 @@ class OnlineReference:
     def prepare(self, trainer: Any) -> None:
         """Do nothing: there is nothing to compute ahead."""
 
+    def follow(self, model: Any) -> None:
+        """Do nothing after a step: a reference is frozen (but see `wmtp.algos.moving_average`)."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold of it: nothing."""
+        return {}
+
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return CE_ref of every target token of a batch, head 0's."""
         model = self.frozen.load().to(batch["input_ids_BT"].device)

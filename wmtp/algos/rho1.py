@@ -48,6 +48,21 @@ class Rho1(WeightedMTP):
         if stage == "fit":
             self.reference.prepare(self.trainer)
 
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Take the step, and let a reference that follows the model see it."""
+        super().optimizer_step(*arguments, **named)
+        self.reference.follow(self.model)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep a reference that follows the model."""
+        if state := self.reference.state():
+            checkpoint["reference"] = state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with it."""
+        if "reference" in checkpoint:
+            self.reference.restore(checkpoint["reference"])
+
     def token_scores(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:
         """Score target tokens by the gap between the model's loss and the reference's."""
         gap_BT = output.next_token_nll(batch) - self.reference.losses(batch)

@@ -61,6 +61,8 @@ class WeightedMTP(LightningModule):
         trunk_gradient: 헤드 1, 2, …의 기울기가 head 0과 함께 쓰는 것으로 흐를 때의 배율, 수 또는 곡선.
             None이면 1, 새로 단 헤드가 있으면 `NEW_TRUNK_GRADIENT`.
         weighting: 점수를 가중치로 바꾸는 규칙 (`wmtp.maths.weighting`). None이면 점수를 내지 않고 모두 1이다.
+        head_lam: λ_k, 헤드 k는 1 + λ_k·(w − 1)로 배운다. 뒤의 헤드일수록 목표를 맞히기 어려우니 가중치를 눅일 수 있다.
+            None이면 모두 1.
     """
 
     name = "weighted"
@@ -76,10 +78,16 @@ class WeightedMTP(LightningModule):
         head_weights: Sequence[Curve] | None = None,
         trunk_gradient: Curve | None = None,
         weighting: Any = None,
+        head_lam: Sequence[Curve] | None = None,
     ) -> None:
         super().__init__()
-        given = dict(warmup=warmup, head_weights=head_weights, trunk_gradient=trunk_gradient)
+        given = dict(warmup=warmup, head_weights=head_weights, trunk_gradient=trunk_gradient, head_lam=head_lam)
         ranges.check(ranges.WeightedMTP, **given)
+        if head_lam is not None and len(head_lam) != model.heads:
+            raise ConfigError(
+                f"algo.head_lam = {list(head_lam)} must have one number for each of the {model.heads} heads "
+                "(model.heads); or null for all ones."
+            )
         if head_weights is not None and len(head_weights) != model.heads:
             raise ConfigError(
                 f"algo.head_weights = {list(head_weights)} must have one number for each of the {model.heads} heads "
@@ -96,6 +104,7 @@ class WeightedMTP(LightningModule):
         self.head_weights = head_weights
         self.trunk_gradient = trunk_gradient
         self.weighting = weighting
+        self.head_lam = head_lam
 
     def token_scores(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:
         """Score every target token: all that an algorithm has to say.
@@ -119,7 +128,7 @@ class WeightedMTP(LightningModule):
             # on. Within a step no parameter changes, so the scores are those that each piece would have had.
             self._pieces = self._weigh_pieces(batch["pieces"], draw)
 
-        output = self.model.mtp(batch["input_ids_BT"], trunk_gradient=value_at(self.trunk_gradient, self._share_done()))
+        output = self.model.mtp(batch["input_ids_BT"], trunk_gradient=value_at(self.trunk_gradient, self.share_done()))
         if self.weighting is None:
             weights = TokenWeights()
         elif count > 1:
@@ -127,7 +136,7 @@ class WeightedMTP(LightningModule):
         else:
             with torch.no_grad():
                 score_BT = self.token_scores(batch, output)
-                weights = TokenWeights(score_BT, self.weighting(score_BT, mask_BT, draw))
+                weights = TokenWeights(score_BT, self.weighting(score_BT, mask_BT, draw, self.share_done()))
         loss = self._loss(batch, output, weights.weight_BT)
 
         count_H = loss.target_count_H.clamp(min=1)
@@ -161,7 +170,7 @@ class WeightedMTP(LightningModule):
         for batch, piece_BT, start, rows in zip(batches, scores, starts, held, strict=True):
             score_BT[start : start + rows, : piece_BT.shape[1]] = piece_BT[:rows]
             mask_BT[start : start + rows, : piece_BT.shape[1]] = target_mask(batch["labels_BT"])[:rows]
-        whole_BT = self.weighting(score_BT, mask_BT, draw)
+        whole_BT = self.weighting(score_BT, mask_BT, draw, self.share_done())
         weights = []
         for piece_BT, start, rows in zip(scores, starts, held, strict=True):
             weight_BT = torch.zeros_like(piece_BT, dtype=whole_BT.dtype)
@@ -176,12 +185,13 @@ class WeightedMTP(LightningModule):
             batch["labels_BT"],
             weight_BT,
             batch["step_targets"],
-            self.head_weights and [value_at(curve, self._share_done()) for curve in self.head_weights],
+            self.head_weights and [value_at(curve, self.share_done()) for curve in self.head_weights],
             batch["targets"],
             shared_gradient=output.trunk_gradient,
+            head_lam=self.head_lam and [value_at(curve, self.share_done()) for curve in self.head_lam],
         )
 
-    def _share_done(self) -> float:
+    def share_done(self) -> float:
         """Return the share of the training that is behind, by the host's own count."""
         return self.trainer.global_step / self._steps if self._steps else 0.0
 

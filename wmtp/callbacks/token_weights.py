@@ -77,7 +77,7 @@ class TokenWeights(Callback):
         with trainer.precision_plugin.forward_context():
             score_BT = pl_module.token_scores(batch, pl_module.model.mtp(batch["input_ids_BT"]))
             check_finite(score_BT, mask_BT)
-            weight_BT = pl_module.weighting(score_BT, mask_BT)
+            weight_BT = pl_module.weighting(score_BT, mask_BT, done=pl_module.share_done())
         pl_module.train()
         if not trainer.is_global_zero:
             return

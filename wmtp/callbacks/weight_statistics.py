@@ -17,13 +17,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from wmtp.maths.credit import twice_below
+from wmtp.maths.curve import value_at
 from wmtp.private_names import logs_this_step, step_goes_on
 
 EXTREME = 5.0
 ROUNDING = 1e-4  # the mean is 1 up to this; so near to a bound or to 1, a weight is at it
 
-# The mean of a score is worth a curve where the score means something by itself.
-SCORE_MEANS = {"delta": "critic_delta_mean", "excess": "rho1_excess_mean"}
+# A score is worth a curve where it means something by itself.
+SCORES = {"delta": "critic_delta", "excess": "rho1_excess"}
 
 
 def weight_statistics(
@@ -54,15 +55,10 @@ def weight_statistics(
     # The masked ones sort to the end, so that no boolean indexing makes the host wait for the device.
     ascending_N = torch.where(mask_N, weight_N, torch.inf).sort().values
 
-    def quantile(q: float) -> Tensor:
-        place = q * (count - 1).clamp(min=0)
-        below, above = (ascending_N.take(near.long()) for near in (place.floor(), place.ceil()))  # [near] would wait
-        return torch.where(count > 0, torch.lerp(below, above, place.frac()), torch.nan)
-
     places = {"min": 0.0, "p25": 0.25, "p75": 0.75, "p95": 0.95, "max": 1.0}
     statistics = {
         "mean": sum_ / count,
-        **{name: quantile(q) for name, q in places.items()},
+        **{name: quantile(ascending_N, count, q) for name, q in places.items()},
         "ess": sum_.square() / (count * square),
         "nan_weights": (target_N & ~mask_N).sum().double(),
         "extreme_weights": (mask_N & (weight_N > EXTREME)).sum() / count,
@@ -72,6 +68,18 @@ def weight_statistics(
         statistics["at_floor"] = (mask_N & (weight_N <= bounds[0] + ROUNDING)).sum() / count
         statistics["at_ceiling"] = (mask_N & (weight_N >= bounds[1] - ROUNDING)).sum() / count
     return statistics
+
+
+def quantile(ascending_N: Tensor, count: Tensor, q: float) -> Tensor:
+    """Read a quantile off the first `count` of ascending numbers, without leaving the device; NaN where there is none.
+
+    Example:
+        >>> quantile(torch.tensor([1.0, 2.0, 6.0, torch.inf]), torch.tensor(3.0), 0.25).item()
+        1.5
+    """
+    place = q * (count - 1).clamp(min=0)
+    below, above = (ascending_N.take(near.long()) for near in (place.floor(), place.ceil()))  # [near] would wait
+    return torch.where(count > 0, torch.lerp(below, above, place.frac()), torch.nan)
 
 
 def corruption_statistics(weight_BT: Tensor, score_BT: Tensor, mask_BT: Tensor, noise_BT: Tensor) -> dict[str, Tensor]:
@@ -99,10 +107,15 @@ def corruption_statistics(weight_BT: Tensor, score_BT: Tensor, mask_BT: Tensor, 
     }
 
 
-def clip_bounds(weighting: Any) -> tuple[float, float] | None:
-    """Give the lowest and highest weight that a soft weighting can hand out, after the blend by λ."""
+def clip_bounds(weighting: Any, done: float = 0.0) -> tuple[float, float] | None:
+    """Give the lowest and highest weight that a soft weighting can hand out, after the blend by λ.
+
+    Args:
+        done: 학습이 지난 비율.
+    """
     try:
-        return tuple(1 + weighting.lam * (bound - 1) for bound in (weighting.epsilon, weighting.w_max))
+        lam = value_at(weighting.lam, done)
+        return tuple(1 + lam * (bound - 1) for bound in (weighting.epsilon, weighting.w_max))
     except AttributeError:
         return None
 
@@ -110,7 +123,7 @@ def clip_bounds(weighting: Any) -> tuple[float, float] | None:
 class WeightStatistics(Callback):
     """Log `weight/…` at every logging step; nothing for an algorithm without weights.
 
-    [동작] 알고리즘의 `score_name`이 SCORE_MEANS에 있으면 점수의 평균도 남긴다. critic의 점수(delta)는 0을 중심으로,
+    [동작] 알고리즘의 `score_name`이 SCORES에 있으면 점수의 평균과 중앙값도 남긴다. critic의 점수(delta)는 0을 중심으로,
         rho1의 점수(excess)는 학습할수록 0 쪽으로 움직이는 것이 정상이다.
     """
 
@@ -131,11 +144,12 @@ class WeightStatistics(Callback):
             return
         weight_N, score_N, mask_N, noise_N = (torch.cat(pieces) for pieces in zip(*self._parts, strict=True))
         self._parts = []
-        statistics = weight_statistics(weight_N, mask_N, clip_bounds(pl_module.weighting))
+        statistics = weight_statistics(weight_N, mask_N, clip_bounds(pl_module.weighting, pl_module.share_done()))
         statistics |= corruption_statistics(weight_N, score_N, mask_N, noise_N)
-        mean_of = SCORE_MEANS.get(pl_module.score_name)
-        if mean_of:
-            statistics[mean_of] = torch.where(mask_N, score_N.double(), 0.0).sum() / mask_N.sum()
+        if name := SCORES.get(pl_module.score_name):
+            statistics[f"{name}_mean"] = torch.where(mask_N, score_N.double(), 0.0).sum() / mask_N.sum()
+            ascending_N = torch.where(mask_N, score_N.double(), torch.inf).sort().values
+            statistics[f"{name}_median"] = quantile(ascending_N, mask_N.sum().double(), 0.5)
         values = torch.stack(list(statistics.values())).tolist()
         pl_module.log_dict(
             {f"weight/{key}": value for key, value in zip(statistics, values, strict=True) if value == value},

@@ -53,13 +53,14 @@ class SavedModel:
         return None if self.exported else self.checkpoint["wmtp"]["config"]
 
     @cached_property
-    def trained_here(self) -> bool:
-        """Say whether wmtp trained it, which an exported folder's card tells."""
+    def taught(self) -> bool | None:
+        """Say whether wmtp taught it in conversations; None if wmtp did not, as an exported folder's card tells."""
+        if not self.exported:
+            return (self.config.get("prompt") or {}).get("chat") is True
         card = self.path / "README.md"
-        if not self.exported or not card.is_file():
-            return not self.exported
-        head = card.read_text(encoding="utf-8", errors="replace").partition("\n---\n")[0]
-        return bool(re.search(r"^- wmtp$", head, re.M))
+        head = card.read_text(encoding="utf-8", errors="replace").partition("\n---\n")[0] if card.is_file() else ""
+        tags = set(re.findall(r"^- (wmtp|conversational)$", head, re.M))
+        return "conversational" in tags if "wmtp" in tags else None
 
     @cached_property
     def identity(self) -> str:

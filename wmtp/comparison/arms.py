@@ -9,7 +9,7 @@
 
 import glob
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,10 +117,22 @@ def arms_of(runs: Sequence[Run]) -> list[Arm]:
         for run in group:
             by_seed[run.seed].append(run)
         arms.append(Arm("", settings, dict(sorted(by_seed.items()))))
-    names = [name_of(arm.settings) for arm in arms]
+    usual = _usual([arm.settings for arm in arms])
+    names = [name_of({k: v for k, v in arm.settings.items() if (k, v) not in usual}) for arm in arms]
     for arm, name in zip(arms, names, strict=True):
         arm.name = name if names.count(name) == 1 else name_of(arm.settings, whole=True)
     return sorted(arms, key=lambda arm: (not arm.is_baseline, arm.is_control, _natural(arm)))
+
+
+def _usual(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
+    """List what most of the arms that have a key set it to: a name need not say it. The algorithm is always said."""
+    usual = []
+    for key in settings[0] if settings else ():
+        values = [one[key] for one in settings if one[key] is not ABSENT]
+        common = max(values, key=values.count, default=ABSENT)
+        if key != "algo._target_" and 3 * values.count(common) > 2 * len(values) > 6:
+            usual.append((key, common))
+    return usual
 
 
 def _natural(arm: Arm) -> list[tuple[bool, Any]]:
@@ -136,11 +148,17 @@ def differing_keys(settings: Sequence[Mapping[str, str]], seeds: Sequence[int]) 
         >>> runs = [{"algo": "1", "x.seed": "1"}, {"algo": "2", "x.seed": "1"}, {"algo": "1", "x.seed": "2"}]
         >>> differing_keys(runs, [1, 1, 2])
         ['algo']
+        >>> runs = [{"model": "a"}, {"model": "a", "of.model": "a"}, {"model": "b"}, {"model": "b", "of.model": "b"}]
+        >>> differing_keys(runs, [1, 1, 2, 2])
+        []
     """
     keys = {key for one in settings for key in one}
     differing = [key for key in keys if len({one.get(key) for one in settings}) > 1]
     rank = {key: place for place, key in enumerate(_TELLING)}
-    differing = [key for key in differing if not _goes_with_seed(key, settings, seeds)]
+    with_seed = [key for key in differing if _goes_with_seed(key, settings, seeds)]
+    # An algorithm that must know the seed's model repeats its key; others do not have it.
+    echoes = lambda key, of: all(one.get(key) in (None, one.get(of)) for one in settings)  # noqa: E731
+    differing = [key for key in differing if not any(key == of or echoes(key, of) for of in with_seed)]
     return sorted(differing, key=lambda key: (rank.get(key, len(rank)), key.count("."), key))
 
 
@@ -149,7 +167,7 @@ def _goes_with_seed(key: str, settings: Sequence[Mapping[str, str]], seeds: Sequ
     if key.endswith("seed"):
         return all(value in (None, str(seed)) for value, seed in zip(values, seeds, strict=True))
     # Known only where at least two seeds have several runs: else whatever is compared would seem to go with the seed.
-    several = len({seed for seed in seeds if seeds.count(seed) > 1}) > 1
+    several = sum(count > 1 for count in Counter(seeds).values()) > 1
     return several and len(set(zip(seeds, values, strict=True))) == len(set(seeds))
 
 
@@ -184,5 +202,6 @@ def name_of(settings: Mapping[str, Any], whole: bool = False) -> str:
             words.append(str(value).rsplit(".", 1)[-1].lower())
         elif whole or value not in (ABSENT, "none"):
             shown = str(value).rsplit(".", 1)[-1] if short.endswith("_target_") else value
+            shown = shown if whole or not isinstance(shown, str) else shown.rsplit("/", 1)[-1]  # of a path its end
             words.append(f"{short.removesuffix('._target_')}={shown}")
     return " ".join(words) or "all"

@@ -17,7 +17,7 @@ from wmtp.reporting.reading import read_evaluation
 IMPORTANT_ERRORS = "val/important_error"
 # Of these series the last value is what a run came to.
 _ENDS = re.compile(rf"val/ce_head\d+|{IMPORTANT_ERRORS}|tokens/.+|weight/.+|localisation/.+")
-_PEAKS = re.compile(r"(speed|memory)/.*memory.*")
+_PEAKS = re.compile(r"memory/.+")
 _SPEED = "speed/target_tokens_per_second"
 
 Scores = dict[str, dict[str, float]]  # pass@k of a benchmark → problem → value

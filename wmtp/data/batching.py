@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 
 from wmtp.data.tokenization import TokenizedSample, TokenizedSamples
@@ -97,21 +98,29 @@ def plan_epoch(
         )
     rng = random.Random(f"{seed}/{epoch}")
     tie_break = [rng.random() for _ in lengths]
-    by_length = sorted(range(len(lengths)), key=lambda i: (lengths[i], tie_break[i]))
+    # Sorted once, everything after it is read in order: a million samples at random places of memory take far longer.
+    by_length = np.lexsort((tie_break, lengths))
+    ascending = np.asarray(lengths, dtype=np.int64)[by_length].tolist()
+    target_sums = np.cumsum([0, *np.asarray(targets, dtype=np.int64)[by_length]]).tolist()
+    by_length = by_length.tolist()
 
-    batches: list[list[int]] = []
-    for i in by_length:  # ascending, so the newest row is the longest
-        if batches and (len(batches[-1]) + 1) * lengths[i] <= token_budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
+    batches, start = [], 0  # runs of places in by_length
+    for place, length in enumerate(ascending):  # the newest row is the longest
+        if (place + 1 - start) * length > token_budget:
+            batches.append((start, place))
+            start = place
+    if ascending:
+        batches.append((start, len(ascending)))
     rng.shuffle(batches)
 
     per_step = accumulate // pieces * world_size
-    batches += [[]] * (-len(batches) % per_step)  # every rank takes part in every step
+    batches += [(0, 0)] * (-len(batches) % per_step)  # every rank takes part in every step
     return [
-        Step(_cut(group, pieces, world_size), sum(targets[i] for batch in group for i in batch))
-        for group in (batches[start : start + per_step] for start in range(0, len(batches), per_step))
+        Step(
+            _cut([by_length[start:end] for start, end in group], pieces, world_size),
+            sum(target_sums[end] - target_sums[start] for start, end in group),
+        )
+        for group in (batches[first : first + per_step] for first in range(0, len(batches), per_step))
     ]
 
 
@@ -198,11 +207,15 @@ class StepLoader:
         self.same, self.resumed = same, resumed
         self.epoch = 0
         self.position = 0
+        self._planned: tuple[int, list[Step]] = (-1, [])
         self.plan(0)  # a budget that cannot work is said before the first step
 
     def plan(self, epoch: int) -> list[Step]:
-        """Plan one epoch of these samples."""
-        return plan_epoch(self.samples.lengths, self.samples.targets, epoch=epoch, **self.plan_arguments)
+        """Plan one epoch of these samples; the plan made last is remembered, for it is asked for again and again."""
+        if self._planned[0] != epoch:
+            steps = plan_epoch(self.samples.lengths, self.samples.targets, epoch=epoch, **self.plan_arguments)
+            self._planned = epoch, steps
+        return self._planned[1]
 
     def __len__(self) -> int:
         return sum(len(step.micro_batches) for step in self.plan(self.epoch)) // self.world_size

@@ -82,7 +82,7 @@ class MTPDataModule(LightningDataModule):
             "shots": self.source.fingerprint("prompt") if self.prompt.shot_task_ids else None,
             "prompt": identify(self.prompt),
             "tokenizer": tokenizer_content(self.tokenizer),
-            "end": self.tokenizer.eos_token_id,
+            "end": self.prompt.end(self.tokenizer),
             "length": self.length,
             "code": code_of(tokenization, encoding),
         }

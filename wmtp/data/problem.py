@@ -21,6 +21,9 @@ class Problem:
         split: "train", "validation", "test", "prompt" 중 하나.
         text: 자연어 문제 설명. HumanEval은 함수 서명과 docstring (프롬프트 그대로).
         solutions: 참조 정답 프로그램. 없을 수 있다. 줄바꿈은 항상 LF.
+        prompt: 데이터가 글자까지 정한 프롬프트 (data=jsonl). None이면 프롬프트 방식이 text로 쓴다.
+        continues: 그 프롬프트까지가 프로그램인지. 그러면 solutions도 프롬프트로 시작한다.
+        messages: 답 앞의 대화, (역할, 말)들 (data=jsonl). 답은 solutions[0]이다.
         incorrect_solutions: 오답 프로그램. 없을 수 있다.
         tests: 정답 프로그램 뒤에서 차례로 실행하는 파이썬 문장 (보통 assert 하나씩).
         setup: 정답 뒤, tests 앞에서 실행할 코드 (MBPP 367, 927).
@@ -48,6 +51,9 @@ class Problem:
     split: str
     text: str
     solutions: tuple[str, ...] = ()
+    prompt: str | None = None
+    continues: bool = False
+    messages: tuple[tuple[str, str], ...] = ()
     incorrect_solutions: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
     setup: str = ""
@@ -81,6 +87,11 @@ class Problem:
         return self.stdio or self.calls
 
     @property
+    def answer(self) -> str:
+        """Return what of the first solution stands after the prompt that it continues; all of it where none is."""
+        return self.solutions[0].removeprefix(self.prompt if self.continues and self.prompt else "")
+
+    @property
     def defines(self) -> str | None:
         """Name what a right program defines: the function under test, or the class that holds it."""
         return "Solution" if "class Solution" in self.starter else self.entry_point
@@ -98,6 +109,7 @@ class Source:
     name: str
     licence: str
     splits: tuple[str, ...] = ("train", "validation", "test", "prompt")
+    conversations = False  # whether its rows are written in a tokenizer's chat template
 
     def stream(self, split: str) -> Iterator[Problem]:
         """Yield the problems of one split one at a time, so that a data set may be larger than memory."""
@@ -110,6 +122,10 @@ class Source:
     def problems(self, split: str) -> list[Problem]:
         """Collect the problems of one split."""
         return list(self.stream(split))
+
+    def has_tests(self, split: str) -> bool:
+        """Tell whether the programs of a split can be judged; of a public data set they can."""
+        return True
 
     def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
         """Write the first solution with one thing wrong in one place.

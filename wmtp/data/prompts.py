@@ -8,9 +8,13 @@
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from wmtp.data.problem import Problem
 from wmtp.errors import DataFormatError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Prompt:
@@ -49,6 +53,15 @@ class Prompt:
         if not problem.solutions:
             raise DataFormatError(f"{problem.task_id} has no reference solution to show. Leave the problem out.")
         return problem.solutions[0].rstrip() + "\n"
+
+    def end(self, tokenizer: "PreTrainedTokenizerBase") -> int:
+        """Return the token that closes what the model writes."""
+        return tokenizer.eos_token_id
+
+    @property
+    def plain(self) -> "Prompt":
+        """Return what is asked, without the conversation around it."""
+        return self
 
     def program(self, problem: Problem, completion: str) -> str:
         """Build the program to judge from a completion.
@@ -155,6 +168,37 @@ class AppsQuestion(Prompt):
         starter = f"{problem.starter.strip()}\n" if problem.starter.strip() else ""
         form = "Call-Based" if problem.calls else "Standard Input"
         return f"\nQUESTION:\n{problem.text.strip()}\n{starter}\nUse {form} format\n\nANSWER:\n"
+
+
+class OwnWords(Prompt):
+    """Ask in the very words of a row of one's own; a description as MBPP is asked, with its first test.
+
+    [동작] 정지 문자열은 없다: 프롬프트가 무엇인지 모르는데 맞은 답을 자르면 안 된다. 필요하면 `sampling.stop`을 준다.
+
+    Example:
+        >>> row = Problem("jsonl/1", "jsonl", "train", "2 + 2 =", (" 4",), prompt="2 + 2 =")
+        >>> OwnWords().render(row), OwnWords().completion(row)
+        ('2 + 2 =', ' 4')
+    """
+
+    name = "own_words"
+
+    def render(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
+        if problem.messages:
+            raise DataFormatError(
+                f"{problem.origin}: messages are written in the tokenizer's chat template; set prompt.chat=true."
+            )
+        if problem.prompt is not None:
+            return problem.prompt
+        return "\n".join(['"""', problem.text, *problem.tests[:1], '"""', ""])
+
+    def completion(self, problem: Problem) -> str:
+        if problem.prompt is None:
+            return super().completion(problem)
+        return problem.answer
+
+    def program(self, problem: Problem, completion: str) -> str:
+        return problem.prompt + completion if problem.continues else completion
 
 
 class BySource(Prompt):

@@ -41,6 +41,7 @@ class FileSource(Source):
     """
 
     key = "data.path"  # where a user gives the path; of a benchmark's source, benchmark.path
+    not_content = ("path", "key")  # attributes that change no problem
 
     def __init__(self, path: str | os.PathLike | None = None):
         self.path = path
@@ -77,7 +78,7 @@ class FileSource(Source):
         """
         files = self.files(split)
         content = [[file.name, digest_of_file(file)] for file in [*files, *checkers_beside(files)]]
-        return digest_of([identify(self, ignore=("path", "key")), content])[:16]
+        return digest_of([identify(self, ignore=self.not_content), content])[:16]
 
     def files(self, split: str) -> list[Path]:
         """Find the files of the data set, at least those of the split."""
@@ -133,7 +134,7 @@ class Mbpp(FileSource):
 
     def parse(self, row: "Row") -> Problem:
         if is_plus(row):
-            return mbpp_plus(row, _mbpp_split, _called_function, self.licence)
+            return mbpp_plus(row, _mbpp_split, called_function, self.licence)
         if "test" in row.values:
             raise row.error(
                 "test", "is of MBPP+, but holds no inputs, and without them the base tests alone would be judged here"
@@ -154,7 +155,7 @@ class Mbpp(FileSource):
             solutions=(code,),
             tests=tests,
             setup="\n".join(setup).strip("\n"),
-            entry_point=_called_function(tests[0], code),
+            entry_point=called_function(tests[0], code),
             licence=self.licence,
         )
 
@@ -491,7 +492,7 @@ def _mbpp_split(number: int, row: Row) -> str:
     raise row.error("task_id", f"= {number} must be in 1..974")
 
 
-def _called_function(test: str, code: str) -> str | None:
+def called_function(test: str, code: str) -> str | None:
     """Name the function of the solution that the test calls."""
     defined = set(re.findall(r"^def\s+(\w+)", code, flags=re.MULTILINE))
     try:

@@ -35,6 +35,7 @@ class Synthetic(Source):
     Args:
         seed: 문제, 입력, 손상을 모두 정한다. 분할은 seed와 무관하다.
         noise: 정답을 망가뜨릴 학습 문제의 비율, [0, 1]. 0.5이면 코드 토큰의 약 1/4이 나빠진다.
+        train_skip: 건너뛸 앞쪽 학습 문제의 수. 같은 씨앗에서 앞쪽을 배우는 실행과 프로그램이 하나도 겹치지 않는다.
 
     Raises:
         ConfigError: 크기가 음수이거나 noise가 [0, 1] 밖일 때.
@@ -55,18 +56,21 @@ class Synthetic(Source):
         test_size: int = 500,
         seed: int = 42,
         noise: float = 0.0,
+        train_skip: int = 0,
     ) -> None:
         self.sizes = {"train": train_size, "validation": validation_size, "test": test_size, "prompt": 0}
         self.seed = seed
         self.noise = noise
+        self.train_skip = train_skip
         sizes = dict(train_size=train_size, validation_size=validation_size, test_size=test_size)
-        ranges.check(ranges.Synthetic, noise=noise, **sizes)
+        ranges.check(ranges.Synthetic, noise=noise, train_skip=train_skip, **sizes)
 
     def stream(self, split: str) -> Iterator[Problem]:
         """Generate the problems of a split; there are none for "prompt"."""
         if split not in self.sizes:
             raise ConfigError(f"split = {split} is not one of {', '.join(self.sizes)}. Try test.")
-        return islice(self._generate(split), self.sizes[split])
+        first = self.train_skip if split == "train" else 0
+        return islice(self._generate(split), first, first + self.sizes[split])
 
     def mutate(self, problem: Problem, rng: random.Random) -> tuple[str, tuple[int, int]] | None:
         """Write the first solution with one wrong operation or constant.
@@ -89,7 +93,7 @@ class Synthetic(Source):
     def fingerprint(self, split: str = "all") -> str:
         """Identify the content: the same for the same problems, another when an argument or the grammar changes."""
         code = code_of(grammar, sys.modules[__name__])
-        return digest_of([self.sizes, self.seed, float(self.noise), code])[:16]
+        return digest_of([self.sizes, self.seed, float(self.noise), self.train_skip, code])[:16]
 
     def _generate(self, split: str) -> Iterator[Problem]:
         # A string seed goes through SHA-512, so PYTHONHASHSEED has no say.

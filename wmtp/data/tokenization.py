@@ -150,14 +150,14 @@ def tokenize_problem(
     """
     prompt_ids = encode_prompt(tokenizer, prompt.render(problem, shots))
     text = prompt.completion(problem)
-    shift = text.find(problem.solutions[0])  # noise spans count from the solution's first character
-    target_ids, places = encode_solution(tokenizer, text)
-    noise = [
-        any(start < span_end + shift and span_start + shift < end for span_start, span_end in problem.noise_spans)
-        for start, end in places
-    ]
-    input_ids, noise = (*prompt_ids, *target_ids), (*(False for _ in prompt_ids), *noise)
-    return TokenizedSample(problem.task_id, input_ids, prompt_length=len(prompt_ids), noise=noise)
+    # Noise spans count from the solution's first character, which may be in the prompt.
+    shift = text.find(problem.answer) - len(problem.solutions[0]) + len(problem.answer)
+    target_ids, places = encode_solution(tokenizer, text, prompt.end(tokenizer))
+    noise = [False] * (len(prompt_ids) + len(target_ids))
+    for span_start, span_end in problem.noise_spans:
+        for place, (start, end) in enumerate(places, start=len(prompt_ids)):
+            noise[place] |= start < span_end + shift and span_start + shift < end
+    return TokenizedSample(problem.task_id, (*prompt_ids, *target_ids), len(prompt_ids), tuple(noise))
 
 
 def tokenize_problems(

@@ -23,6 +23,7 @@ from codeop import compile_command
 from collections.abc import Iterator, Sequence
 
 HOW = ("none", "fence", "auto")
+THOUGHT = "</think>"  # what stands before it was thought, and is no answer
 _PYTHON = {"", "python", "python3", "py", "py3"}
 _FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`]*)")
 _GOES_ON = re.compile(r"(?:else|elif|except|finally)\b")
@@ -75,7 +76,7 @@ def _extract(answer: str, how: str, entry_point: str | None, prompt: str, tests:
 
 def _after_thoughts(answer: str) -> str:
     """Leave out what was thought; thoughts that never end hold no answer."""
-    _, thought, said = answer.rpartition("</think>")
+    _, thought, said = answer.rpartition(THOUGHT)
     return said if thought else answer.partition("<think>")[0]
 
 

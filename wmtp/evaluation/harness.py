@@ -28,14 +28,12 @@ import json
 import queue
 import re
 import secrets
-import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
-from dataclasses import asdict
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -46,13 +44,14 @@ import torch
 from wmtp.errors import ConfigError, HarnessError
 from wmtp.evaluation.answers import Answers, answers_of
 from wmtp.evaluation.benchmarks import Benchmark, program_of
-from wmtp.evaluation.extraction import holds_fence
+from wmtp.evaluation.extraction import THOUGHT, holds_fence
 from wmtp.evaluation.for_others import evalplus_results, verdict_table
 from wmtp.evaluation.generators import Generator
 from wmtp.evaluation.journal import Journal, Key
 from wmtp.evaluation.metrics import PassAtK, require_samples
 from wmtp.evaluation.ranks import Ranks
-from wmtp.evaluation.samples import Given, generate_samples, problems_too_long, read_samples, sample_row
+from wmtp.evaluation.same import check_same_evaluation, fingerprint_of
+from wmtp.evaluation.samples import generate_samples, problems_too_long, read_samples, sample_row
 from wmtp.evaluation.sandbox import (
     STATUSES,
     UNJUDGEABLE,
@@ -69,11 +68,7 @@ from wmtp.progress import progress_bar
 from wmtp.storage.files import write_atomically, written_atomically
 
 ALONE = Ranks()
-FILES = (
-    "eval.json", "samples*.jsonl", "results*.jsonl", "timings*.jsonl", "metrics.json", "speed.json",
-    "eval_results.json", "verdicts.csv",
-)  # fmt: skip
-REPORTS = ("report.md", "report.html")
+Verdicts = dict[Key, tuple[str, str | None]]  # by sample: its status, and that of the base inputs where there are some
 DRAWN = ("temperature", "top_p", "seed", "max_new_tokens", "stop")  # of a Sampling
 # What stands in metrics.json to say how the numbers came about and on what: it is set, not measured.
 CHAT = ("chat_template", "instruction", "system")  # of a prompt mode that asks in a conversation
@@ -127,7 +122,7 @@ def evaluate(
     keys = list(given) or [(problem.task_id, i) for problem in benchmark.problems for i in range(sampling.n)]
     for k in ks:
         require_samples(list(Counter(task_id for task_id, _ in keys).values()), k)
-    fingerprint = _fingerprint(benchmark, sandbox, sampling, checkpoint, given, extract)
+    fingerprint = fingerprint_of(benchmark, sandbox, sampling, checkpoint, given, extract)
     with ExitStack() as stack:
         shares = stack.enter_context(Shares(out / ".lock"))
         with shares.in_turn():
@@ -136,7 +131,7 @@ def evaluate(
                 raise ConfigError(
                     f"out = {out}: another evaluation is writing there. Let it end, or choose another out."
                 )
-            _check_same_evaluation(out, fingerprint, overwrite, alone)
+            check_same_evaluation(out, fingerprint, overwrite, alone)
             if samples is not None:
                 shares.let_go()
             unanswerable = problems_too_long(benchmark, generator) if samples is None else {}
@@ -166,8 +161,9 @@ def evaluate(
             if not shares.take_all():
                 return {}  # whoever still judges ends after this process, and does the rest
             evaluation.finish()
-            metrics, speed = evaluation.metrics(sampling, ks), evaluation.speed()
-            evaluation.write_for_others(metrics)
+            verdicts = evaluation.verdicts()
+            metrics, speed = evaluation.metrics(verdicts, sampling, ks), evaluation.speed()
+            evaluation.write_for_others(verdicts, metrics)
             for name, values in (("speed.json", speed), ("metrics.json", metrics)):
                 write_atomically(out / name, json.dumps(values, indent=2).encode() + b"\n")
     return metrics | speed
@@ -404,34 +400,33 @@ class _Evaluation:
             if self.results.rows[key]["cpu_limit"] < limits.cpu_seconds:
                 yield key, limits
 
-    def metrics(self, sampling: Sampling | None, ks: Sequence[int]) -> dict[str, Any]:
+    def metrics(self, found: Verdicts, sampling: Sampling | None, ks: Sequence[int]) -> dict[str, Any]:
         """Sum the verdicts up, with everything that the numbers depend on beside them."""
         judgeable = [task_id for task_id, place in self.places.items() if place != UNJUDGEABLE]
         number = {task_id: i for i, task_id in enumerate(judgeable)}
-        statuses = self.statuses()
-        if not statuses:
+        if not found:
             raise HarnessError(
                 f"{self.benchmark.name}: all samples are of problems whose own reference solutions fail their tests "
                 f"({', '.join(dict.fromkeys(task_id for task_id, _ in self.keys))}). Correct those tests."
             )
         metric = PassAtK(len(number), ks, sync_on_compute=False)  # one process has them all
         metric.update(
-            torch.tensor([number[task_id] for task_id, _ in statuses]),
-            torch.tensor([status == "passed" for status in statuses.values()]),
+            torch.tensor([number[task_id] for task_id, _ in found]),
+            torch.tensor([status == "passed" for status, _ in found.values()]),
         )
-        base = self.base_metrics(statuses, number, ks)
-        counts = Counter(task_id for task_id, _ in statuses)
-        verdicts = Counter(statuses.values())
+        base = self.base_metrics(found, number, ks)
+        counts = Counter(task_id for task_id, _ in found)
+        verdicts = Counter(status for status, _ in found.values())
         values = {
             **{name: value.item() for name, value in metric.compute().items()},
             "problems": len(number),
             "scored": f"{len(counts)} of {len(self.places)}",
-            "samples": len(statuses),
+            "samples": len(found),
             "distinct": sum(len({self.source(key) for key in self.keys_of[task_id]}) for task_id in counts),
             "missing": [task_id for task_id in number if task_id not in counts],
             "too_long": list(self.unanswerable),
             "unjudgeable": [task_id for task_id in self.places if task_id not in number],
-            "not_judged": list(dict.fromkeys(key[0] for key, one in statuses.items() if one == "harness_error")),
+            "not_judged": list(dict.fromkeys(key[0] for key, (one, _) in found.items() if one == "harness_error")),
             "inside": [task_id for task_id, place in self.places.items() if place in ("inside", "trusting")],
             **{f"verdicts/{status}": verdicts[status] for status in STATUSES},
             "prompt": self.benchmark.prompt.name,
@@ -441,39 +436,39 @@ class _Evaluation:
             "n": counts.most_common(1)[0][1],
             **{name: getattr(sampling, name, None) for name in DRAWN},
             "extract": self.extract,
-            "fenced": sum(holds_fence(self.samples.rows[key]["completion"]) for key in statuses),
+            "fenced": sum(holds_fence(self.samples.rows[key]["completion"]) for key in found),
+            "thought": sum(THOUGHT in self.samples.rows[key]["completion"] for key in found),
             "isolation": self.sandbox.isolation,
             "packages": self.sandbox.packages,
         }
         return self.named(values) | base
 
-    def base_metrics(self, keys: Collection[Key], number: dict[str, int], ks: Sequence[int]) -> dict[str, Any]:
+    def base_metrics(self, found: Verdicts, number: dict[str, int], ks: Sequence[int]) -> dict[str, Any]:
         """Count what passed the base inputs, where each problem has some beside the others: `…_base/pass@1`."""
-        base = [self.results.rows[key].get("base") for key in keys]
+        base = [one for _, one in found.values()]
         if None in base:
             return {}
         metric = PassAtK(len(number), ks, sync_on_compute=False)
         metric.update(
-            torch.tensor([number[task_id] for task_id, _ in keys]), torch.tensor([one == "passed" for one in base])
+            torch.tensor([number[task_id] for task_id, _ in found]), torch.tensor([one == "passed" for one in base])
         )
         return {f"{self.benchmark.name}_base/{name}": value.item() for name, value in metric.compute().items()}
 
-    def statuses(self) -> dict[Key, str]:
-        """List the statuses of all samples of judgeable problems, in order."""
+    def verdicts(self) -> Verdicts:
+        """List the verdicts on all samples of judgeable problems, in order: their rows are read once for all sums."""
         keys = (key for key in self.keys if self.places[key[0]] != UNJUDGEABLE)
-        return {key: sys.intern(self.results.rows[key]["status"]) for key in keys}
+        rows = ((key, self.results.rows[key]) for key in keys)
+        few: dict[Any, Any] = {}  # of the pairs, so that many samples share one
+        return {key: few.setdefault(pair := (row["status"], row.get("base")), pair) for key, row in rows}
 
-    def write_for_others(self, metrics: dict[str, Any]) -> None:
+    def write_for_others(self, found: Verdicts, metrics: dict[str, Any]) -> None:
         """Write the verdicts on the judgeable problems in the shapes that other programs read."""
-        statuses = self.statuses()
-        programs = (
-            (key, self.source(key), status, self.results.rows[key].get("base")) for key, status in statuses.items()
-        )
+        programs = ((key, self.source(key), status, base) for key, (status, base) in found.items())
         rates = {name: value for name, value in metrics.items() if re.search(r"/pass@\d+$", name)}
         results = evalplus_results(programs, rates, self.benchmark.identity()["problems"])
         with written_atomically(self.out / "eval_results.json") as temporary, temporary.open("wb") as file:
             file.writelines(results)
-        write_atomically(self.out / "verdicts.csv", verdict_table(statuses))
+        write_atomically(self.out / "verdicts.csv", verdict_table({key: status for key, (status, _) in found.items()}))
 
     def speed(self) -> dict[str, Any]:
         """Sum up what it took: measured, so never twice the same."""
@@ -500,64 +495,6 @@ def _digest(source: str) -> bytes:
 
 def _hash(completion: str) -> str:
     return _digest(completion).hex()[:16]
-
-
-def _fingerprint(
-    benchmark: Benchmark,
-    sandbox: Sandbox,
-    sampling: Sampling | None,
-    checkpoint: str,
-    given: dict[Key, Given],
-    extract: str,
-) -> dict[str, Any]:
-    """Describe everything that the final files depend on; how fast they come is left out.
-
-    [동작] 디코딩 방법은 속도만 바꾼다. min(1, p/q)로 뽑는 표본만 다르다 (`Sampling.decoding`).
-    """
-    drawn = asdict(sampling) if sampling else {}
-    drawn["speculative"] = bool(sampling) and sampling.decoding == "speculative" and sampling.temperature > 0
-    return {
-        **{f"benchmark.{name}": value for name, value in benchmark.identity().items()},
-        **{f"sampling.{name}": drawn[name] for name in drawn.keys() - {"batch_size", "decoding"}},
-        "ckpt": checkpoint,
-        "samples": _digest_of_all(given) if given else None,
-        "extract": extract,
-        "sandbox.isolation": sandbox.isolation,
-        "sandbox.packages": sandbox.packages,
-    }
-
-
-def _digest_of_all(given: dict[Key, Given]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(given):
-        digest.update(repr((key, *given[key])).encode())
-    return digest.hexdigest()[:16]
-
-
-def _check_same_evaluation(out: Path, fingerprint: dict[str, Any], overwrite: bool, alone: bool) -> None:
-    """Go on only with the same evaluation; another one is refused, or replaced where that is wanted and none lives."""
-    path = out / "eval.json"
-    try:
-        found = json.loads(path.read_bytes()) if path.exists() else {}
-    except ValueError:
-        found = None
-    if found == fingerprint:
-        return
-    files = [file for name in FILES for file in out.glob(name)]
-    if files and not overwrite:
-        if isinstance(found, dict):
-            differs = next((name for name in sorted(fingerprint) if found.get(name) != fingerprint[name]), "eval.json")
-            what = f"({differs} = {found.get(differs)}, now {fingerprint.get(differs)})"
-        else:
-            what = "or this one: its eval.json is damaged"
-        raise ConfigError(
-            f"out = {out} holds another evaluation {what}. Choose another out, or replace it with overwrite=true."
-        )
-    if files and not alone:
-        raise ConfigError(f"out = {out}: another evaluation is writing there. Let it end, or choose another out.")
-    for file in [*files, *(out / name for name in REPORTS if files)]:
-        file.unlink(missing_ok=True)
-    write_atomically(path, json.dumps(fingerprint, indent=2, sort_keys=True).encode() + b"\n")
 
 
 @contextmanager

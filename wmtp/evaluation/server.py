@@ -241,6 +241,8 @@ class Server:
                 f"{request.key}: its prompt and sampling.max_new_tokens do not fit into the context of {self.model} "
                 f"({words}); lower sampling.max_new_tokens, or start the server with a longer context."
             )
+        if self.chat and "chat template" in words.lower():
+            return ConfigError(f"{at}: {self.model} has no chat template there ({words}); set prompt.chat=false.")
         if 300 <= status < 400:
             leads = self._masked(response.headers.get("Location", "?"))
             return ConfigError(f"{at} leads to {leads}; give that address.")

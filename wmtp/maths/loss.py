@@ -29,12 +29,12 @@ from wmtp.maths.alignment import IGNORE, shift_left, target_mask
 # of 2048 365 / 16.6, 562 / 5.4. Past 512 memory doubles and time hardly moves.
 CHUNK_SIZE = 512
 # On a GPU every chunk's product must be added to the float32 gradient of the unembedding: 10 bytes for each of its
-# entries, against 6·C operations. At 989 TFLOP/s and 4.8 TB/s (H200) that is about 340/C of the products: two thirds
-# at 512 rows, a sixth at 2048. Reckoned, not measured.
-CHUNK_SIZE_ON_GPU = 2048
+# entries, against 6·C operations. H200, bf16, V = 32,000: 77 ms at 2048 rows, 71 at 4096, 68 at 8192, with 1.14, 1.53
+# and 2.33 GB; V = 128,256: 291, 275 and 266 ms with 3.7, 5.2 and 8.2 GB. So: as many as make LOGITS_ON_GPU, or 2048.
+CHUNK_SIZE_ON_GPU, LOGITS_ON_GPU = 2048, 2**27
 # There is one way, because torch's chunked loss, checkpointed chunks and whole logits are slower or larger (the same
 # script; docs/benchmarks.md). A run says so once.
-METHOD = f"fused with its gradients, logits of {CHUNK_SIZE} tokens at a time ({CHUNK_SIZE_ON_GPU} on a GPU)"
+METHOD = f"fused with its gradients, logits of {CHUNK_SIZE} tokens at a time (at least {CHUNK_SIZE_ON_GPU} on a GPU)"
 
 
 class MTPLoss(NamedTuple):
@@ -61,6 +61,7 @@ def weighted_mtp_loss(
     targets: int | None = None,
     chunk_size: int | None = None,
     shared_gradient: float = 1.0,
+    head_lam: Sequence[float] | None = None,
 ) -> MTPLoss:
     """Compute the weighted loss of all heads, with its gradients, chunk by chunk.
 
@@ -77,12 +78,13 @@ def weighted_mtp_loss(
             모자라면 빠지는 목표가 생기므로, 장치 위에서 확인하고 오류를 낸다.
         chunk_size: 한 번에 로짓을 만드는 행의 수. None이면 장치에 맞는 수.
         shared_gradient: 헤드 1, 2, …이 출력 행렬에 주는 기울기의 배율. 은닉상태의 기울기는 그대로다.
+        head_lam: 헤드별 λ_k. 헤드 k는 1 + λ_k·(w − 1)로 배운다. 없으면 모두 1: 모든 헤드가 같은 w.
 
     Returns:
         MTPLoss. 손실과 합은 float32 (float64 입력이면 float64).
 
     Raises:
-        ConfigError: head_weights의 개수가 헤드 수와 다를 때.
+        ConfigError: head_weights나 head_lam의 개수가 헤드 수와 다를 때.
         ValueError: step_targets가 이 배치의 목표 수보다 작을 때. M을 잘못 센 것이다.
 
     Example:
@@ -95,6 +97,9 @@ def weighted_mtp_loss(
     head_weights = [1.0] * heads if head_weights is None else list(head_weights)
     if len(head_weights) != heads:
         raise ConfigError(f"algo.head_weights = {head_weights} must hold one number for each of the {heads} heads.")
+    head_lam = [1.0] * heads if head_lam is None else list(head_lam)
+    if len(head_lam) != heads:
+        raise ConfigError(f"algo.head_lam = {head_lam} must hold one number for each of the {heads} heads.")
     wide = _reduction_dtype(unembedding_VD.dtype)
     weight_BT = torch.ones_like(labels_BT, dtype=wide) if weight_BT is None else weight_BT.detach().to(wide)
     # No head has more targets than head 0. Counting them here makes the host wait for the device.
@@ -105,7 +110,8 @@ def weighted_mtp_loss(
     chunk_size = chunk_size or _chunk_size(unembedding_VD)
     # Inside a Function grad mode is always off, and needs_input_grad ignores it: evaluation must say so here.
     with_gradients = torch.is_grad_enabled()
-    how = (labels_BT, weight_BT, head_weights, targets, scale, chunk_size, with_gradients, shared_gradient)
+    by_head = list(zip(head_weights, head_lam, strict=True))
+    how = (labels_BT, weight_BT, by_head, targets, scale, chunk_size, with_gradients, shared_gradient)
     return MTPLoss(*_ChunkedLoss.apply(how, unembedding_VD, *hidden))
 
 
@@ -197,7 +203,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, how, unembedding_VD, *hidden):
-        labels_BT, weight_BT, head_weights, targets, scale, chunk_size, with_gradients, shared_gradient = how
+        labels_BT, weight_BT, by_head, targets, scale, chunk_size, with_gradients, shared_gradient = how
         wants_unembedding, *wants_hidden = (with_gradients and needed for needed in ctx.needs_input_grad[1:])
         wide = _reduction_dtype(unembedding_VD.dtype)
         matmul_VD = unembedding_VD.to(_matmul_dtype(unembedding_VD))
@@ -211,11 +217,12 @@ class _ChunkedLoss(torch.autograd.Function):
         loss = torch.zeros((), dtype=wide, device=unembedding_VD.device)
         nll_sum_H = loss.new_zeros(len(hidden))
 
-        for k in range(len(hidden)):
+        for k, (head_weight, lam) in enumerate(by_head):
             # When its turn comes: what is held does not grow with the number of heads.
             row_N, target_N, exists_N = _rows_with_targets(labels_BT, k, targets)
             weight_N = shift_left(weight_BT, k + 1, 0).flatten()[row_N]
-            coefficient_N = torch.where(exists_N, weight_N * head_weights[k], 0.0)
+            weight_N = weight_N if lam == 1 else 1 + lam * (weight_N - 1)
+            coefficient_N = torch.where(exists_N, weight_N * head_weight, 0.0)
             hidden_ND = hidden[k].flatten(0, 1)
             share = shared_gradient if k else 1.0
             for chunk in _chunks(targets, chunk_size):
@@ -226,7 +233,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 nll_sum_H[k] += torch.where(exists_N[chunk], nll_C, 0.0).sum()
                 # A token of weight 0 may be infinitely surprising: 0 · ∞ would spoil the others.
                 loss += torch.where(coefficient_C == 0, 0.0, coefficient_C * nll_C).sum()
-                if (grad_VD is None and grad_hidden[k] is None) or head_weights[k] == 0:
+                if (grad_VD is None and grad_hidden[k] is None) or head_weight == 0:
                     continue
                 grad_CV = logits.gradient(target_C, coefficient_C)
                 if grad_hidden[k] is not None:
@@ -263,7 +270,9 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def _chunk_size(unembedding_VD: Tensor) -> int:
-    return CHUNK_SIZE_ON_GPU if unembedding_VD.device.type == "cuda" else CHUNK_SIZE
+    if unembedding_VD.device.type != "cuda":
+        return CHUNK_SIZE  # by size alone and not by a stopwatch: two runs of one config must add up in the same order
+    return max(CHUNK_SIZE_ON_GPU, LOGITS_ON_GPU // len(unembedding_VD) // 512 * 512)
 
 
 def _chunks(rows: int, size: int) -> Iterator[slice]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from wmtp import ranges
 from wmtp.errors import NonFiniteScoreError
+from wmtp.maths.curve import Curve, value_at
 
 
 def standardize(score_SL: Tensor, mask_SL: Tensor) -> Tensor:
@@ -188,14 +189,61 @@ def shuffle_weights(weight_SL: Tensor, mask_SL: Tensor, key_SL: Tensor) -> Tenso
     return torch.empty_like(weight_SL).scatter_(1, to_SL, weight_SL.gather(1, from_SL))
 
 
+def smooth_scores(score_BT: Tensor, mask_BT: Tensor, reach: int) -> Tensor:
+    """Average the score of every valid token with those of its valid neighbours in the same sequence.
+
+    [연구 맥락] 망가진 구간에서도 토큰마다의 점수는 흩어진다. 이웃과 함께 보면 구간이 함께 오르내린다. (MATHS.md 3절)
+
+    Args:
+        reach: 양쪽으로 몇 자리까지가 이웃인지. 0이면 그대로.
+
+    Returns:
+        평균, float64 (reach가 0이면 준 그대로). mask 밖은 0.
+
+    Example:
+        >>> mask = torch.tensor([[True, True, False, True]])
+        >>> smooth_scores(torch.tensor([[1., 3., 9., 5.]]), mask, reach=1)
+        tensor([[2., 2., 0., 5.]], dtype=torch.float64)
+    """
+    if not reach:
+        return score_BT
+    mask_BT = mask_BT.double()
+    wide_BT = torch.nn.functional.pad(torch.where(mask_BT > 0, score_BT.double(), 0.0), (reach, reach))
+    count_BT = torch.nn.functional.pad(mask_BT, (reach, reach)).unfold(1, 2 * reach + 1, 1).sum(dim=2)
+    return mask_BT * wide_BT.unfold(1, 2 * reach + 1, 1).sum(dim=2) / count_BT.clamp(min=1)
+
+
+def draw_scores(score_SL: Tensor, mask_SL: Tensor, key_SL: Tensor) -> Tensor:
+    """Give every valid token the score of a valid token of its row, drawn with replacement by random keys.
+
+    [연구 맥락] shuffle은 배치의 가중치를 하나도 빠짐없이 다시 나누어 준다: 자리만 틀렸다. 여기서는 따로 뽑는다.
+    분포는 점수의 것 그대로이고, 토큰의 무게는 그 토큰이나 다른 토큰에 대해 말하는 것이 없다. (MATHS.md 6절)
+
+    Args:
+        key_SL: 자리마다 하나인 난수, [0, 1).
+
+    Returns:
+        유효한 토큰의 점수를 바꾼 것. mask 밖은 0.
+
+    Example:
+        >>> mask = torch.tensor([[True, False, True]])
+        >>> draw_scores(torch.tensor([[2., 0., 1.]]), mask, torch.tensor([[.9, .5, .6]]))
+        tensor([[1., 0., 1.]])
+    """
+    valid_first_SL = (~mask_SL).to(torch.int8).argsort(dim=1, stable=True)
+    place_SL = (key_SL * mask_SL.sum(dim=1, keepdim=True)).long()
+    return torch.where(mask_SL, score_SL.gather(1, valid_first_SL.gather(1, place_SL)), 0.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Weighting:
     """Weigh the target tokens of a batch, scope by scope; a subclass says how the tokens of one scope are weighed.
 
     Args:
         scope: "batch" 또는 "sequence". 표준화와 평균 1의 범위.
-        control: "none" 또는 "shuffle" (대조군).
-        seed: 대조군이 자리를 바꾸는 씨앗. 실행의 것을 준다.
+        control: "none", 또는 대조군 "shuffle" (`shuffle_weights`)이나 "random" (`draw_scores`).
+        seed: 대조군이 뽑는 난수의 씨앗. 실행의 것을 준다.
+        smooth: 점수를 양쪽 몇 자리의 이웃과 평균할지 (`smooth_scores`). 0이면 하지 않는다.
 
     Raises:
         ConfigError: 값의 종류나 범위가 틀릴 때.
@@ -204,18 +252,20 @@ class _Weighting:
     scope: str = "batch"
     control: str = "none"
     seed: int = 42
+    smooth: int = 0
 
     def __post_init__(self):
-        ranges.check(ranges.Weighting, scope=self.scope, control=self.control)
+        ranges.check(ranges.Weighting, scope=self.scope, control=self.control, smooth=self.smooth)
 
     @torch.no_grad()
-    def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0) -> Tensor:
+    def __call__(self, score_BT: Tensor, mask_BT: Tensor, draw: int = 0, done: float = 0.0) -> Tensor:
         """Weight the target tokens of a batch, without waiting for the device.
 
         Args:
             score_BT: 목표 토큰의 원점수.
             mask_BT: 목표 토큰이면 True (`target_mask`).
-            draw: control="shuffle"에서만 쓴다. 몇 번째로 섞는지, 배치마다 다른 수.
+            draw: 대조군에서만 쓴다. 몇 번째로 뽑는지, 배치마다 다른 수.
+            done: 학습이 지난 비율. λ가 곡선일 때 쓴다.
 
         Returns:
             weight_BT, float32, 기울기 없음. mask 밖은 0. 점수 하나라도 NaN/Inf인 범위는 모두 NaN.
@@ -223,18 +273,24 @@ class _Weighting:
         rows = (1, -1) if self.scope == "batch" else mask_BT.shape
         score_SL, mask_SL = score_BT.reshape(rows), mask_BT.reshape(rows)
         bad_SL = mask_SL & ~score_SL.isfinite()
-        weight_SL = self._weigh_rows(score_SL.masked_fill(bad_SL, 0.0), mask_SL)
+        known_SL = smooth_scores(score_SL.masked_fill(bad_SL, 0.0).view_as(mask_BT), mask_BT, self.smooth).reshape(rows)
+        if self.control == "random":
+            known_SL = draw_scores(known_SL, mask_SL, self._keys(draw, score_BT).reshape(rows))
+        weight_SL = self._weigh_rows(known_SL, mask_SL, done)
         if self.control == "shuffle":
-            # Drawn position by position, so that padding on the right changes no token's key.
-            generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{draw}").getrandbits(63))
-            key_BT = torch.rand(mask_BT.shape[::-1], generator=generator, dtype=torch.float64).T
-            # Out of memory that is not pinned the host would wait until the GPU gets to it.
-            key_BT = key_BT.pin_memory() if weight_SL.is_cuda else key_BT
-            key_BT = key_BT.to(weight_SL.device, non_blocking=True)
-            weight_SL = shuffle_weights(weight_SL, mask_SL, key_BT.reshape(rows))
+            weight_SL = shuffle_weights(weight_SL, mask_SL, self._keys(draw, score_BT).reshape(rows))
         # What some tokens of a scope weigh depends on all of them: of a bad score no weight is made anywhere in it.
         weight_SL = weight_SL.masked_fill(mask_SL & bad_SL.any(dim=1, keepdim=True), torch.nan)
         return weight_SL.reshape(mask_BT.shape)
+
+    def _keys(self, draw: int, score_BT: Tensor) -> Tensor:
+        """Draw a number in [0, 1) for every position of a batch, the same for the same seed and draw."""
+        # Drawn position by position, so that padding on the right changes no token's key.
+        generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{draw}").getrandbits(63))
+        key_BT = torch.rand(score_BT.shape[::-1], generator=generator, dtype=torch.float64).T
+        # Out of memory that is not pinned the host would wait until the GPU gets to it.
+        key_BT = key_BT.pin_memory() if score_BT.is_cuda else key_BT
+        return key_BT.to(score_BT.device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -244,19 +300,19 @@ class SoftWeighting(_Weighting):
     [연구 맥락] MATHS.md 3절의 다섯 단계. 어느 토큰도 버리지 않는다.
 
     Args:
-        lam: λ, [0, 1]. 0이면 baseline.
+        lam: λ, [0, 1]. 0이면 baseline. 학습을 따라 변하는 곡선일 수 있다 (`wmtp.maths.curve`).
         temperature: T > 0.
         percentile: 강조할 위쪽 비율 p, (0, 1]. 1이면 모두.
         epsilon: 가중치의 하한 ε, (0, 1).
         w_max: 가중치의 상한, > 1.
-        scope, control, seed: `_Weighting`.
+        scope, control, seed, smooth: `_Weighting`.
 
     Example:
         >>> SoftWeighting(lam=1.0)(torch.tensor([[0., 1., 2.]]), torch.tensor([[False, True, True]]))
         tensor([[0.0000, 0.1086, 1.8914]])
     """
 
-    lam: float = 1.0
+    lam: Curve = 1.0
     temperature: float = 0.7
     percentile: float = 1.0
     epsilon: float = 0.05
@@ -267,12 +323,12 @@ class SoftWeighting(_Weighting):
         own = ("lam", "temperature", "percentile", "epsilon", "w_max")
         ranges.check(ranges.SoftWeighting, **{name: getattr(self, name) for name in own})
 
-    def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor) -> Tensor:
+    def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor, done: float) -> Tensor:
         z_SL = standardize(score_SL, mask_SL)
         u_SL = emphasize_top(z_SL, mask_SL, self.percentile)
         log_weight_SL = softmax_log_weights(u_SL, mask_SL, self.temperature)
         weight_SL = clip_keeping_mean(log_weight_SL, mask_SL, self.epsilon, self.w_max)
-        return blend(weight_SL, mask_SL, self.lam)
+        return blend(weight_SL, mask_SL, value_at(self.lam, done))
 
 
 @dataclass(frozen=True)
@@ -284,7 +340,7 @@ class HardSelection(_Weighting):
 
     Args:
         percentile: 남길 비율 p, (0, 1].
-        scope, control, seed: `_Weighting`.
+        scope, control, seed, smooth: `_Weighting`.
 
     Example:
         >>> HardSelection(percentile=0.5)(torch.tensor([[4., 1., 3., 2.]]), torch.ones(1, 4, dtype=torch.bool))
@@ -297,7 +353,7 @@ class HardSelection(_Weighting):
         super().__post_init__()
         ranges.check(ranges.HardSelection, percentile=self.percentile)
 
-    def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor) -> Tensor:
+    def _weigh_rows(self, score_SL: Tensor, mask_SL: Tensor, done: float) -> Tensor:
         count_S1 = mask_SL.sum(dim=1, keepdim=True)
         keep_S1 = (count_S1.double() * self.percentile).round().long().clamp(min=1)
         descending_SL = torch.where(mask_SL, score_SL, -torch.inf).sort(dim=1, descending=True).values

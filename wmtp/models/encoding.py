@@ -3,8 +3,8 @@
 [연구 맥락] 토크나이저마다 글의 앞뒤에 붙이는 것이 다르다. 프롬프트 끝에 EOS를 붙이는 토크나이저를 그대로 쓰면 모델은
     끝난 글을 이어 써야 하고, pass@1이 말없이 떨어진다. 그래서 특수 토큰은 여기서만 붙인다.
 [동작] 글의 시작(BOS)은 토크나이저가 스스로 붙일 때만, 한 번. 프롬프트의 끝에는 아무것도 붙이지 않는다. 정답은 EOS
-    하나로 끝난다. 대화 형식이 이미 BOS를 적었으면 더하지 않는다. 패딩은 토큰 번호가 아니라 자리로 가리므로
-    (`wmtp.data.batching.collate`) 패딩이 EOS와 같은 토큰이어도 EOS는 학습한다.
+    하나로, 대화의 답은 형식이 답을 닫는 토큰 하나로 끝난다. 대화 형식이 이미 BOS를 적었으면 더하지 않는다. 패딩은 토큰
+    번호가 아니라 자리로 가리므로 (`wmtp.data.batching.collate`) 패딩이 EOS와 같은 토큰이어도 EOS는 학습한다.
 [디버깅] `tokenizer.decode(encode_prompt(tokenizer, text))`를 눈으로 본다.
 """
 
@@ -35,10 +35,15 @@ def start_of_text(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [token for token, _ in groupby(token for token, _ in added)]
 
 
-def encode_solution(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """Encode what a model is to write, and the end of text; return the tokens and the characters of each.
+def encode_solution(
+    tokenizer: PreTrainedTokenizerBase, text: str, end: int | None = None
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Encode what a model is to write, and the end of it; return the tokens and the characters of each.
 
-    [동작] 글 속의 EOS 철자는 글일 뿐이다. 프로그램의 한가운데에서 끝내기를 배우면 안 된다.
+    [동작] 글 속의 끝 토큰의 철자는 글일 뿐이다. 프로그램의 한가운데에서 끝내기를 배우면 안 된다.
+
+    Args:
+        end: 끝 토큰. None이면 EOS. 대화에서는 형식이 답을 닫는 토큰이다 (`wmtp.data.chat`).
 
     Example:
         >>> from transformers import AutoTokenizer
@@ -47,10 +52,10 @@ def encode_solution(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list
         >>> tokenizer.convert_ids_to_tokens(ids), places
         (['return', 'Ġx', '<|endoftext|>'], [(0, 6), (6, 8), (8, 8)])
     """
-    end = tokenizer.eos_token_id
+    end = tokenizer.eos_token_id if end is None else end
     written = text.removesuffix(tokenizer.eos_token)  # a prompt mode may write it
     ids, places = encode_continuation(tokenizer, written)
-    if end in ids:
+    if {end, tokenizer.eos_token_id} & {*ids}:
         ids, places = encode_continuation(tokenizer, written, split_special_tokens=True)
     return [*ids, end], [*places, (len(written), len(text))]
 

@@ -6,7 +6,8 @@
     텐서          원본의 이름마다 하나. 모델이 내는 값(`MTPMixin.exported_tensors`)을 원본의 정밀도로 쓴다. 모델이 읽지
                   않은 것(회전 위치의 표, 쓰지 않는 MTP 층)은 바이트 그대로 복사하고, 이름을 알린다. 그 뒤에 extra_heads
     config.json   원본에서 architectures, dtype, 헤드에 대한 것(`exported_config`) 가운데 달라진 것만
-    나머지        토크나이저, 대화 형식(chat template), generation_config.json, 라이선스는 그대로 복사한다
+    나머지        토크나이저, 대화 형식(chat template), generation_config.json, 라이선스는 그대로 복사한다. 대화로
+                  가르쳤으면 generation_config.json의 끝 토큰에 답을 닫는 토큰을 더한다
     다른 이름의 폴더에 다 쓰고 디스크에 내린 뒤 이름을 바꾼다: 전부 보이거나 전혀 안 보인다.
 [디버깅] 학습하지 않고 내보낸 텐서는 원본과 비트까지 같다 (tests/unit/models/test_export.py). 학습하는 동안의 float32는
     bfloat16과 float16의 모든 값을 담기 때문이다. 다르면 `MTPMixin.exported_tensors`부터 본다.
@@ -148,6 +149,8 @@ class Export:
                     copy = temporary / file.relative_to(source)
                     copy.parent.mkdir(exist_ok=True)
                     shutil.copyfile(file, copy)
+            if model.closes_with is not None and not exported.adapter:
+                _end_as_taught(temporary, model)
             if card is not None:
                 (temporary / "README.md").write_text(card(exported), encoding="utf-8")
             sync_all(temporary)
@@ -216,6 +219,8 @@ class Export:
             config.pop(key, None)
         if heads > 1:
             config |= model.exported_config()
+        elif model.heads > 1:
+            config = model.config_without_heads(config)
         if self.dtype != "source":
             config["torch_dtype" if "torch_dtype" in config else "dtype"] = self.dtype
         return config
@@ -229,6 +234,16 @@ class Export:
         content = {name: self._value(name, tensor, None, dtype) for name, tensor in tensors.items()}
         save_file(content, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         return Exported(1, left_out=_heads(model.state_dict()), adapter=True)
+
+
+def _end_as_taught(folder: Path, model: MTPMixin) -> None:
+    """Let whoever generates with the model stop at the token that closed the answers that it learned."""
+    file = folder / "generation_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"_from_model_config": True}
+    ends = settings.get("eos_token_id", model.config.eos_token_id)
+    ends = ends if isinstance(ends, list) else [ends]
+    settings["eos_token_id"] = sorted({end for end in [*ends, model.closes_with] if end is not None})
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _gone(source: Path, why: object) -> CheckpointError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.errors import CheckpointError, ConfigError
+from wmtp.models.mimo import check_that_they_are_zero, why_not_mimo
 from wmtp.models.native_layout import (
     ShippedLayers,
     as_mimo_reads,
@@ -65,6 +66,8 @@ def plan_heads(
         CheckpointError: config.json이 말하는 층의 수와 텐서가 다를 때.
     """
     config, shipped = deepcopy(config), shipped_layers(folder, config)
+    if shipped is not None and shipped.like_mimo:
+        check_that_they_are_zero(folder, config, key)
     saved = getattr(config, "mtp_heads", 1)
     ours = saved > 1 and getattr(
         config, "mtp_arrangement", "parallel" if shipped is None or shipped.beside else "sequential"
@@ -168,7 +171,8 @@ def _heads_of_wmtp(
         _replace_layers(folder, config, shipped, 1 if arrangement == "recurrent" else heads - 1, key)
         shipped = None
     reason = f"heads_init={heads_init}" if heads_init != "auto" else f"heads_arrangement={arrangement}"
-    return HeadPlan(config, kept, {}, _saying(f"{key} = {folder}", saved, config, kept, reason, shipped))
+    said = _saying(f"{key} = {folder}", saved, config, kept, reason, shipped)
+    return HeadPlan(config, kept, {}, " ".join(filter(None, [said, _unserved(config)])))
 
 
 def _replace_layers(folder: Path, config: Any, shipped: ShippedLayers | None, count: int, key: str) -> None:
@@ -208,6 +212,17 @@ def _saying(model: str, saved: int, config: Any, kept: int, reason: str, left_al
     rest = f"; the other {heads - kept} start as copies of the last layer" if kept < heads else ""
     which = f"its {saved}" if kept == saved else f"{kept} of its {saved}"
     return f"{model}: {which} saved heads are used{rest} (model.heads_init=copy starts them anew)."
+
+
+def _unserved(config: Any) -> str:
+    """Say why no server will draft with layers that are new, where that is so."""
+    new = getattr(config, "mtp_arrangement", None) == "sequential" and getattr(config, "mtp_names", None) is None
+    if not (new and (why := why_not_mimo(config))):
+        return ""
+    return (
+        f"model.heads_arrangement: wmtp drafts with a new layer here, and no server does: {why}, which MiMo, the "
+        "layout of new layers, does not have; model.export.heads=drop leaves it out."
+    )
 
 
 def _add_layers(config: Any, count: int) -> None:

@@ -77,6 +77,7 @@ class MTPMixin:
 
     adapter: Lora | None = None
     new_heads: NewHeads | None = None  # how the extra heads began, where they are not a checkpoint's
+    closes_with: int | None = None  # the token that closes its answers, where it is taught in conversations
     drafter: type  # of wmtp.models.drafting
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -150,6 +151,10 @@ class MTPMixin:
     def exported_config(self) -> dict[str, Any]:
         """Return what config.json says of the heads."""
         return {"mtp_heads": self.heads} if self.heads > 1 else {}
+
+    def config_without_heads(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the source's config.json for a folder that heads 1, 2, … are left out of."""
+        return config
 
     def is_of_heads(self, name: str) -> bool:
         """Say whether a tensor of a file is of heads 1, 2, …, which are there to be used or not."""

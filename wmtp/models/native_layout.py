@@ -4,10 +4,11 @@
     못한다. 그래서 나온 모델의 이름으로 읽고, 같은 이름으로 쓴다.
 [동작] 이름의 규칙은 transformers의 것을 쓴다: "MtpModel"의 표와 그 구조의 표 (`get_checkpoint_conversion_mapping`).
     DeepSeek, GLM, Bailing   model.layers.{층 수 + k}.{enorm,hnorm,eh_proj,shared_head.norm,self_attn,mlp,…}
+                             (Bailing, 곧 Ling의 마지막 norm은 vLLM에서 final_layernorm이다. transformers의 표에는 없다)
     Mellum, Qwen             mtp.{fc,pre_fc_norm_embedding,pre_fc_norm_hidden,norm,layers.0.…}
     MiMo                     model.mtp_layers.{k}.{token_layernorm,hidden_layernorm,input_proj,final_layernorm,…}
     MiMo의 이름만 그 표에 없어서 여기 적는다 (vLLM의 mimo_mtp.py와 견주었다). 아무 층도 없이 온 모델에 새로 다는 층도
-    MiMo의 이름으로 쓴다: 평범한 Qwen2에 층을 더한 모델을 서버가 아는 이름은 그것뿐이다 (docs/native_mtp.md).
+    MiMo의 이름으로 쓴다: 평범한 Qwen2나 Llama에 층을 더한 모델을 서버가 아는 이름은 그것뿐이다 (`wmtp.models.mimo`).
     아는 구조에서만 읽는다. 이름이 같아도 계산이 다를 수 있으므로, 모르는 구조는 텐서의 이름을 말하고 거절한다.
 [디버깅] 읽은 층의 초안이 전혀 맞지 않으면 `mtp_hidden_states_first`(투영의 입력에서 은닉상태가 앞인지)를 본다.
 """
@@ -25,20 +26,20 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 from wmtp.errors import ConfigError
+from wmtp.models.mimo import ALIKE, absent_biases, zeros_of_absent_biases
 from wmtp.private_names import take_apart
 
 # Their layers read as `MtpModel` does, but their config classes do not speak of them (tried against vLLM's names).
 LIKE_QWEN = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
-LIKE_MIMO = ("qwen2",)
 # Published with code of their own, and computed by an architecture that transformers has but for their layers.
 SAME_AS = {"mimo": "qwen2"}
+# How a config.json says the number of its layers.
+COUNTS = ("num_mtp_layers", "num_nextn_predict_layers", "mtp_num_hidden_layers")
 # What a config.json says of layers that are new to a model.
 KEYS = (
     "num_mtp_layers", "num_nextn_predict_layers", "mtp_layer_types", "mtp_mlp_layer_types", "mtp_hidden_states_first",
     "mtp_states_before_norm",
 )  # fmt: skip
-# What servers call an architecture that has got layers under MiMo's names.
-ARCHITECTURES = {"qwen2": ["MiMoForCausalLM"]}
 MIMO = {
     "token_layernorm": "enorm",
     "hidden_layernorm": "hnorm",
@@ -97,9 +98,9 @@ def shipped_layers(folder: Path, config: Any) -> ShippedLayers | None:
     if getattr(config, "mtp_arrangement", None) == "sequential":  # wmtp wrote it
         known = True
     elif any(".mtp_layers." in name for name in found):
-        known = kind in LIKE_MIMO
+        known = kind in ALIKE
     else:
-        known = kind in LIKE_QWEN or (layer_count(config) > 0 and kind not in LIKE_MIMO)
+        known = kind in LIKE_QWEN or (layer_count(config) > 0 and kind not in ALIKE)
     return ShippedLayers(folder, found, len(numbers), known and len(numbers) > 0, beside)
 
 
@@ -131,17 +132,32 @@ def key_mapping(config: Any, names: Iterable[str]) -> dict[str, str]:
              'extra_heads.0.mtp_block.mlp.experts.\\\\1.up_proj.weight'}
     """
     renamings, _ = _conversions(config)
-    mapping = {}
+    mapping, absent = {}, absent_biases(config)
     for name in names:
-        if not name.endswith(SHARED):
+        if not name.endswith(SHARED) and name not in absent:
             pattern = re.escape(name).replace(r"\*", r"(\d+)", 1)
             mapping[f"^{pattern}$"] = _ours(_renamed(name, renamings)).replace("*", r"\1", 1)
     return mapping
 
 
-def is_published(name: str, names: Iterable[str] | None) -> bool:
-    """Say whether a file's tensor is of layers of these names (None: of MiMo's)."""
-    return ".mtp_layers." in name if names is None else _any_expert(name) in names
+def is_published(name: str, config: Any) -> bool:
+    """Say whether a file's tensor is there because of a model's layers (of MiMo's names where they are new)."""
+    names = getattr(config, "mtp_names", None)
+    of_layers = ".mtp_layers." in name if names is None else _any_expert(name) in names
+    return of_layers or name in absent_biases(config)
+
+
+def without_layers(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a published config.json that speaks of no layers.
+
+    Example:
+        >>> without_layers({"num_nextn_predict_layers": 1, "text_config": {"mtp_num_hidden_layers": 1}})
+        {'num_nextn_predict_layers': 0, 'text_config': {'mtp_num_hidden_layers': 0}}
+    """
+    config = {key: 0 if key in COUNTS else value for key, value in config.items()}
+    if "text_config" in config:
+        config["text_config"] = without_layers(config["text_config"])
+    return config
 
 
 def published(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -157,9 +173,9 @@ def published(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     apart = take_apart(converters, model.builder.config, inner)
     names = getattr(config, "mtp_names", None)
     if names is None:
-        return {_mimo_name(name): tensor for name, tensor in apart.items()}
+        return {_mimo_name(name): tensor for name, tensor in apart.items()} | zeros_of_absent_biases(config)
     of_inner = {_renamed(name, renamings): name for name in names if not name.endswith(SHARED)}
-    tensors = {}
+    tensors = zeros_of_absent_biases(config)
     for name, tensor in apart.items():
         number = _EXPERT.search(name)
         theirs = of_inner[_any_expert(name)]
@@ -212,6 +228,7 @@ def _conversions(config: Any) -> tuple[list[WeightRenaming], list[WeightConverte
         *(WeightRenaming(rf"{prefix}{theirs}\.", f"{target}{ours}.") for theirs, ours in MIMO.items()),
         WeightRenaming(prefix, target),
         *(WeightRenaming(f"layers.{layers + k}.", f"layers.{k}.mtp_block.") for k in range(count)),
+        WeightRenaming(r"\.mtp_block\.final_layernorm\.", ".post_norm."),  # Ling's, as vLLM reads it
         *get_checkpoint_conversion_mapping("MtpModel"),
         *(get_checkpoint_conversion_mapping(text.model_type) or ()),
     ]

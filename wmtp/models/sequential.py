@@ -29,8 +29,9 @@ from wmtp.errors import ConfigError
 from wmtp.maths.alignment import shift_left
 from wmtp.maths.gradient import scale_gradient
 from wmtp.models.drafting import SequentialDrafter
+from wmtp.models.mimo import ARCHITECTURE, why_not_mimo
 from wmtp.models.mtp import MTPMixin
-from wmtp.models.native_layout import ARCHITECTURES, KEYS, is_published, layer_count, published
+from wmtp.models.native_layout import KEYS, is_published, layer_count, published, without_layers
 
 OWN = ("extra_heads.", "shared_post_norm.")  # how the names of the layers' tensors begin
 
@@ -102,12 +103,20 @@ class SequentialHeads(MTPMixin):
         said = super().exported_config() | {"mtp_arrangement": "sequential"}
         if getattr(self.config, "mtp_names", None) is None:
             said |= {key: getattr(self.config, key, None) for key in KEYS}
-            said["architectures"] = ARCHITECTURES.get(self.config.model_type)
+            said["architectures"] = None if why_not_mimo(self.config) else [ARCHITECTURE]
         return {key: value for key, value in said.items() if value is not None}
+
+    def config_without_heads(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the source's config.json without the promise of layers: as the base was, or with none of them."""
+        config, names = dict(config), getattr(self.config, "mtp_names", None) or ()
+        if config["model_type"] == self.config.model_type and any(".mtp_layers." in name for name in names):
+            config["architectures"] = [type(self).__name__]
+            return {key: value for key, value in config.items() if key not in KEYS}
+        return without_layers(config)
 
     def is_of_heads(self, name: str) -> bool:
         """Say whether a tensor of a file is of the layers, by any of its names."""
-        return super().is_of_heads(name) or is_published(name, getattr(self.config, "mtp_names", None))
+        return super().is_of_heads(name) or is_published(name, self.config)
 
     def save_pretrained(self, *args: Any, state_dict: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
         """Save as transformers does, the layers under the names that they are read by."""

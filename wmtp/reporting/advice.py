@@ -16,6 +16,7 @@ from typing import Any
 from wmtp.reporting.reading import RunResults, flatten, paired_gain
 
 AT_BOUNDS = 0.5  # of the weights: beyond this the bounds decide, not the scores
+WORSE = -0.01  # nats: where model and reference both know a token its excess is as good as 0
 RISE = 0.01  # of the validation CE above its lowest: less is noise between two measurements
 
 
@@ -37,7 +38,7 @@ def advice(run: RunResults) -> list[Advice]:
     """Look at the numbers of a run that came to its end; those of a failed one have a section of their own."""
     if run.failure:
         return []
-    rules = (_gain, _rising_ce, _weights_at_bounds, _unknowing_critic, _learnt_corruption)
+    rules = (_gain, _rising_ce, _weights_at_bounds, _unknowing_critic, _worse_reference, _learnt_corruption)
     return [one for rule in rules for one in rule(run)]
 
 
@@ -106,6 +107,17 @@ def _unknowing_critic(run: RunResults) -> Iterator[Advice]:
             "The critic knows next to nothing of right and wrong, so its weights say little: use a reference instead."
         )
         yield Advice(said, _again(run, algo="rho1"))
+
+
+def _worse_reference(run: RunResults) -> Iterator[Advice]:
+    # The median: a few corrupted tokens, which a good reference rejects, pull the mean far below 0.
+    median = _late(run, "weight/rho1_excess_median")
+    if median is not None and median < WORSE:
+        said = (
+            "The reference is worse than the model on most tokens (median excess {median:+.3f} nats), so its weights "
+            "hold the model back: see what it does without, or give it a better model.reference."
+        )
+        yield Advice(said, _again(run, algo="baseline"), {"median": median})
 
 
 def _learnt_corruption(run: RunResults) -> Iterator[Advice]:

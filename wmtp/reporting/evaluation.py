@@ -47,8 +47,9 @@ def collect(title: str, evaluation: Evaluation, problems: dict[str, "Problem"], 
     known = ("prompt", "chat_template", "system", "split", "shots", "n", "temperature", "top_p", "seed", "extract")
     known += ("isolation",)
     facts = [(t(name), metrics[name]) for name in known if metrics.get(name) is not None]
-    if metrics.get("fenced"):
-        facts.append((t("answers in a Markdown fence"), f"{metrics['fenced']} / {metrics['samples']}"))
+    for name, said in (("fenced", "answers in a Markdown fence"), ("thought", "answers after </think>")):
+        if metrics.get(name) or (name == "fenced" and metrics.get("extract", "none") != "none"):
+            facts.append((t(said), f"{metrics.get(name, 0)} / {metrics['samples']}"))
     counts, on = evaluation.verdicts, [scored(evaluation.metrics, name, t) for name in names]
     return {
         "t": t,

@@ -88,7 +88,7 @@ def metadata(run: RunResults, exported: Exported) -> ModelCardData:
         datasets=data or None,
         library_name="peft" if exported.adapter else "transformers",
         pipeline_tag="text-generation",
-        tags=["code", "multi-token-prediction", "wmtp"],
+        tags=["code", "multi-token-prediction", "wmtp", *(["conversational"] if _in_conversation(run) else [])],
         model_name=run.name if results else None,
         eval_results=results or None,
     )
@@ -127,6 +127,10 @@ def without_folders(text: str) -> str:
         'python -m wmtp.train data.path=mbpp model.path=s3://bucket/key runs=runs x/y=1/2'
     """
     return FOLDERS.sub("", text)
+
+
+def _in_conversation(run: RunResults) -> bool:
+    return (run.config.get("prompt") or {}).get("chat") is True
 
 
 def _plain(value: Any) -> str:

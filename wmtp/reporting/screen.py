@@ -7,8 +7,11 @@ from typing import Any
 
 from wmtp.maths.loss import METHOD
 from wmtp.models.export import Exported, in_short
+from wmtp.ranks.processors import multiplies_bf16
 from wmtp.reporting.reading import LEFT_OUT, scored
 from wmtp.reporting.texts import Texts
+
+LARGE = 50_000_000  # parameters, from which on a step on a CPU takes seconds
 
 
 def overview(algo: Any, data: Any, leaks: Sequence[Any], run: Path, t: Texts) -> str:
@@ -32,6 +35,14 @@ def overview(algo: Any, data: Any, leaks: Sequence[Any], run: Path, t: Texts) ->
     if leaks:
         lines.append(t("{count} training problems are in a benchmark in use: see left_out.json", count=len(leaks)))
     return "\n".join([*lines, f"{t('run directory')}: {run}"])
+
+
+def advice(model: Any, accelerator: str, precision: str, t: Texts) -> str:
+    """Say what would shorten a long run on this processor; nothing where there is nothing to say."""
+    large = sum(parameter.numel() for parameter in model.parameters()) >= LARGE
+    if not (large and accelerator == "cpu" and precision == "32-true" and multiplies_bf16()):
+        return ""
+    return t("this processor has bf16 units: trainer.precision=bf16-mixed is faster here, 1.2 to 1.8 times")
 
 
 def evaluating(stage: str, benchmark: Any, isolation: str, t: Texts) -> str:

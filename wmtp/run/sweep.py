@@ -19,7 +19,7 @@ from wmtp.storage.files import write_atomically
 FOLDER = "WMTP_SWEEP"  # set by the process that sweeps, inherited by those that train its points
 # What makes a point another experiment under the same name. What recovery changes by itself is not among these.
 _SETTINGS = ("seed.", "algo.", "model.", "optimizer.", "data.module.source.", "data.module.prompt.", "data.max_length.",
-             "trainer.max_steps.", "benchmark.", "sampling.", "eval.")  # fmt: skip
+             "prompt.", "trainer.max_steps.", "benchmark.", "sampling.", "eval.")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@
     hub.py       Hub를 읽고 라이선스를 확인한다
     download.py  목록을 토막씩 받아 검사한다
     copies.py    다 받은 것을 이름을 바꾸어 캐시에 두고, 그 가운데 온전한 것을 찾는다
-    keys.py      설정의 키를 잘못 썼을 때 어디에 써야 하는지
     lock.py, files.py  한 번에 하나씩, 온전하게 쓰기 (어느 방이든 쓴다)
 [디버깅] 캐시는 언제 지워도 된다. 무엇이 어디서 왔는지는 복사본의 wmtp-manifest.json에 있다.
     비밀번호와 키는 환경 변수로만 받으며, 설정에 적으면 오류다.
@@ -19,7 +18,6 @@
 from wmtp.storage.current import in_use, using
 from wmtp.storage.download import MANIFEST, say
 from wmtp.storage.find import Storage
-from wmtp.storage.keys import nested_form
 from wmtp.storage.s3 import is_s3
 
-__all__ = ["MANIFEST", "Storage", "in_use", "is_s3", "nested_form", "say", "using"]
+__all__ = ["MANIFEST", "Storage", "in_use", "is_s3", "say", "using"]

@@ -12,11 +12,11 @@ from typing import Any
 
 from wmtp.checks import check_choice
 from wmtp.errors import ConfigError, DataNotFoundError, StorageError
+from wmtp.flat_keys import S3_KEYS, nested_form
 from wmtp.secrets import refuse_secrets
 from wmtp.storage.copies import Copies, read_manifest
 from wmtp.storage.download import Place, list_files, reason
 from wmtp.storage.hub import HubPlace
-from wmtp.storage.keys import S3_KEYS, nested_form
 from wmtp.storage.listing import choose
 from wmtp.storage.s3 import S3Place, is_s3
 

@@ -113,6 +113,7 @@ def weighted(arrangement="parallel", **weighting):
         pytest.param(lambda: weighted(scope="sequence"), "64-true", id="sequence"),
         pytest.param(lambda: weighted("sequential"), "64-true", id="sequential heads"),
         pytest.param(lambda: weighted(control="shuffle", percentile=0.5), "64-true", id="shuffle"),
+        pytest.param(lambda: weighted(control="random", percentile=0.5), "64-true", id="random"),
         pytest.param(lambda: weighted(scope="batch"), "32-true", id="float32"),
     ],
 )

@@ -71,6 +71,7 @@ ALGORITHMS = {
     "recurrent": lambda: Baseline(tiny_model(heads=3, arrangement="recurrent"), None),
     "rho1": lambda: rho1(SoftWeighting(percentile=0.4)),
     "shuffled": lambda: rho1(SoftWeighting(control="shuffle")),
+    "random": lambda: rho1(SoftWeighting(control="random")),
     "hard": lambda: rho1(HardSelection()),
     "critic": lambda: Critic(tiny_model(), **critic_parts()),
     "combined": lambda: Combined(tiny_model(), reference=InMemory(tiny_model(heads=1)), **critic_parts()),
@@ -177,7 +178,7 @@ def test_no_architecture_waits_for_the_device(config):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("algorithm", ("baseline", "rho1", "shuffled", "hard"))
+@pytest.mark.parametrize("algorithm", ("baseline", "rho1", "shuffled", "random", "hard"))
 def test_a_step_never_waits_for_a_gpu(algorithm):
     algo = ALGORITHMS[algorithm]().to("cuda")
     algo.trainer = Trainer(accelerator="gpu", devices=1, logger=False, enable_checkpointing=False)

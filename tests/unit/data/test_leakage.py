@@ -2,6 +2,8 @@
 
 import ast
 import json
+import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -96,6 +98,49 @@ def test_a_statement_is_found_inside_a_longer_text_and_a_phrase_is_not():
     phrase = replace(OTHER, text=f"{ASKED.text} {statement}")
     assert [leak and leak.kind for leak in find_leaks([long], [benchmark(Given("bench", asked))])] == ["text"]
     assert list(find_leaks([phrase], [BENCH])) == [None]
+
+
+def shingles(text: str, pattern: str, n: int) -> set[tuple[str, ...]]:
+    words = re.findall(pattern, text) + [""] * (n - 1)
+    return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
+
+
+def test_what_is_found_is_what_the_definition_says_problem_by_problem():
+    """Compare with sets of the words themselves: each training problem against each benchmark problem, no index."""
+    rng = random.Random(42)
+    words = ["n", "x", "été", "=", "+", "for", "[", "]", "in", "range", "7", "print", ","]
+    texts = [" ".join(rng.choices(words, k=rng.randint(1, 120))) for _ in range(12)]
+
+    def problem(split: str, number: int) -> Problem:
+        def text() -> str:  # a stretch of one of few texts, so that overlaps of every size come up
+            whole = rng.choice(texts).split()
+            start = rng.randrange(len(whole))
+            return " ".join([*rng.choices(words, k=rng.randrange(4)), *whole[start : start + rng.randint(1, 90)]])
+
+        pairs = tuple((f"{rng.randrange(3)}", f"{rng.randrange(2)}") for _ in range(rng.randrange(4)))
+        solutions = tuple(text() for _ in range(rng.randint(0, 4)))
+        return Problem(f"{split}/{number}", split, split, text(), solutions, stdio=pairs)
+
+    asked, given = ([problem(split, i) for i in range(60)] for split in ("test", "train"))
+
+    def marks(one: Problem, solutions: tuple[str, ...]) -> list[tuple[str, set]]:
+        code = [("code", shingles(solution, r"\w+|[^\w\s()]", 13)) for solution in solutions]
+        return [("text", shingles(one.text.lower(), r"\w+", 8)), ("tests", set(one.stdio)), *code]
+
+    def strongest(one: Problem) -> float:
+        best = 0.0
+        for other in asked:
+            for kind, theirs in marks(other, other.solutions[:1]):
+                for _, ours in (mark for mark in marks(one, one.solutions) if mark[0] == kind):
+                    small, large = sorted((len(ours), len(theirs)))
+                    needed = small if kind == "tests" else max(small, min(large, 50))
+                    share = len(ours & theirs) / needed if needed else 0
+                    best = max(best, share if share >= {"text": 0.8, "code": 0.9, "tests": 0.5}[kind] else 0)
+        return round(best, 3)
+
+    found = list(find_leaks(given, [benchmark(Given("bench", *asked))]))
+    assert [leak.overlap if leak else 0 for leak in found] == [strongest(one) for one in given]
+    assert {leak.kind if leak else None for leak in found} == {"text", "code", "tests", None}
 
 
 def test_the_policies_drop_stop_or_only_tell():

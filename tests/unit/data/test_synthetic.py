@@ -195,6 +195,19 @@ def test_no_program_occurs_twice_in_a_split(clean):
     assert len({problem.solutions[0] for problem in clean}) == len(clean)
 
 
+def test_skipped_training_problems_leave_those_that_come_after_and_share_no_program():
+    first = Synthetic(train_size=30, validation_size=9, test_size=9)
+    later = Synthetic(train_size=20, validation_size=9, test_size=9, train_skip=10)
+    assert later.problems("train") == first.problems("train")[10:]
+    assert later.problems("test") == first.problems("test")
+    assert later.fingerprint("train") != Synthetic(train_size=20, validation_size=9, test_size=9).fingerprint("train")
+    programs = [
+        {problem.solutions[0] for problem in Synthetic(train_size=2000, train_skip=skip).problems("train")}
+        for skip in (0, 2000)
+    ]
+    assert not programs[0] & programs[1]  # the hidden clean solutions of the one are not in the other
+
+
 def test_reference_solutions_pass_their_own_six_tests():
     problems = Synthetic(train_size=100, validation_size=100, test_size=100, noise=0.0)
     batch = [problem for split in SPLITS for problem in problems.problems(split)]

@@ -35,9 +35,9 @@ def closing_with(tokenizer, end: str):
     return tokenizer
 
 
-def put(tokenizer, model=None, taught_plain=False, **asking) -> Benchmark:
+def put(tokenizer, model=None, taught=None, **asking) -> Benchmark:
     model = model or tiny_model(max_position_embeddings=256)
-    (benchmark,) = Asking(**ASKING | asking).of_model(SUITE, model, tokenizer, "ckpt = x", taught_plain)
+    (benchmark,) = Asking(**ASKING | asking).of_model(SUITE, model, tokenizer, "ckpt = x", taught)
     return benchmark
 
 
@@ -71,7 +71,7 @@ def test_a_base_model_that_ships_a_template_is_asked_plainly(tokenizer, capsys):
 
 
 def test_what_wmtp_trained_on_plain_prompts_is_asked_plainly_and_without_a_template_nothing_is_said(tokenizer, capsys):
-    assert put(closing_with(tokenizer, "<|endoftext|>"), taught_plain=True) == SUITE[0]
+    assert put(closing_with(tokenizer, "<|endoftext|>"), taught=False) == SUITE[0]
     assert "prompts: plain (auto: wmtp trained it on plain prompts)" in capsys.readouterr().out
     assert put(tokenizer, chat=False) == SUITE[0]
     tokenizer.chat_template = None
@@ -84,11 +84,10 @@ def test_what_wmtp_trained_on_plain_prompts_is_asked_plainly_and_without_a_templ
 
 def test_the_card_of_an_exported_folder_says_that_wmtp_trained_it(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert not SavedModel(tmp_path).trained_here
-    (tmp_path / "README.md").write_text("---\ntags:\n- code\n---\n\n- wmtp\n")
-    assert not SavedModel(tmp_path).trained_here
-    (tmp_path / "README.md").write_text("---\ntags:\n- code\n- wmtp\n---\n\n# x\n")
-    assert SavedModel(tmp_path).trained_here
+    assert SavedModel(tmp_path).taught is None
+    for tags, taught in (("code\n---\n\n- wmtp", None), ("code\n- wmtp", False), ("wmtp\n- conversational", True)):
+        (tmp_path / "README.md").write_text(f"---\ntags:\n- {tags}\n---\n\n# x\n")
+        assert SavedModel(tmp_path).taught is taught
 
 
 def test_a_conversation_ends_where_its_template_says_whatever_the_model_came_with(tokenizer):

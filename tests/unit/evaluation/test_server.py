@@ -219,6 +219,15 @@ def test_what_a_server_refuses_is_one_sentence(refuse, given, sentence):
         assert len(served.asked) == 1 and "\n" not in str(refused.value)
 
 
+def test_a_model_without_a_chat_template_is_to_be_asked_plainly():
+    words = "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template"
+    with ModelServer(refuse=openai(400, words)) as served:  # as vLLM says it
+        server = server_of(served)
+        server.chat = True
+        with pytest.raises(ConfigError, match=r"m has no chat template there \(As of .*\); set prompt.chat=false\.$"):
+            server.check()
+
+
 def test_nobody_there_is_said_at_once_and_a_busy_server_is_asked_again():
     with ModelServer() as served:
         url = served.url

@@ -163,6 +163,20 @@ def test_weights_of_one_are_bit_for_bit_the_baseline(dtype):
     assert all(a.equal(b) for a, b in zip(ones_gradients, baseline_gradients, strict=True))
 
 
+def test_a_head_learns_from_as_much_of_the_weights_as_it_is_given():
+    # Linear in λ_k: the loss with λ is that of weights 1 + λ·(w - 1), head by head.
+    case = make_case(H=3)
+    lam = [1.0, 0.25, 0.0]
+    alone = lambda k: [float(k == other) for other in range(3)]  # noqa: E731
+    for k in range(3):
+        blended_BT = 1 + lam[k] * (case.weight_BT.double() - 1)
+        expected = case.loss_and_gradients(weight_BT=blended_BT, head_weights=alone(k))
+        found = case.loss_and_gradients(head_lam=lam, head_weights=alone(k))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)  # float64
+    with pytest.raises(ConfigError, match=r"algo\.head_lam = .* must hold one number for each of the 3 heads"):
+        case.loss(head_lam=[1.0])
+
+
 def test_prompt_and_padding_receive_no_gradient_from_any_head():
     case = make_case(B=1, T=12)
     case.labels_BT[:] = torch.tensor([[IGNORE] * 5 + [1, 2, 3] + [IGNORE] * 4])

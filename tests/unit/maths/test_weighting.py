@@ -20,7 +20,9 @@ from wmtp.maths.weighting import (
     blend,
     check_finite,
     clip_keeping_mean,
+    draw_scores,
     emphasize_top,
+    smooth_scores,
     softmax_log_weights,
     standardize,
 )
@@ -64,13 +66,14 @@ weightings = st.builds(
     epsilon=st.sampled_from([1e-6, 0.05, 0.99]),
     w_max=st.sampled_from([1.01, 3.0, 1e4]),
     scope=st.sampled_from(["batch", "sequence"]),
-    control=st.sampled_from(["none", "shuffle"]),
+    control=st.sampled_from(["none", "shuffle", "random"]),
+    smooth=st.sampled_from([0, 0, 2]),
 )
 hard_selections = st.builds(
     HardSelection,
     percentile=st.sampled_from([0.01, 0.1, 0.6, 1.0]),
     scope=st.sampled_from(["batch", "sequence"]),
-    control=st.sampled_from(["none", "shuffle"]),
+    control=st.sampled_from(["none", "shuffle", "random"]),
 )
 search = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -109,7 +112,7 @@ def test_hard_selection_has_mean_one_and_two_values(case, selection):
 
 
 @search
-@given(scores(), st.one_of(weightings, hard_selections).filter(lambda weighting: weighting.control == "none"))
+@given(scores(), st.one_of(weightings, hard_selections).filter(lambda one: one.control == "none" and not one.smooth))
 def test_a_higher_score_never_gets_a_lower_weight(case, weighting):
     score_BT, mask_BT = case
     for score_N, weight_N in scopes_of(weighting.scope, score_BT, weighting(score_BT, mask_BT), mask_BT):
@@ -168,6 +171,58 @@ def test_a_million_tokens_keep_mean_bounds_and_order(kind):
     assert weight_N.double().mean().item() == pytest.approx(1, rel=ROUNDED)
     assert weight_N.min() >= 0.05 * (1 - ROUNDED) and weight_N.max() <= 3 * (1 + ROUNDED)
     assert weight_N[score_BT[0].argsort()].diff().min() >= -3 * ROUNDED
+
+
+@search
+@given(scores())
+def test_random_scores_are_those_of_valid_tokens_of_the_row(case):
+    score_BT, mask_BT = case
+    key_BT = torch.rand(mask_BT.shape, generator=torch.Generator().manual_seed(42), dtype=torch.float64)
+    drawn_BT = draw_scores(score_BT, mask_BT, key_BT)
+    assert drawn_BT[~mask_BT].eq(0).all()
+    for drawn_N, score_N in scopes_of("sequence", drawn_BT, score_BT, mask_BT):
+        assert torch.isin(drawn_N, score_N).all()
+
+
+def test_random_draws_every_score_alike_and_each_token_on_its_own():
+    mask_BT = torch.tensor([[True, False, True, True, True]])
+    selection = HardSelection(percentile=0.001, control="random")  # of four scores the highest that was drawn is kept
+    draws, kept_DN = 4000, []
+    for draw in range(draws):
+        kept_DN.append(selection(torch.tensor([[0.0, 9.0, 1.0, 2.0, 3.0]]), mask_BT, draw)[mask_BT] > 0)
+    kept_DN = torch.stack(kept_DN).double()
+    # P(a token is kept) = Σ_s P(it drew s and nobody drew higher) = Σ_s 1/4 · (s/4)³, s = 1 … 4, for every token alike;
+    # that all four are kept is Σ_s 4^-4 · 1 = 4 / 256: shuffled weights would never all be the same.
+    kept, all_kept = sum((s / 4) ** 3 for s in range(1, 5)) / 4, 4 / 256
+    for share, expected in [*((one, kept) for one in kept_DN.mean(dim=0)), (kept_DN.prod(dim=1).mean(), all_kept)]:
+        assert share.item() == pytest.approx(expected, abs=5 * math.sqrt(expected * (1 - expected) / draws))
+
+
+@search
+@given(scores(), st.integers(1, 50))
+def test_a_smoothed_score_is_the_mean_over_the_valid_neighbours_of_its_sequence(case, reach):
+    score_BT, mask_BT = case
+    found_BT = smooth_scores(score_BT, mask_BT, reach)
+    for b, row in enumerate(mask_BT.tolist()):
+        for t, valid in enumerate(row):
+            near = [float(score_BT[b, j]) for j in range(max(0, t - reach), min(len(row), t + reach + 1)) if row[j]]
+            size = sum(map(abs, near))
+            expected = pytest.approx(math.fsum(near) / len(near), abs=len(near) * size * 2**-52) if valid else 0.0
+            assert found_BT[b, t].item() == expected
+
+
+def test_smoothing_lets_a_bad_span_fall_together():
+    score_BT = torch.tensor([[1.0, 1.0, 1.0, -5.0, 0.0, -5.0, 1.0, 1.0, 1.0]])
+    mask_BT = torch.ones_like(score_BT, dtype=torch.bool)
+    plain, smooth = (SoftWeighting(smooth=reach)(score_BT, mask_BT)[0] for reach in (0, 1))
+    assert plain[4] > plain[3] and smooth[4] <= smooth[3] < smooth[0]
+
+
+@pytest.mark.parametrize(("done", "lam"), [(0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (0.9, 1.0)])
+def test_lambda_may_follow_a_curve_along_the_training(done, lam):
+    score_BT, mask_BT = torch.tensor([[0.0, 1.0, 3.0]]), torch.ones(1, 3, dtype=torch.bool)
+    weight_BT = SoftWeighting(lam={0: 0.0, 0.5: 1.0})(score_BT, mask_BT, done=done)
+    assert weight_BT.equal(SoftWeighting(lam=lam)(score_BT, mask_BT))
 
 
 def test_rounding_makes_no_difference_between_many_equal_scores():
@@ -291,6 +346,8 @@ def test_a_non_finite_score_is_an_error_that_says_how_many_and_where(weighting, 
         ("lam", None, "algo.weighting.lam = None must be a number in [0, 1]."),
         ("lam", -0.1, "algo.weighting.lam = -0.1 must be a number in [0, 1]."),
         ("lam", math.nan, "algo.weighting.lam = nan must be a number in [0, 1]."),
+        ("lam", {0: 2}, "algo.weighting.lam = {0: 2} must be a number in [0, 1], or points {share of the training: "),
+        ("smooth", -1, "algo.weighting.smooth = -1 must be a whole number"),
         ("temperature", 0, "algo.weighting.temperature = 0 must be a number > 0. It divides the scores; try 0.7 "),
         ("temperature", math.inf, "algo.weighting.temperature = inf must be a number > 0"),
         ("temperature", [0.7], "algo.weighting.temperature = [0.7] must be a number > 0."),
@@ -301,7 +358,7 @@ def test_a_non_finite_score_is_an_error_that_says_how_many_and_where(weighting, 
         ("w_max", 1.0, "algo.weighting.w_max = 1.0 must be a number > 1."),
         ("w_max", "3", "algo.weighting.w_max = '3' must be a number > 1."),
         ("scope", "token", "algo.weighting.scope = 'token' must be one of batch, sequence."),
-        ("control", None, "algo.weighting.control = None must be one of none, shuffle."),
+        ("control", None, "algo.weighting.control = None must be one of none, shuffle, random."),
     ],
 )
 def test_a_value_that_cannot_work_is_named_with_the_way_out(key, value, sentence):

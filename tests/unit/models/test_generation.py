@@ -175,6 +175,21 @@ def test_a_batch_that_does_not_fit_is_named_and_not_the_batches_of_training(mode
         list(generate(model, tokenizer, requests(), Sampling(batch_size=4)))
 
 
+@pytest.mark.parametrize("decoding", ["ordinary", "speculative"])
+def test_samples_of_one_prompt_share_one_reading_of_it(model, tokenizer, decoding):
+    read, asked = [], requests(count=1, samples=40)
+    last = len(tokenizer(asked[0].prompt).input_ids) - 1
+
+    def note(_module, args, kwargs):
+        if kwargs["use_cache"] and kwargs["input_ids"].shape[1] == last:  # steps are of at most 4
+            read.append(len(kwargs["input_ids"]))
+
+    assert last > 4
+    with model.base_model.register_forward_pre_hook(note, with_kwargs=True):
+        done = complete(model, tokenizer, asked, temperature=0.8, decoding=decoding, batch_size=8)
+    assert len(done) == 40 and read == [1]
+
+
 def test_no_request_is_no_completion(model, tokenizer):
     assert list(generate(model, tokenizer, [], Sampling())) == []
 

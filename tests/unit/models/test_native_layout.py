@@ -12,11 +12,13 @@ from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForCausalLM,
     InklingConfig,
+    InklingTextConfig,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
     Step3p7Config,
 )
 from transformers.modeling_layers import MtpModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from tests.published import CONFIGS, LINEAR_ATTENTION, publish
 from tests.tolerance import assert_same_up_to_rounding, terms_of
@@ -24,9 +26,10 @@ from wmtp.algos.baseline import Baseline
 from wmtp.data.batching import collate
 from wmtp.data.tokenization import TokenizedSample
 from wmtp.errors import CheckpointError, ConfigError
+from wmtp.models.export import Export
 from wmtp.models.generation import generate
 from wmtp.models.loading import ModelSource, load_model, mtp_class
-from wmtp.models.native_layout import shipped_layers
+from wmtp.models.native_layout import COUNTS, shipped_layers
 from wmtp.models.sampling import Request, Sampling
 
 FAMILIES = sorted(CONFIGS)
@@ -306,9 +309,49 @@ def test_of_a_model_that_also_sees_the_language_model_is_trained_with_its_layers
 
 
 @pytest.mark.parametrize("config", [Step3p7Config(), InklingConfig()], ids=lambda config: config.model_type)
-def test_families_without_a_language_model_of_their_own_are_refused(config):
+def test_families_whose_models_also_see_and_hear_are_refused(config):
     with pytest.raises(ConfigError, match=f"{config.model_type} is not a decoder-only language model of transformers"):
         mtp_class(config)
+
+
+def test_step_has_no_language_model_of_its_own_and_inkling_one_whose_logits_are_scaled(tmp_path):
+    assert type(Step3p7Config().get_text_config()) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    config = InklingTextConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, swa_num_attention_heads=4,
+        swa_num_key_value_heads=2, swa_head_dim=8, d_rel=4, rel_extent=16, n_routed_experts=4, num_experts_per_tok=2,
+        n_shared_experts=1,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="the logits of inkling_text are not its final hidden states times"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "qwen3_5", "mimo"])
+def test_a_folder_whose_layers_are_left_out_promises_none(folders, name, tmp_path):
+    Export(heads="drop").write(load(folders[name]), folders[name], tmp_path / "out")
+    source, written = (load_file(folder / "model.safetensors") for folder in (folders[name], tmp_path / "out"))
+    shipped = shipped_layers(folders[name], load(folders[name]).config)
+    assert shipped_layers(tmp_path / "out", load_model(tmp_path / "out").config) is None
+    assert {n for n in source if n not in written} >= {n for n in shipped.names if "*" not in n}
+    said = json.loads((tmp_path / "out" / "config.json").read_text())
+    counts = {key: said[key] for key in COUNTS if key in said}
+    assert counts and not any(counts.values())
+    assert said["architectures"] == json.loads((folders[name] / "config.json").read_text())["architectures"]
+
+
+def test_the_last_norm_of_ling_is_read_by_the_name_that_vllm_reads(folders, tmp_path):
+    shutil.copytree(folders["bailing_hybrid"], tmp_path / "ling")
+    ours, theirs = "model.layers.4.post_norm.weight", "model.layers.4.final_layernorm.weight"
+    tensors = load_file(tmp_path / "ling" / "model.safetensors")
+    tensors[theirs] = tensors.pop(ours)
+    save_file(tensors, tmp_path / "ling" / "model.safetensors", {"format": "pt"})
+    model = load(tmp_path / "ling")
+    assert torch.equal(model.extra_heads[0].post_norm.weight, tensors[theirs])
+    for a, b in zip(model.mtp(ids_of()).hidden, load(folders["bailing_hybrid"]).mtp(ids_of()).hidden, strict=True):
+        assert torch.equal(a, b)
+    written = export(tmp_path / "ling", tmp_path / "out")
+    assert written.keys() == tensors.keys() and all(torch.equal(written[n], t) for n, t in tensors.items())
 
 
 @pytest.mark.parametrize("name", ["deepseek_v3", "qwen3_5", "mimo"])

@@ -59,7 +59,7 @@ class RewardModel(Rewards):
     def key(self, data: MTPDataModule, split: str, model: Any) -> dict[str, Any]:
         files = [file for ending in CONTENT for file in sorted(self.folder.glob(ending))]
         return super().key(data, split, model) | {
-            "prompt": identify(data.prompt),
+            "prompt": identify(data.prompt.plain),
             "model": [(file.name, digest_of_file(file)) for file in files],
         }
 
@@ -72,7 +72,7 @@ class RewardModel(Rewards):
         def rows_of(problems: Sequence[Problem]) -> list[list[Row]]:
             nonlocal too_long
             programs = self.unproven(problems, data.source)
-            texts = [self.read(data.prompt.render(problems[i]), program) for i, program, _ in programs]
+            texts = [self.read(data.prompt.plain.render(problems[i]), program) for i, program, _ in programs]
             logits = self.score(classifier, texts)
             too_long += logits.count(None)
             return by_problem(len(problems), programs, logits)

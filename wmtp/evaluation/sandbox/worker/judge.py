@@ -103,7 +103,7 @@ class Judge:
             decimal.setcontext(decimal.DefaultContext.copy())
             place = "while it was loaded"
             try:
-                with self.alarm(program):
+                with _output_first(process), self.alarm(program):
                     session.interpret(*session.receive())
                     for count, code in enumerate(codes):
                         place = _place(count, codes)
@@ -113,9 +113,7 @@ class Judge:
             except Settled:
                 raise
             except BaseException as error:
-                process.check_output()
                 raise _explain(error, session, place, uses.identity) from None
-            process.check_output()
 
     def judge_inputs(self, program: dict) -> None:
         """Call the function there with every input, and compare here; raise Settled unless all is well."""
@@ -130,7 +128,7 @@ class Judge:
             session = Session(process)
             place = "while it was loaded"
             try:
-                with self.alarm(program):
+                with _output_first(process), self.alarm(program):
                     session.interpret(*session.receive())
                     process.spent_before, process.call_seconds = process.seconds(), program["limits"]["call_seconds"]
                     process.send(calls.request)
@@ -150,14 +148,10 @@ class Judge:
                             self.right += 1
                         if calls.raw is None:
                             outputs += map(wire.to_json, rest[0])
-            except Settled as settled:
-                if settled.status == "wrong":
-                    process.check_output()
+            except Settled:
                 raise
             except BaseException as error:
-                process.check_output()
                 raise _explain(error, session, place, False) from None
-            process.check_output()
         if calls.raw is None:
             self.recorded = [f"[{','.join(outputs)}]", slowest]
 
@@ -184,7 +178,7 @@ class Judge:
             process.begin([program["preamble"], program["source"]])
             session = Session(process)
             try:
-                with self.alarm(program):
+                with _output_first(process), self.alarm(program):
                     session.interpret(*session.receive())
                     process.send(wire.pack(["inside", request]))
                     while kind != "done":
@@ -197,18 +191,14 @@ class Judge:
                         elif kind != "done":
                             session.interpret(kind, first, second)
                             raise Settled("error", "answered with something that is no value")
-            except Settled as settled:
-                if settled.status == "wrong":
-                    process.check_output()
+            except Settled:
                 raise
             except BaseException as error:
-                process.check_output()
                 if kind == "raise" and first[0] == "CannotImportError":
                     raise Settled("harness_error", "the tests import what is not installed here") from None
                 if error is session.error and isinstance(error, AssertionError):
                     raise Settled("wrong", f"failed {place}") from None
                 raise _explain(error, session, place, False) from None
-            process.check_output()
             if first != nonce or due:
                 raise Settled("wrong", "claimed to have passed")
 
@@ -265,7 +255,7 @@ class Judge:
             process.begin([program["preamble"], program["source"]])
             session, where = Session(process), "while it was loaded"
             try:
-                with self.alarm(program):
+                with _output_first(process), self.alarm(program):
                     session.interpret(*session.receive())
                     where = place
                     function = session.request("method", program["entry_point"])
@@ -273,9 +263,7 @@ class Judge:
             except Settled as settled:
                 raise Settled(settled.status, f"{settled.message} {where}") from None
             except BaseException as error:
-                process.check_output()
                 raise _explain(error, session, where, False) from None
-            process.check_output()
             return found
 
     @contextlib.contextmanager
@@ -333,6 +321,21 @@ def _complaining_of_tests(language: str = "Python"):
         yield
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Settled("harness_error", f"the tests are no {language} ({type(error).__name__})") from None
+
+
+@contextlib.contextmanager
+def _output_first(process: Process):
+    """Look at the output once all is over: too much of it settles a program before a wrong answer does."""
+    try:
+        yield
+    except Settled as settled:
+        if settled.status == "wrong":
+            process.check_output()
+        raise
+    except BaseException:
+        process.check_output()
+        raise
+    process.check_output()
 
 
 def _place(count: int, codes: list) -> str:
