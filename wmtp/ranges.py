@@ -178,19 +178,17 @@ def _names_of_variables(key: str, names: Any) -> None:
 
 def _variables(key: str, variables: Any) -> None:
     if not isinstance(variables, Mapping):
-        raise ConfigError(
-            f"{key} = {variables!r} must say a value for each variable, as in {key}={{WMTP_CACHE: /cache}}."
-        )
+        raise ConfigError(f"{key} = {variables!r} must be variables with a value each, such as {{WMTP_CACHE: /cache}}.")
     _names_of_variables(key, variables)
 
 
 def _places(key: str, places: Any) -> None:
-    for folder, address in places.items() if isinstance(places, Mapping) else [(places, None)]:
-        if not (str(folder).startswith("/") and address):
-            raise ConfigError(
-                f"{key}: {folder!r} must be an absolute folder in the container with an address, as in "
-                f"{key}={{/data/mbpp: volume://vessl-storage/mbpp}}."
-            )
+    each = places.items() if isinstance(places, Mapping) else [(str(places), None)]
+    if not all(folder.startswith("/") and address for folder, address in each):
+        raise ConfigError(
+            f"{key} = {places!r} must be absolute folders with an address each, such as "
+            "{/data/mbpp: volume://vessl-storage/mbpp}."
+        )
 
 
 def name_of_run(key: str, name: Any) -> None:
