@@ -222,6 +222,7 @@ PROGRAM = {
     "ks": _ks,
     "eval.ks": _ks,
 }
+
 # algos
 WeightedMTP = {
     "algo.warmup": number("in [0, 1)", "It is a share of the steps; try 0.03."),

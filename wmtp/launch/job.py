@@ -8,6 +8,7 @@
 [디버깅] 작업이 하는 일은 적힌 명령 그대로다. 그 명령을 여기서 그대로 실행해 본다.
 """
 
+import os
 import re
 import shlex
 import shutil
@@ -111,6 +112,21 @@ def refuse_written_secrets(text: str) -> None:
         )
 
 
+def found(program: str, beside: str = "") -> str:
+    """Return where a program is, in the folder `beside` or on the PATH.
+
+    Raises:
+        ConfigError: 없을 때.
+    """
+    path = shutil.which(program, path=os.pathsep.join([beside, os.environ.get("PATH", os.defpath)]).lstrip(os.pathsep))
+    if path is None:
+        raise ConfigError(
+            f"launcher.submit = true needs {program}, which is not installed here; submit where it is, or leave "
+            "launcher.submit out and take what is shown there."
+        )
+    return path
+
+
 def submit(command: list[str], text: str | None = None) -> None:
     """Run the program that takes a job, and let it say what it has to say.
 
@@ -121,11 +137,7 @@ def submit(command: list[str], text: str | None = None) -> None:
         ConfigError: 그 프로그램이 없거나, 받지 않았을 때.
     """
     program = command[0]
-    if shutil.which(program) is None:
-        raise ConfigError(
-            f"launcher.submit = true needs {program}, which is not installed here; submit where it is, or leave "
-            f"launcher.submit out and take what is shown there."
-        )
+    found(program)
     done = subprocess.run(command, input=text, text=True, capture_output=True)
     print(done.stdout, end="")
     if done.returncode:

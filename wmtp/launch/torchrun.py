@@ -7,13 +7,12 @@
 
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
 from wmtp import ranges
 from wmtp.errors import ConfigError
-from wmtp.launch.job import Job, refuse_written_secrets
+from wmtp.launch.job import Job, found, refuse_written_secrets
 
 
 class Torchrun:
@@ -56,9 +55,7 @@ class Torchrun:
                 "lines that are shown one after another."
             )
         sys.stdout.flush()
-        beside = Path(sys.executable).with_name("torchrun")
-        program = str(beside) if beside.is_file() else shutil.which("torchrun")
-        os.execv(program, commands[0])
+        os.execv(found("torchrun", beside=str(Path(sys.executable).parent)), commands[0])
 
     def _heads(self) -> list[list[str]]:
         if self.nodes == 1:
