@@ -36,6 +36,8 @@ FENCE = re.compile(
 INLINE = re.compile(r"(?<!`)`((?:python -m wmtp\.\w+|wmtp (?:train|eval|compare|promote|precompute)) [^`\n]+)`")
 DOORS = {"train": "train", "eval": "eval", "precompute": "train", "compare": "compare", "promote": "promote"}
 
+# Commands that a test follows literally, in a folder that the page says how to fill.
+FOLLOWED = {r"--config-dir|<Tab>": "tests/integration/test_own_ways.py"}
 # What a command of wmtp needs that is not here: it is composed, and not run.
 NEEDS = {
     r"launcher=": "클러스터: test_launchers.py가 보이고, test_slurm.py가 진짜 SLURM에 낸다",
@@ -164,6 +166,8 @@ def door_of(command: str) -> tuple[str, list[str]] | None:
 
 def way_of(command: str) -> str:
     """Say how one command of a shell block is held to be true; "" where nobody has said it."""
+    if test := follower_of(command):
+        return f"그대로 (`{test}`)"
     if door_of(command):
         need = _first(NEEDS, command)
         return f"조합 ({need})" if need else "실행"
@@ -172,6 +176,11 @@ def way_of(command: str) -> str:
     if reason := _first(REASONS, command):
         return f"있음 ({reason})" if "wmtp[" in command else f"돌리지 않음 ({reason})"
     return "읽힘" if python_of(command) else ""
+
+
+def follower_of(command: str) -> str:
+    """Name the test that follows a command literally, "" where none does."""
+    return _first(FOLLOWED, command) if door_of(command) else ""
 
 
 def _first(table: dict[str, str], command: str) -> str:

@@ -24,6 +24,7 @@ from scripts.pages.blocks import (
     commands,
     documents,
     door_of,
+    follower_of,
     inline_commands,
     named_files,
     python_of,
@@ -40,7 +41,8 @@ BLOCKS = list(blocks())
 SHELL = {
     command: block.page for block in BLOCKS for command in ways(block) if not block.followed_by and door_of(command)
 }
-COMMANDS = SHELL | {command: page for page, command in inline_commands() if not re.search(r"[|…]", command)}
+INLINE = {command: page for page, command in inline_commands() if not re.search(r"[|…]", command)}
+COMMANDS = {command: page for command, page in (SHELL | INLINE).items() if not follower_of(command)}
 SHIPPED = "asset:tiny-base"
 
 

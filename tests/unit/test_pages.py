@@ -73,7 +73,7 @@ def test_every_key_of_a_file_is_in_the_reference_with_its_meaning(file):
 
 def test_the_reference_says_the_range_that_an_error_would_say():
     page = configuration.configuration_page()
-    assert "| `algo.weighting.lam` | `1.0` | a number in [0, 1] | 0: baseline … 1: full weighting |" in page
+    assert "| `algo.weighting.lam` | `1.0` | a number in [0, 1] | 0: baseline … 1: full weighting" in page
     assert "| `algo.weighting.scope` | `batch` | one of batch, sequence | batch &#124; sequence |" in page
     assert "| `optimizer.lr` | `0.01` | a number > 0 | of the matrices |" in page
     assert re.search(r"`trainer.max_steps` \| `300` \| a whole number, at least 1 \|", page)
