@@ -129,8 +129,8 @@ def test_a_job_that_is_told_to_stop_is_queued_again_and_goes_on(tmp_path, cluste
     wait_for(lambda: state() == "PENDING")
     stopped = last_checkpoint(run)["global_step"]
     assert 0 < stopped < 40, log.read_text()
-    # SLURM lets two minutes go by before it starts a job again.
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=env, check=True)
+    # SLURM lets two minutes go by. In the very second in which the job ended, slurmd would still refuse it.
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+10"], env=env, check=True)
     wait_for(lambda: state() == "COMPLETED")
     text = log.read_text()
     assert text.count("loading torch and Lightning") == 2 and f"Stopped at step {stopped}, and saved" in text

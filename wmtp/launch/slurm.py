@@ -75,8 +75,8 @@ class Slurm:
         """Write the script."""
         job = job.started_again() if self.requeue else job
         setup = activation() if self.setup is None else self.setup
-        # Ranks that leave with the code to be queued again on do so one after another: ended by srun meanwhile, one would
-        # give the job another code. 600 s is for the first rank's report, which the others do not wait for.
+        # Ranks that save and leave do so one after another: ended by srun meanwhile, one would give the job a code with
+        # which it is not queued again. 600 s is for the first rank's report, which the others do not wait for.
         leaving = ["--kill-on-bad-exit=0", "--wait=600"] if self._requeues(job) else ["--kill-on-bad-exit=1"]
         srun = ["srun", *leaving, f"--cpus-per-task={self.cpus}", "python", "-m", job.module]
         again = f'if [ "$code" -eq {job.requeue_code} ]; then scontrol requeue "$SLURM_JOB_ID"; fi'
