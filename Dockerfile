@@ -20,6 +20,8 @@ ENV PATH=/opt/wmtp/bin:$PATH \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
+# The distribution's versions are the base image's; $packages is meant to be split.
+# hadolint ignore=DL3008,SC2086
 RUN set -eu; packages=""; \
     command -v python3 >/dev/null || packages="python3-dev python3-venv"; \
     [ "$VARIANT" = cpu ] || packages="$packages gcc libc6-dev"; \
@@ -29,7 +31,7 @@ RUN set -eu; packages=""; \
         rm -rf /var/lib/apt/lists/*; \
     fi; \
     python3 -m venv /opt/wmtp; \
-    useradd --create-home wmtp
+    useradd --create-home --uid 10001 wmtp
 
 # The dependencies change seldom: they come before the code, from the two files that name them.
 WORKDIR /srv/wmtp
@@ -47,7 +49,7 @@ RUN pip install --no-deps -e . && \
     mkdir runs && chown wmtp runs
 
 # Programs written by models run inside: never as root.
-USER wmtp
+USER 10001
 VOLUME /srv/wmtp/runs
 ENTRYPOINT ["python", "-m"]
 CMD ["wmtp.train"]

@@ -29,9 +29,10 @@ from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueE
 
 from wmtp.errors import ConfigError, WmtpError, chain
 from wmtp.flat_keys import nested_form
+from wmtp.launch.job import Job
 from wmtp.overrides import check_config, check_ranges, did_you_mean_key, for_hydra, is_override, leaves, read_override
 from wmtp.secrets import mask_secrets, refuse_secrets
-from wmtp.usage import usage
+from wmtp.usage import door_of, usage
 
 # What is wrong with a path, not with the program.
 _NO_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -50,8 +51,11 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"  # what lies beside an installed package is not ours
 
 
-def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
-    """Run `program` on the config that the command line composes; never returns.
+def front_door(program: Callable[[DictConfig], Any], config_name: str, go_on: tuple[str, ...] = ()) -> None:
+    """Run `program` on the config that the command line composes, here or by its launcher; never returns.
+
+    Args:
+        go_on: 같은 명령이 다시 시작될 때 이어 가게 하는 인자. 그런 것이 없어도 이어 가는 앞문이면 비운다.
 
     Exit codes: 0 well, 2 one sentence (the user's mistake, or a run that cannot go on), 130 Ctrl-C, 1 a bug, and
     `recovery.requeue_exit_code` when the same command with ckpt=auto would go on.
@@ -70,7 +74,8 @@ def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
         try:
             _refuse_secrets_of_files(cfg)
             check_config(cfg, config_dir(), config_name, HydraConfig.get().runtime.choices)
-            return program(cfg)
+            launcher = build(cfg.get("launcher"))
+            return launcher.start(_job(program, cfg, launcher, go_on)) if launcher else program(cfg)
         except Exception as error:  # answered here, because Hydra would print the overrides above the sentence
             mistakes.append(_answer(error, config_name, go_on=_sweeping()))
             if _sweeping():
@@ -92,6 +97,33 @@ def front_door(program: Callable[[DictConfig], Any], config_name: str) -> None:
     finally:
         sys.argv = typed
     sys.exit(2 if mistakes else 0)
+
+
+def _job(program: Callable[[DictConfig], Any], cfg: DictConfig, launcher: Any, go_on: tuple[str, ...]) -> Job:
+    """Describe this very run to a launcher: what was typed, but what is the launcher's; all checked as if it began.
+
+    [동작] 런처가 띄울 프로세스의 수가 trainer의 것과 다르면 그것도 적는다: 어긋난 작업은 몇 시간 뒤에야 멈춘다.
+        스윕의 점은 저마다 작업이 되므로, 이름에 점을 붙인다.
+    """
+    check_values(cfg)
+    typed = _asked()
+    ours = [word for word in typed if _key(word).split(".")[0] in ("launcher", "dry_run")]
+    replaced = {"trainer.num_nodes": launcher.nodes, "trainer.devices": launcher.processes} if "trainer" in cfg else {}
+    replaced = {key: value for key, value in replaced.items() if OmegaConf.select(cfg, key) != value}
+    if sweep_point() and cfg.get("name"):
+        replaced["name"] = f"{cfg.name}{sweep_point()}"
+    if not any(_key(word) == "launcher" for word in ours):  # chosen by a file that the job reads as well
+        replaced["launcher"] = "local"
+    kept = [word for word in typed if word not in ours and _key(word) not in replaced]
+    return Job(
+        module=f"wmtp.{door_of(program)}",
+        arguments=(*kept, *(f"{key}={value}" for key, value in replaced.items())),
+        name=replaced.get("name", cfg.get("name")),
+        go_on=tuple(one for one in go_on if cfg.get(_key(one)) is None),
+        requeue_code=cfg.recovery.requeue_exit_code if go_on else None,
+        dry_run=bool(cfg.get("dry_run")),
+        sweeping=_sweeping(),
+    )
 
 
 def _refuse_secrets_of_files(cfg: DictConfig) -> None:
@@ -269,13 +301,18 @@ def command_again(*overrides: str) -> str:
 
     [동작] 스윕에서는 이 점 하나만 도는 명령이다: 체크포인트 하나가 모든 점의 것이 되지 않도록.
     """
+    return _command(_asked(), overrides)
+
+
+def _asked() -> list[str]:
+    """Give the arguments of this run; of a sweep, those with which this point alone is run."""
     asked = sys.argv[1:]
     if _sweeping():
         options = [argument for argument in asked if not is_override(argument)]
         once = [option for option in options if option not in ("-m", "--multirun")]
         # An experiment may ask for the sweep, and would again.
         asked = [*once, *HydraConfig.get().overrides.task, *(["hydra.mode=RUN"] if once == options else [])]
-    return _command(asked, overrides)
+    return asked
 
 
 def command() -> str | None:
@@ -289,12 +326,15 @@ def sweep_again(*overrides: str) -> str:
 
 
 def _command(asked: list[str], overrides: tuple[str, ...]) -> str:
-    key = lambda argument: argument.split("=", 1)[0].lstrip("+")  # noqa: E731
-    replaced = {key(override) for override in overrides}
-    kept = [argument for argument in asked if key(argument) not in replaced]
+    replaced = {_key(override) for override in overrides}
+    kept = [argument for argument in asked if _key(argument) not in replaced]
     door = HydraConfig.get().job.config_name if HydraConfig.initialized() else "train"
     module = f"wmtp.{door}"  # of what started here, though another process may have been started for this point
     return shlex.join(["python", "-m", module, *kept, *overrides])
+
+
+def _key(argument: str) -> str:
+    return argument.split("=", 1)[0].lstrip("+")
 
 
 def chosen() -> list[str]:

@@ -11,6 +11,7 @@
 
 import math
 import os
+import re
 import signal
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -142,6 +143,65 @@ def _signals(key: str, names: Any) -> None:
 def _ks(key: str, ks: Any) -> None:
     for k in ks:
         check_whole_number(f"{key}: k", k, advice=f"Ask for pass@1 with {key}=[1].")
+
+
+def _text_like(pattern: str, example: str) -> Rule:
+    """Allow texts of a form, and the numbers that YAML takes some of them for."""
+
+    def check_text(key: str, value: Any) -> None:
+        plain = isinstance(value, str | int) and not isinstance(value, bool)
+        if not (plain and re.fullmatch(pattern, str(value))):
+            raise ConfigError(f"{key} = {value!r} must be like {example}.")
+
+    return check_text
+
+
+def _texts(key: str, texts: Any) -> None:
+    if not (isinstance(texts, list | tuple) and all(isinstance(one, str) and "\n" not in one for one in texts)):
+        raise ConfigError(f"{key} = {texts!r} must be a list of lines of text, such as ['module load cuda'].")
+
+
+def _options_of_sbatch(key: str, options: Any) -> None:
+    _texts(key, options)
+    for option in options:
+        if not option.startswith("-"):
+            raise ConfigError(f"{key} = {option!r} must begin with -, as in [--account=lab].")
+
+
+def _names_of_variables(key: str, names: Any) -> None:
+    if not isinstance(names, list | tuple | Mapping):
+        raise ConfigError(f"{key} = {names!r} must be a list of names of environment variables, such as [HF_TOKEN].")
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z_]\w*", str(name), re.ASCII):
+            raise ConfigError(f"{key}: {name!r} is no name of an environment variable; they look like WMTP_CACHE.")
+
+
+def _variables(key: str, variables: Any) -> None:
+    if not isinstance(variables, Mapping):
+        raise ConfigError(f"{key} = {variables!r} must be variables with a value each, such as {{WMTP_CACHE: /cache}}.")
+    _names_of_variables(key, variables)
+
+
+def _places(key: str, places: Any) -> None:
+    each = places.items() if isinstance(places, Mapping) else [(str(places), None)]
+    if not all(folder.startswith("/") and address for folder, address in each):
+        raise ConfigError(
+            f"{key} = {places!r} must be absolute folders with an address each, such as "
+            "{/data/mbpp: volume://vessl-storage/mbpp}."
+        )
+
+
+def name_of_run(key: str, name: Any) -> None:
+    """Refuse the name of a run that cannot be a folder's.
+
+    Raises:
+        ConfigError: 폴더 이름이 될 수 없을 때.
+    """
+    if not re.fullmatch(r"\w[\w.=,+-]*", str(name)):
+        raise ConfigError(
+            f"{key} = {name!r} must be letters, digits and ._=,+- only, and begin with a letter or a digit: it becomes "
+            "a folder in runs."
+        )
 
 
 # What the words of a choice mean is said where they are used: a dtype, an arrangement of heads, a loss.
@@ -322,4 +382,34 @@ Sandbox = {"sandbox.workers": whole_number(null="one a core")}
 Recovery = {
     "recovery.max_attempts": whole_number(0, 1000),
     "recovery.requeue_exit_code": whole_number(1, 255),
+}
+
+# launch
+_launched = {
+    "launcher.submit": true_or_false(),
+    "launcher.nodes": whole_number(1, 10_000),
+    "launcher.processes": whole_number(
+        1, 1024, "It is trainer.devices unless you set it, and what other machines have cannot be asked here; try 8."
+    ),
+}
+Torchrun = _launched | {"launcher.port": whole_number(1, 65_535, "Try 29500.")}
+Slurm = _launched | {
+    "launcher.gpus": or_null(whole_number(0, 1024)),
+    "launcher.cpus": whole_number(1, 1024, "Try 8."),
+    "launcher.memory": or_null(_text_like(r"\d+[KMGT]?", "64G, or 64000 for megabytes")),
+    "launcher.time": _text_like(r"(\d+-)?\d+(:\d+){0,2}", "24:00:00, 2-00:00:00, or 90 for minutes"),
+    "launcher.notice": whole_number(0, 65_535, "Try 300."),
+    "launcher.requeue": true_or_false(),
+    "launcher.env": or_null(_variables),
+    "launcher.setup": or_null(_texts),
+    "launcher.options": _options_of_sbatch,
+}
+Vessl = _launched | {
+    "launcher.nodes": whole_number(1, 1, "A run of VESSL is one machine; for several see docs/cluster.md."),
+    "launcher.env": or_null(_variables),
+    "launcher.private_env": _names_of_variables,
+    "launcher.inputs": or_null(_places),
+    "launcher.mounts": or_null(_places),
+    "launcher.outputs": or_null(_places),
+    "launcher.workdir": _text_like(r"/.*", "/srv/wmtp"),
 }

@@ -60,6 +60,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     check_values(cfg)
     counts = ("max_steps", "accumulate_grad_batches")  # neither may be left out
     ranges.check(ranges.PROGRAM, **{name: cfg.trainer.get(name) for name in counts})
+    if cfg.name is not None:
+        ranges.name_of_run("name", cfg.name)
     refuse_sweep_over_devices(cfg)
 
     say_beginning(cfg)
@@ -357,7 +359,7 @@ def _run_programs(cfg: DictConfig, when: str, parts: Parts, model: Any) -> dict[
 
 def main() -> None:
     """Run from the command line."""
-    front_door(train, "train")
+    front_door(train, "train", go_on=("ckpt=auto",))
 
 
 if __name__ == "__main__":

@@ -64,8 +64,7 @@ def usage(program: Callable[..., Any], conf: Path, config_name: str, arguments: 
         program: 앞문의 함수. 그 파일의 이름과 첫 줄이 명령의 이름과 뜻이다.
         arguments: 명령줄. 사용자의 `--config-dir`에 있는 선택지도 보인다.
     """
-    code = unwrap(getattr(program, "func", program))
-    door, meaning = Path(code.__code__.co_filename).stem, (code.__globals__["__doc__"] or "").split("\n")[0]
+    door, meaning = door_of(program), (_code(program).__globals__["__doc__"] or "").split("\n")[0]
     root = conf / f"{config_name}.yaml"
     examples = re.findall(rf"^# +(python -m wmtp\.{door}\b.*)$", root.read_text(encoding="utf-8"), flags=re.M)
     groups = list(_groups(root, [conf, *_own_folders(arguments)]))
@@ -81,6 +80,15 @@ def usage(program: Callable[..., Any], conf: Path, config_name: str, arguments: 
         ],
     ]
     return "\n\n".join("\n".join(section) for section in sections if section)
+
+
+def door_of(program: Callable[..., Any]) -> str:
+    """Name the module of a front door, as in `python -m wmtp.<door>`, whatever the process calls itself."""
+    return Path(_code(program).__code__.co_filename).stem
+
+
+def _code(program: Callable[..., Any]) -> Any:
+    return unwrap(getattr(program, "func", program))
 
 
 def _own_folders(arguments: Sequence[str]) -> Iterator[Path]:

@@ -40,6 +40,7 @@ DOORS = {"train": "train", "eval": "eval", "precompute": "train", "compare": "co
 FOLLOWED = {r"--config-dir|<Tab>": "tests/integration/test_own_ways.py"}
 # What a command of wmtp needs that is not here: it is composed, and not run.
 NEEDS = {
+    r"launcher=": "클러스터: test_launchers.py가 보이고, test_slurm.py가 진짜 SLURM에 낸다",
     r"trainer=gpu|VARIANT=cuda|--gpus": "GPU",
     r"torchrun|srun|trainer=(ddp|fsdp)|profile_memory": "여러 프로세스나 긴 측정: test_fsdp.py, test_split.py",
     r"model=meta_mtp_7b|Qwen/|facebook/": "내려받을 모델",
@@ -55,7 +56,9 @@ NEEDS = {
 }
 # Commands of others: never run here.
 REASONS = {
-    r"docker |hadolint ": "컨테이너 엔진",
+    r"docker |hadolint |build_push": "컨테이너 엔진",
+    r"kubectl ": "Kubernetes",
+    r"cp docker/compose.env.example ": "암호를 정하는 일",
     r"vllm |ollama |llama-server": "다른 서버",
     r"uv pip compile|LC_ALL=C sort": "constraints.txt를 다시 쓴다",
     r"pip (install|download)|unzip ": "설치",

@@ -7,6 +7,7 @@ of a run, also when they are processes of their own.
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -95,6 +96,16 @@ class Signal(Fault):
     def strike(self, trainer, *_) -> None:
         if self.due(trainer):
             os.kill(os.getpid(), self.number)
+
+
+class Slow(Callback):
+    """Let every step take a while, so that there is time to do something to the run."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_start(self, *_) -> None:
+        time.sleep(self.seconds)
 
 
 class RemoveRun(Fault):

@@ -19,7 +19,7 @@ ROOMS = (
     "errors", "checks", "ranges", "flat_keys", "secrets", "progress", "private_names", "maths", "storage", "cache",
     "models", "data",
     "ranks", "checkpoints", "evaluation", "heads", "critic", "algos", "callbacks", "reporting", "comparison", "run",
-    "overrides", "usage", "completion", "cli",
+    "launch", "overrides", "usage", "completion", "cli",
 )  # fmt: skip
 DOORS = ("train", "eval", "precompute", "compare", "promote", "sweep", "cli", "overrides", "__main__")
 FRONT_DOORS = {f"wmtp.{door}" for door in DOORS}

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from wmtp import ranges
 from wmtp.checkpoints.kinds import is_checkpoint, is_sharded
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.ranks.meeting import agree, is_first
@@ -85,11 +86,7 @@ def check_still_there(run: Path) -> None:
 
 
 def _make(root: Path, name: str) -> Path:
-    if not re.fullmatch(r"\w[\w.=,+-]*", name):
-        raise ConfigError(
-            f"name = {name!r} must be letters, digits and ._=,+- only, and begin with a letter or a digit: it becomes "
-            "a folder in runs."
-        )
+    ranges.name_of_run("name", name)
     number = 1
     while True:
         run = root / (name if number == 1 else f"{name}-{number}")
