@@ -57,7 +57,7 @@ class Vessl:
         )  # fmt: skip
         self.submit, self.nodes, self.processes, self.image = submit, nodes, processes, image
         self.resources = {"cluster": cluster, "preset": preset}
-        self.env = {name: str(value) for name, value in (env or {}).items()}
+        self.env: dict[str, Any] = {name: str(value) for name, value in (env or {}).items()}
         self.env |= {name: {"secret": name} for name in private_env}
         self.volumes = {"import": inputs, "mount": mounts, "export": outputs}
         self.workdir = workdir

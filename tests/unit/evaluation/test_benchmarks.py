@@ -17,7 +17,10 @@ from wmtp.evaluation.benchmarks import Benchmark, choose
 from wmtp.evaluation.sandbox import Limits, Sandbox
 
 ROOT = Path(__file__).parents[3]
-SUITES = {"meta_mtp": ["mbpp", "humaneval", "codecontests"], "mix": ["mbpp", "codecontests"]}
+SUITES = {
+    "meta_mtp": ["mbpp", "humaneval", "codecontests"], "mix": ["mbpp", "codecontests"], "corrupted": ["mbpp"],
+}  # fmt: skip
+SPLITS = {"mbpp_plus": "all", "jsonl": "validation"}  # the first has no splits, of the second the rows kept back
 CONFIGS = sorted(path.stem for path in (ROOT / "conf/benchmark").glob("*.yaml"))
 
 
@@ -32,7 +35,7 @@ def suite(name: str, *overrides: str) -> list[Benchmark]:
 def test_every_config_makes_benchmarks_of_its_official_test_split(name):
     benchmarks = suite(name)
     assert [b.name for b in benchmarks] == SUITES.get(name, [name])
-    assert {b.split for b in benchmarks} == {"all" if name == "mbpp_plus" else "test"}  # MBPP+ has no splits
+    assert {b.split for b in benchmarks} == {SPLITS.get(name, "test")}
 
 
 def test_meta_mtp_runs_what_its_metrics_name():
