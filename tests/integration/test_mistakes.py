@@ -86,7 +86,7 @@ def answer(tmp_path, capsys, monkeypatch):
         ("+max_steps=3", r"ConfigError: max_steps changes nothing.*Did you mean trainer\.max_steps\?$"),
         (
             "+data.path=own.jsonl",
-            r"ConfigError: data\.path changes nothing.*It is a key of data=apps, codecontests, mbpp, taco",
+            r"ConfigError: data\.path changes nothing.*It is a key of data=apps, codecontests, jsonl, mbpp, taco",
         ),
         ("+callbacks.x.every=3", r"ConfigError: callbacks\.x\.every changes nothing"),
         ("data=mix +data.path.synthetic=x", r"ConfigError: data\.path\.synthetic changes nothing"),

@@ -21,9 +21,6 @@ class Problem:
         split: "train", "validation", "test", "prompt" 중 하나.
         text: 자연어 문제 설명. HumanEval은 함수 서명과 docstring (프롬프트 그대로).
         solutions: 참조 정답 프로그램. 없을 수 있다. 줄바꿈은 항상 LF.
-        prompt: 데이터가 글자까지 정한 프롬프트 (data=jsonl). None이면 프롬프트 방식이 text로 쓴다.
-        continues: 그 프롬프트까지가 프로그램인지. 그러면 solutions도 프롬프트로 시작한다.
-        messages: 답 앞의 대화, (역할, 말)들 (data=jsonl). 답은 solutions[0]이다.
         incorrect_solutions: 오답 프로그램. 없을 수 있다.
         tests: 정답 프로그램 뒤에서 차례로 실행하는 파이썬 문장 (보통 assert 하나씩).
         setup: 정답 뒤, tests 앞에서 실행할 코드 (MBPP 367, 927).
@@ -33,6 +30,9 @@ class Problem:
         checker: 답이 여럿인 문제에서 규칙 대신 정하는 `check(input, output, answer)`의 글. 없으면 "".
         preamble: 프로그램이 당연히 여기는 import들. 채점할 때 프로그램 앞에서 실행한다.
         starter: 프로그램이 채울 틀 (`class Solution: …`). 프롬프트에 보인다.
+        prompt: 데이터가 글자까지 정한 프롬프트 (data=jsonl). None이면 프롬프트 방식이 text로 쓴다.
+        continues: 그 프롬프트까지가 프로그램인지. 그러면 solutions도 프롬프트로 시작한다.
+        messages: 답 앞의 대화, (역할, 말)들 (data=jsonl). 답은 solutions[0]이다.
         time_limit, memory_limit: 문제가 정한 시간(초)과 메모리(바이트), 없으면 0. 설정의 한도보다 크면 이것을 쓴다.
         input_file, output_file: 표준 입출력 대신 쓰는 파일의 이름. 없으면 "".
         entry_point: 부를 함수의 이름. 모르면 None.
@@ -51,9 +51,6 @@ class Problem:
     split: str
     text: str
     solutions: tuple[str, ...] = ()
-    prompt: str | None = None
-    continues: bool = False
-    messages: tuple[tuple[str, str], ...] = ()
     incorrect_solutions: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
     setup: str = ""
@@ -63,6 +60,9 @@ class Problem:
     checker: str = ""
     preamble: str = ""
     starter: str = ""
+    prompt: str | None = None
+    continues: bool = False
+    messages: tuple[tuple[str, str], ...] = ()
     time_limit: float = 0.0
     memory_limit: int = 0
     input_file: str = ""
