@@ -34,6 +34,8 @@ from wmtp.overrides import check_config, check_ranges, did_you_mean_key, for_hyd
 from wmtp.secrets import mask_secrets, refuse_secrets
 from wmtp.usage import door_of, usage
 
+# Hydra's launchers that the extra `sweeps` brings: points side by side, or as SLURM jobs.
+_LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")
 # What is wrong with a path, not with the program.
 _NO_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_ROOM = {
@@ -384,6 +386,8 @@ def _unknown_option(error: MissingConfigException) -> str:
             f"data = {option} is for evaluation only: training on a test split would make its numbers worthless. "
             f"Train on one of {', '.join(options)}, and evaluate with benchmark={option}."
         )
+    if group == "hydra/launcher" and option in _LAUNCHERS:
+        return f"{group} = {option} is not installed here; pip install 'wmtp[sweeps]', or leave it out."
     close = difflib.get_close_matches(option, options, n=1)
     meant = f" Did you mean {close[0]}?" if close else ""
     return f"{group} = {option} is not one of {', '.join(options)} (conf/{group}/).{meant}"
