@@ -76,8 +76,8 @@ def configs():
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{COMMANDS[command]}: {command}")
 def test_every_command_of_the_documents_composes_with_values_in_range(command, configs):
     root, overrides = overrides_of(command)
-    if "hydra/launcher=" in command and find_spec("hydra_plugins.hydra_joblib_launcher") is None:
-        pytest.skip("the extra sweeps is not installed")
+    if "hydra/launcher=" in command:
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra sweeps is not installed")
     name = {"precompute": "train"}.get(root, root)
     for point in points(overrides):
         whole = compose(name, point, return_hydra_config=True)
