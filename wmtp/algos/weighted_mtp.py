@@ -83,16 +83,12 @@ class WeightedMTP(LightningModule):
         super().__init__()
         given = dict(warmup=warmup, head_weights=head_weights, trunk_gradient=trunk_gradient, head_lam=head_lam)
         ranges.check(ranges.WeightedMTP, **given)
-        if head_lam is not None and len(head_lam) != model.heads:
-            raise ConfigError(
-                f"algo.head_lam = {list(head_lam)} must have one number for each of the {model.heads} heads "
-                "(model.heads); or null for all ones."
-            )
-        if head_weights is not None and len(head_weights) != model.heads:
-            raise ConfigError(
-                f"algo.head_weights = {list(head_weights)} must have one number for each of the {model.heads} heads "
-                "(model.heads); or null for all ones."
-            )
+        for name, by_head in (("head_lam", head_lam), ("head_weights", head_weights)):
+            if by_head is not None and len(by_head) != model.heads:
+                raise ConfigError(
+                    f"algo.{name} = {list(by_head)} must have one number for each of the {model.heads} heads "
+                    "(model.heads); or null for all ones."
+                )
         new = model.new_heads
         if head_weights is None and new is not None:
             head_weights = [model.heads * (1.0 if k < new.first else NEW_HEAD_WEIGHT) for k in range(model.heads)]

@@ -12,18 +12,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
-from typing_extensions import override
-
 from wmtp import ranges
 from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.data import mutation
 from wmtp.data.mixture import refuse_evaluation_only
-from wmtp.data.problem import Problem, Source
+from wmtp.data.problem import Around, Problem, Source
 
 Spans = tuple[tuple[int, int], ...]
 
 
-class Corrupted(Source):
+class Corrupted(Around):
     """Give the problems of a source, a share of the training solutions corrupted in a few places.
 
     [동작] 학습에 쓰이는 첫 정답만 바꾼다. 원래의 정답은 어디에도 남지 않는다: critic도 보지 못한다.
@@ -46,25 +44,14 @@ class Corrupted(Source):
         (True, True)
     """
 
-    name = "corrupted"
-
     def __init__(
         self, source: Source, noise: float = 0.5, mutations: int = 4, part: str = "all", seed: int = 42
     ) -> None:
         ranges.check(ranges.Corrupted, noise=noise, mutations=mutations, part=part)
         refuse_evaluation_only(source)
-        self.source, self.noise, self.mutations, self.part, self.seed = source, noise, mutations, part, seed
-        self.licence, self.splits = source.licence, source.splits
-
-    @property
-    @override
-    def conversations(self) -> bool:
-        return self.source.conversations
-
-    @property
-    @override
-    def licences(self) -> dict[str, str]:
-        return self.source.licences
+        super().__init__(source)
+        self.name = "corrupted"
+        self.noise, self.mutations, self.part, self.seed = noise, mutations, part, seed
 
     def stream(self, split: str) -> Iterator[Problem]:
         """Yield the problems; those of the training split as they are corrupted, and of the part that is wanted."""
@@ -80,10 +67,6 @@ class Corrupted(Source):
         """Yield the problems of the same part as they were: a leak is found by what the data says of itself."""
         wanted = {problem.task_id for problem in self.stream(split)}
         return (problem for problem in self.source.published(split) if problem.task_id in wanted)
-
-    @override
-    def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
-        return self.source.mutate(problem, rng)
 
     def fingerprint(self, split: str = "all") -> str:
         """Identify the content: that of the source, and how it is corrupted."""

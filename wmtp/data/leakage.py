@@ -25,17 +25,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
-from typing_extensions import override
 
 from wmtp import ranges
 from wmtp.cache.fingerprint import code_of, digest_of
 from wmtp.cache.texts import remember
 from wmtp.data.mixture import refuse_evaluation_only
-from wmtp.data.problem import Problem, Source
+from wmtp.data.problem import Around, Problem, Source
 from wmtp.errors import ConfigError, DataLeakError
 from wmtp.storage.files import write_atomically
 
@@ -122,25 +120,16 @@ def find_leaks(problems: Iterable[Problem], benchmarks: Iterable[Any]) -> Iterat
     return map(index.leak_of, problems)
 
 
-class Without(Source):
+class Without(Around):
     """Give the problems of a source, some training problems left out."""
 
     def __init__(self, source: Source, left_out: frozenset[str]) -> None:
-        self.source, self.left_out = source, left_out
-        self.name, self.licence, self.splits = source.name, source.licence, source.splits
-
-    @property
-    @override
-    def licences(self) -> dict[str, str]:
-        return self.source.licences
+        super().__init__(source)
+        self.left_out = left_out
 
     def stream(self, split: str) -> Iterator[Problem]:
         """Yield the problems that are left."""
         return (p for p in self.source.stream(split) if split != "train" or p.task_id not in self.left_out)
-
-    @override
-    def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
-        return self.source.mutate(problem, rng)
 
     def fingerprint(self, split: str = "all") -> str:
         """Identify the content: that of the source, and what is left out."""

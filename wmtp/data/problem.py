@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
+from typing_extensions import override
+
 from wmtp.data.mutation import mutate
 
 
@@ -153,3 +155,29 @@ class Source:
     def licences(self) -> dict[str, str]:
         """Return the licence of each data set in use, by name."""
         return {self.name: self.licence}
+
+
+class Around(Source):
+    """Give the problems of another source, changed or fewer of them; what is not said otherwise is that source's."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.name, self.licence, self.splits = source.name, source.licence, source.splits
+
+    @property
+    @override
+    def licences(self) -> dict[str, str]:
+        return self.source.licences
+
+    @property
+    @override
+    def conversations(self) -> bool:
+        return self.source.conversations
+
+    @override
+    def has_tests(self, split: str) -> bool:
+        return self.source.has_tests(split)
+
+    @override
+    def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
+        return self.source.mutate(problem, rng)

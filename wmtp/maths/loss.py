@@ -94,12 +94,8 @@ def weighted_mtp_loss(
         tensor([2.0794, 2.0794])
     """
     heads = len(hidden)
-    head_weights = [1.0] * heads if head_weights is None else list(head_weights)
-    if len(head_weights) != heads:
-        raise ConfigError(f"algo.head_weights = {head_weights} must hold one number for each of the {heads} heads.")
-    head_lam = [1.0] * heads if head_lam is None else list(head_lam)
-    if len(head_lam) != heads:
-        raise ConfigError(f"algo.head_lam = {head_lam} must hold one number for each of the {heads} heads.")
+    head_weights = _by_head("algo.head_weights", head_weights, heads)
+    head_lam = _by_head("algo.head_lam", head_lam, heads)
     wide = _reduction_dtype(unembedding_VD.dtype)
     weight_BT = torch.ones_like(labels_BT, dtype=wide) if weight_BT is None else weight_BT.detach().to(wide)
     # No head has more targets than head 0. Counting them here makes the host wait for the device.
@@ -267,6 +263,14 @@ class _ChunkedLoss(torch.autograd.Function):
                 gradient *= scale
         grad_VD, *grad_hidden = gradients
         return None, grad_VD if grad_VD is None else grad_VD.to(ctx.unembedding_dtype), *grad_hidden
+
+
+def _by_head(key: str, given: Sequence[float] | None, heads: int) -> list[float]:
+    """Return one number for each head, all ones where none are given."""
+    numbers = [1.0] * heads if given is None else list(given)
+    if len(numbers) != heads:
+        raise ConfigError(f"{key} = {numbers} must hold one number for each of the {heads} heads.")
+    return numbers
 
 
 def _chunk_size(unembedding_VD: Tensor) -> int:

@@ -96,7 +96,7 @@ def run_directory_of(run_id: str, tracking_uri: str) -> Path:
     try:
         data = open_store(tracking_uri).get_run(run_id).data
     except MlflowException as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = reason_of(error)
         raise CheckpointError(f"ckpt = {run_id} cannot be looked up in MLflow at {uri} ({reason}).") from error
     run_dir = Path(data.tags.get("run_dir") or data.params.get("run_dir") or "")
     if not run_dir.is_absolute() or not run_dir.is_dir():
@@ -122,7 +122,7 @@ def run_directories_in(experiment: str, tracking_uri: str) -> tuple[list[Path], 
         found = store.get_experiment_by_name(experiment)
         runs = store.search_runs([found.experiment_id], max_results=1000) if found else None
     except MlflowException as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = reason_of(error)
         raise ConfigError(
             f"{asked} cannot be looked up in MLflow at {uri} ({reason}); give run directories."
         ) from error
