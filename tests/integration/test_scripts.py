@@ -149,6 +149,12 @@ def test_what_is_being_fetched_is_said(machine):
     assert code == 0 and "    fetching mlflow (48.1 MB) " in err
 
 
+def test_set_up_ends_where_a_polite_signal_is_lost(machine):
+    """As it is now and then between the fork of what tells of the progress and its first command (seen under load)."""
+    code, _, err = machine.run("sh", "-c", f"trap '' TERM; exec {SCRIPTS / 'setup'}")
+    assert code == 0 and "done in 0 min" in err
+
+
 @pytest.mark.slow
 def test_set_up_that_was_killed_is_waited_for_and_repaired(machine):
     killed = machine.start(SCRIPTS / "setup", FAKE_PIP="touch $WMTP_VENV/half-written; sleep 2")
