@@ -21,6 +21,7 @@ LORA = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_an_adapter_goes_on_bit_for_bit_and_its_checkpoint_and_export_say_the_same(config, tmp_path, capsys):
     train(config(*LORA, "name=whole", "trainer.max_steps=3"))
     said = capsys.readouterr().out

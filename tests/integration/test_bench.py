@@ -12,6 +12,7 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="rows are measured in forked processes")
 
 
+@pytest.mark.long
 def test_every_row_of_the_scale_table_can_be_measured(monkeypatch, capsys):
     from scripts.bench import scale
 
@@ -37,6 +38,7 @@ def test_the_memory_of_the_head_losses_does_not_grow_with_the_heads():
     assert megabytes(True, 8) > 7 * megabytes(True, 1)
 
 
+@pytest.mark.long
 def test_every_row_of_the_gpu_table_can_be_measured_without_one(tmp_path):
     from scripts.bench import gpu
 
@@ -51,6 +53,7 @@ def test_every_row_of_the_gpu_table_can_be_measured_without_one(tmp_path):
     assert all(line["name"] in done.stdout for line in lines)
 
 
+@pytest.mark.long
 def test_a_row_that_takes_too_long_or_kills_its_process_costs_only_itself(tmp_path):
     from scripts.bench.gpu import Measurer, Table
 
@@ -72,6 +75,7 @@ def test_a_row_that_takes_too_long_or_kills_its_process_costs_only_itself(tmp_pa
     assert "no time was left" in table.lines[-1][1].note
 
 
+@pytest.mark.long
 def test_every_row_of_what_grows_can_be_measured(monkeypatch, capsys):
     from scripts.bench import growth
 

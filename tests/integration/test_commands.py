@@ -42,6 +42,7 @@ def steps(run: Path) -> int:
     return last_checkpoint(run)["global_step"]
 
 
+@pytest.mark.long
 def test_the_commands_printed_by_a_stopped_sweep_go_on_with_that_point_and_with_the_rest(tmp_path):
     stop = f"+callbacks.stop={{_target_: faults.Signal, name: SIGINT, marks: {tmp_path / 'marks'}, step: 2}}"
     sweep = ["-m", "algo.weighting.lam=0.1,0.3", "logger=csv", "name=연구_1", *SMALL, stop]
@@ -65,6 +66,7 @@ def test_the_commands_printed_by_a_stopped_sweep_go_on_with_that_point_and_with_
     assert [config["algo"]["weighting"]["lam"] for config in configs] == [0.1, 0.3]
 
 
+@pytest.mark.long
 def test_a_sweep_that_an_experiment_asks_for_prints_the_command_of_its_point(tmp_path):
     experiment = tmp_path / "own" / "experiment" / "mine.yaml"
     experiment.parent.mkdir(parents=True)
@@ -82,6 +84,7 @@ def test_a_sweep_that_an_experiment_asks_for_prints_the_command_of_its_point(tmp
     assert list((tmp_path / "runs").glob("rho1-*")) == [run]
 
 
+@pytest.mark.long
 def test_the_folder_of_a_long_sweep_point_fits_a_file_system_and_is_its_own(tmp_path):
     base = HERE.parents[1] / "wmtp" / "assets" / "tiny-base"
     models = [tmp_path / ("아주긴이름" * 12) / end for end in ("첫째", "둘째")]
@@ -95,6 +98,7 @@ def test_the_folder_of_a_long_sweep_point_fits_a_file_system_and_is_its_own(tmp_
     assert all(len(name.encode()) <= 100 for name in names)
 
 
+@pytest.mark.long
 def test_the_command_that_replays_a_failure_fails_as_the_run_did(tmp_path):
     marks = tmp_path / "marks"
     fault = f"+callbacks.fault={{_target_: faults.BadValue, place: loss, marks: {marks}, step: 2}}"

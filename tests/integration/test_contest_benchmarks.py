@@ -126,6 +126,7 @@ def test_a_pickle_that_would_run_code_stops_the_evaluation_in_one_sentence(confi
     assert not (tmp_path / "trace").exists()
 
 
+@pytest.mark.long
 def test_the_checker_of_the_documentation_does_what_it_says(tmp_path):
     _, _, chapter = (ROOT / "docs/evaluation.md").read_text("utf-8").partition("checker\n")
     for name, text in re.findall(r"^`([\w.]+)`\n\n```\w+\n(.*?)^```", chapter, re.M | re.S):

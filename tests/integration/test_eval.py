@@ -95,6 +95,7 @@ def test_chat_answers_are_named_for_what_they_are_and_taken_apart_when_asked(con
         evaluate_checkpoint(config(*common, root="eval"))
 
 
+@pytest.mark.long
 def test_an_mlflow_run_id_names_its_model_and_gets_the_results(config, tmp_path, monkeypatch):
     from mlflow.tracking import MlflowClient
 

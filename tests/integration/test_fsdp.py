@@ -110,6 +110,7 @@ def load(run: Path) -> dict:
     return AtomicCheckpointIO().load_checkpoint(run / "checkpoints" / "last.ckpt")
 
 
+@pytest.mark.long
 def test_a_sharded_run_killed_in_the_middle_ends_where_ddp_does_on_two_ranks_and_on_one(start, tmp_path):
     runs = f"runs={tmp_path}"
     kill = f"+callbacks.kill={{_target_: {KillAt.__module__}.KillAt, hook: on_before_backward, times: 4}}"

@@ -23,6 +23,7 @@ def file(tmp_path, monkeypatch):
     return write_gguf(tmp_path / "tiny.Q8_0.gguf", model, tokenizer, "Q8_0")
 
 
+@pytest.mark.long
 def test_a_gguf_is_trained_exported_gone_on_with_and_evaluated(config, file, tmp_path):
     model = ["model=hf", f"model.path={file}", "model.heads=2", "callbacks.head_pretraining.steps=2"]
     short = ["algo=baseline", "eval.limit=1", "sampling.max_new_tokens=4", "trainer.max_steps=2"]

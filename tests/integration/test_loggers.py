@@ -27,6 +27,7 @@ def curves(run: Path) -> dict[str, list[float]]:
     return found
 
 
+@pytest.mark.long
 def test_tensorboard_reads_the_same_names_and_numbers_and_a_resumed_run_goes_on(config, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import plugin_data_pb2
@@ -59,6 +60,7 @@ def offline_runs(run: Path) -> list[Path]:
     return sorted((run / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.long
 def test_wandb_offline_has_the_same_names_groups_a_sweep_and_keeps_no_secret(tmp_path):
     env = {"WANDB_MODE": "offline", "WANDB_API_KEY": SECRET}
     say = " ".join(f"{key}={value}" for key, value in env.items())
@@ -90,6 +92,7 @@ def test_wandb_offline_has_the_same_names_groups_a_sweep_and_keeps_no_secret(tmp
     assert SECRET not in done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_a_resumed_run_goes_on_in_its_run_of_wandb(config, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     train(config("logger=wandb", *FEW, "eval.after=false"))

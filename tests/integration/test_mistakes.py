@@ -153,6 +153,7 @@ def test_a_truncated_model_file_is_refused(answer, tmp_path):
     assert "truncated" in answer(f"model.path={broken}")
 
 
+@pytest.mark.long
 def test_a_truncated_checkpoint_and_one_of_another_model_are_refused(answer, config, tmp_path, capsys):
     train(config("trainer.max_steps=1", "eval.before=false", "eval.after=false"))
     last = tmp_path / "runs" / "rho1-synthetic-tiny-base" / "checkpoints" / "last.ckpt"
@@ -301,6 +302,7 @@ def test_a_bug_while_a_mistake_is_reported_is_shown_as_a_bug(monkeypatch, capsys
         assert ("optimizer.lr = -1" in capsys.readouterr().err) == sentence
 
 
+@pytest.mark.long
 def test_a_run_goes_on_only_as_what_it_is(config, tmp_path):
     small = ["name=run", "eval.before=false", "eval.after=false", "trainer.max_steps=1", "data.train_size=60"]
     train(config(*small))

@@ -21,6 +21,7 @@ FEW = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["deepseek_v3_of_two", "qwen3_5"])
 def test_shipped_layers_are_trained_resumed_drafted_with_and_exported(config, tmp_path, tokenizer, capsys, name):
     folder = publish(name, tmp_path / "published")

@@ -44,6 +44,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("adapter", "arrangement"),
     [("none", "parallel"), ("lora", "parallel"), ("lora", "sequential")],
@@ -82,6 +83,7 @@ def test_heads_of_a_checkpoint_are_not_touched_before_training(config, tmp_path,
     assert not (tmp_path / "runs" / "run" / "new_heads.json").exists() and not cache.joinpath("new_heads").exists()
 
 
+@pytest.mark.long
 def test_heads_that_know_less_than_nothing_are_said(config, tmp_path, cache, capsys):
     few = ["callbacks.head_pretraining.steps=1", "callbacks.head_pretraining.lr=1e-9", "trainer.max_steps=1"]
     train(config(*NEW, *few, "eval.before=false", "eval.after=false", "data.train_size=60", "optimizer=adamw"))
@@ -89,6 +91,7 @@ def test_heads_that_know_less_than_nothing_are_said(config, tmp_path, cache, cap
     assert len(warning) == 1 and "guessing evenly would have a CE of 6.24" in warning[0]
 
 
+@pytest.mark.long
 def test_a_run_that_makes_head_zero_worse_than_it_was_says_so_once(config, tmp_path, cache, capsys):
     wreck = ["~callbacks.head_pretraining", "algo.trunk_gradient=1", "algo.head_weights=[1,1,1,1]"]
     few = ["eval.before=false", "eval.after=false", "data.train_size=60", "optimizer=adamw", "optimizer.lr=0.01"]

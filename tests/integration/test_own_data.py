@@ -121,6 +121,7 @@ def test_conversations_are_taught_asked_and_exported_alike(config, tmp_path, tal
     assert "- conversational\n" in (run / "model/README.md").read_text()
 
 
+@pytest.mark.long
 def test_problems_are_taught_in_a_conversation_where_that_is_asked_for(config, tmp_path, talkative):
     small = ["trainer.max_steps=1", "eval.before=false", "eval.limit=2", f"model.path={talkative}", "algo=baseline"]
     train(config(*small, "prompt.chat=true", "data.max_length=512", "data.token_budget=1024", "name=chat"))

@@ -31,6 +31,7 @@ def follow(text: str, folder: Path) -> list[str]:
     return [line for block in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S) for line in block.splitlines()]
 
 
+@pytest.mark.long
 def test_the_questions_and_answers_of_the_data_page_train_as_it_says(tmp_path):
     command, *_ = follow(chapter("data.md", "## 내 데이터: `data=jsonl`"), tmp_path)
     done = shell(command, tmp_path)
@@ -52,6 +53,7 @@ def test_the_rows_with_tests_of_the_data_page_are_trained_on_and_judged_as_it_sa
         assert "jsonl/pass@1" in done.stdout
 
 
+@pytest.mark.long
 def test_the_own_configs_of_the_guide_train_as_it_says(tmp_path):
     text = chapter("guide.md", "## 5. 설정 바꾸기").partition("**내 설정 폴더.**")[2].partition("**탭으로")[0]
     (command,) = follow(text, tmp_path)

@@ -118,6 +118,7 @@ def test_mistakes_are_one_sentence(asked, overrides, sentence):
         asked(*overrides)
 
 
+@pytest.mark.long
 def test_what_is_printed_runs_as_printed_and_a_registered_model_is_evaluated_by_its_name(runs, tmp_path):
     run = make_run(runs, "rho1", 42, 0.5, problems=20, name="real", **KNOWN)
     (run / "model").symlink_to(Path(wmtp.__file__).parent / "assets" / "tiny-base")

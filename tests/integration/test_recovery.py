@@ -97,6 +97,7 @@ def test_after_nan_a_run_goes_back_and_trains_on_at_half_the_rate(go, runs, faul
     assert "recovery 1: back to step 3 with lower rate" in (run / "train.log").read_text()
 
 
+@pytest.mark.long
 def test_after_oom_twice_the_next_step_has_the_gradient_of_the_whole_batch(go, runs, fault, tmp_path):
     def keep(name):
         return f"+callbacks.keep={{_target_: faults.KeepGradient, file: {tmp_path / name}, step: 3}}"

@@ -79,6 +79,7 @@ def test_a_mistake_is_answered_before_anything_slow_is_imported(tmp_path, door, 
         assert "filelock" not in modules  # what wmtp.storage needs: a name is wrong, and no file is looked for
 
 
+@pytest.mark.long
 def test_a_run_begins_with_what_is_asked_for_and_imports_only_what_it_uses(tmp_path):
     small = ["trainer.max_steps=1", "data.train_size=60", "eval.before=false", "eval.after=false", "dry_run=true"]
     code, said, modules = modules_of(tmp_path, "train", "algo=baseline", "logger=csv", *small)

@@ -24,6 +24,7 @@ def answer(cwd: Path) -> dict:
     return {"means": means, "comparisons": compared, "goals": found["goals"]}
 
 
+@pytest.mark.long
 def test_a_sweep_compares_its_runs_lists_what_failed_and_goes_on_when_it_is_given_again(tmp_path):
     asked = ["name=s", "algo.weighting.lam=0.1,7,0.3"]
     first = sweep(tmp_path, *asked)

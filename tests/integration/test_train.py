@@ -89,6 +89,7 @@ def test_the_screen_and_every_report_speak_korean_on_request(config, tmp_path, c
         assert '<html lang="ko">' in page.read_text() and "판정" in page.read_text()
 
 
+@pytest.mark.long
 def test_the_same_config_twice_gives_the_same_numbers(config, tmp_path):
     first, second = train(config()), train(config())
     timeless = [key for key in first if not any(word in key for word in ("speed", "tokens", "seconds"))]
@@ -111,6 +112,7 @@ def test_eval_repeats_the_numbers_that_training_ended_with(config, tmp_path):
     assert (there / "samples.jsonl").read_bytes() == (run / "eval/after/synthetic/samples.jsonl").read_bytes()
 
 
+@pytest.mark.long
 def test_a_continued_run_counts_its_new_weights_and_another_start_its_own(config, tmp_path):
     run = tmp_path / "runs" / "r"
 
@@ -140,7 +142,9 @@ def test_a_continued_run_counts_its_new_weights_and_another_start_its_own(config
     assert evaluated("before")[0] == weights_digest(other) and evaluated("before")[1] != before[1]
 
 
-@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(
+    "accumulate", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.long)]
+)
 def test_a_run_stopped_by_ctrl_c_goes_on_bit_for_bit(config, tmp_path, accumulate):
     common = ["eval.before=false", "eval.after=false", "trainer.max_steps=6", "data.train_size=90"]
     common += [f"trainer.accumulate_grad_batches={accumulate}"]
@@ -170,6 +174,7 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.long
 def test_dry_run_of_a_run_that_goes_on_takes_a_step_more_and_touches_nothing(config, tmp_path, monkeypatch, capsys):
     common = ["name=run", "eval.before=false", "eval.after=false", "data.train_size=90"]
     train(config(*common, "trainer.max_steps=2"))
@@ -213,6 +218,7 @@ def test_mbpp_from_a_local_file_trains_and_runs_its_real_tests(config, tmp_path)
     assert [json.loads(line)["task_id"] for line in results] == ["mbpp/11", "mbpp/12", "mbpp/13", "mbpp/14"]
 
 
+@pytest.mark.long
 def test_every_point_of_a_sweep_gets_a_run_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["logger=csv", "trainer.max_steps=1", "data.train_size=50", "eval.before=false", "eval.after=false"]

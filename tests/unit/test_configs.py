@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 
 from scripts.check_configs import CODE, CONF, check_configs
 
 
+@pytest.mark.long
 def test_every_config_composes_and_every_target_takes_its_keys():
     composed, problems = check_configs()
     assert problems == []

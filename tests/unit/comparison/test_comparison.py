@@ -289,6 +289,7 @@ def test_experiments_of_mlflow_name_their_runs(tmp_path, monkeypatch, capsys):
         compare(cfg, ["mlflow:mtp/rho2"])
 
 
+@pytest.mark.long
 def test_the_command_works_as_typed(tmp_path):
     for algo in ("baseline", "rho1"):
         make_run(tmp_path, algo, 42, name=f"{algo}-lam=0.3")  # what older sweeps called their points

@@ -132,6 +132,7 @@ print(logger.flush(), logger.where(), sep="\\n")
 """
 
 
+@pytest.mark.long
 def test_runs_that_start_together_on_a_new_store_are_all_in_it(tmp_path):
     from mlflow.tracking import MlflowClient
 
