@@ -200,6 +200,8 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
             return f"ConfigError: {_wrong_call(cause)}"
         if isinstance(cause, (HydraException, InterpolationKeyError)):
             return f"ConfigError: {_first_line(cause)}"
+        if isinstance(cause, AssertionError) and (given := _narrowed()):
+            return f"ConfigError: hydra.sweeper.params.{given} narrows an experiment that sweeps; here give {given}."
     if "torch" in sys.modules:
         from wmtp.run.failure import WORDS, kind_of
 
@@ -212,6 +214,12 @@ def _path_given(file: Any) -> tuple[str, str] | None:
     """Find the argument that gave the path of a file, so that a sentence can name its key."""
     given = [argument.split("=", 1) for argument in sys.argv[1:] if is_override(argument) and "=" in argument]
     return next(((key, path) for key, path in given if path and str(file).startswith(path)), None)
+
+
+def _narrowed() -> str | None:
+    """Find what narrows the sweep of an experiment; OmegaConf asserts where there is no sweep to narrow."""
+    found = (re.match(r"\+*hydra\.sweeper\.params\.(.+)", word) for word in sys.argv[1:])
+    return next((match[1] for match in found if match), None)
 
 
 def build(config: Any, **kwargs: Any) -> Any:

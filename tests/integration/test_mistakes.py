@@ -98,6 +98,7 @@ def answer(tmp_path, capsys, monkeypatch):
         ("+seed=3", r"ConfigError: seed is a key of this config already; write seed=… without the \+"),
         ("+experiment=n200", r"ConfigError: experiment is a key of this config already"),
         ("experiment=nope", r"ConfigError: experiment = nope is not one of .*n200, .*\(conf/experiment/\)"),
+        ("hydra.sweeper.params.model.heads=2", r".* narrows an experiment that sweeps; here give model.heads=2\."),
         ("-m hydra/launcher=submitit_slum", r"ConfigError: hydra/launcher = submitit_slum is not one of "),
         ("+p=${q} +q=${p}", r"ConfigError: p = \$\{q\} cannot be read: it leads back to itself"),
         ("name=${nope}", r"ConfigError: name = \$\{nope\} cannot be read: Interpolation key 'nope' not found"),
