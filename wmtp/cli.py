@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, MissingMandatoryValue
 
-from wmtp.errors import ConfigError, WmtpError, chain
+from wmtp.errors import ConfigError, WmtpError, chain, first_line
 from wmtp.flat_keys import nested_form
 from wmtp.launch.job import Job
 from wmtp.overrides import check_config, check_ranges, did_you_mean_key, for_hydra, is_override, leaves, read_override
@@ -162,7 +162,7 @@ def _answer(error: Exception, config_name: str, go_on: bool = False) -> str:
         if not go_on:
             raise error
         _show_bug(type(error), error, error.__traceback__)
-        sentence = f"{type(error).__name__}: {_first_line(error)}"
+        sentence = f"{type(error).__name__}: {first_line(error)}"
     print(mask_secrets(sentence), file=sys.stderr)
     return sentence
 
@@ -199,14 +199,14 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
         if isinstance(cause, InstantiationException):
             return f"ConfigError: {_wrong_call(cause)}"
         if isinstance(cause, (HydraException, InterpolationKeyError)):
-            return f"ConfigError: {_first_line(cause)}"
+            return f"ConfigError: {first_line(cause)}"
         if isinstance(cause, AssertionError) and (given := _narrowed()):
             return f"ConfigError: hydra.sweeper.params.{given} narrows an experiment that sweeps; here give {given}."
     if "torch" in sys.modules:
         from wmtp.run.failure import WORDS, kind_of
 
         if kind_of(error) == "out_of_memory":
-            return f"OutOfMemoryError: {_first_line(error).rstrip('.')}. {WORDS['out_of_memory'][1]}"
+            return f"OutOfMemoryError: {first_line(error).rstrip('.')}. {WORDS['out_of_memory'][1]}"
     return None
 
 
@@ -371,24 +371,20 @@ def _root(error: BaseException) -> BaseException:
     return list(chain(error))[-1]
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _wrong_call(error: InstantiationException) -> str:
     key = re.search(r"full_key: (\S+)", str(error))
     target = re.search(r"target '([\w.]+)'", str(error))
     argument = re.search(r"got an unexpected keyword argument '(\w+)'", str(_root(error)))
     if key and target and argument:
         return f"{key[1]}.{argument[1]} is not a key that {target[1]} takes; leave it out, or correct its name."
-    return f"{_first_line(_root(error))} ({f'in {key[1]}' if key else 'while the config was put together'})."
+    return f"{first_line(_root(error))} ({f'in {key[1]}' if key else 'while the config was put together'})."
 
 
 def _unknown_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or [])
     if not options:
-        return _first_line(error)
+        return first_line(error)
     if group == "data" and (config_dir() / "benchmark" / f"{option}.yaml").is_file():
         return (
             f"data = {option} is for evaluation only: training on a test split would make its numbers worthless. "

@@ -26,6 +26,16 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
+def first_line(error: BaseException) -> str:
+    """Say in a line what a library threw; its kind where it says nothing.
+
+    Example:
+        >>> first_line(OSError("\\nno such host\\nin line 7")), first_line(EOFError())
+        ('no such host', 'EOFError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class WmtpError(Exception):
     """Report a user's mistake: one sentence, no traceback, exit code 2."""
 

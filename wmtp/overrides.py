@@ -22,7 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from wmtp import ranges
-from wmtp.errors import ConfigError
+from wmtp.errors import ConfigError, first_line
 
 KINDS = {
     bool: "true or false",
@@ -141,7 +141,7 @@ def _refuse_unreadable(cfg: DictConfig) -> None:
         except (MissingMandatoryValue, InterpolationToMissingValueError):
             pass  # for the user to give: said once for all of them
         except (OmegaConfBaseException, RecursionError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             if isinstance(error, RecursionError) or "Recursive" in reason:
                 reason = "it leads back to itself"
             raw: Any = OmegaConf.to_container(cfg, resolve=False)

@@ -30,7 +30,7 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess:
     """Run a command line as a user pastes it, `python` being this one."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     here = {**os.environ, "PATH": path, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parents[1]}", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(["sh", "-c", command], cwd=cwd, env=here, capture_output=True, text=True, timeout=400)
+    return subprocess.run(["sh", "-c", command], cwd=cwd, env=here, capture_output=True, text=True, timeout=1800)
 
 
 def commands(said: str) -> list[str]:

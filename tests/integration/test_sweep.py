@@ -67,14 +67,14 @@ def test_a_sweep_that_is_killed_and_given_again_says_what_an_unbroken_one_says(t
         pytest.skip("hydra-joblib-launcher is not installed; pip install 'wmtp[sweeps]'")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir(), broken.mkdir()
-    asked = ["name=s", "logger=csv", "algo.weighting.lam=0.1,0.3,1.0", "seed=42,43"]
+    asked = ["experiment=sweep_rho1", "name=s", "logger=csv", "seed=42"]  # λ × T × percentile: 27 points
     assert sweep(whole, *asked).returncode == 0
-    kill = f"+callbacks.stop={{_target_: faults.Signal, name: SIGKILL, marks: {tmp_path / 'marks'}, step: 1, skip: 2}}"
+    kill = f"+callbacks.stop={{_target_: faults.Signal, name: SIGKILL, marks: {tmp_path / 'marks'}, step: 1, skip: 13}}"
     assert sweep(broken, *asked, kill).returncode != 0
     kept = {file: file.stat().st_mtime_ns for file in broken.glob("runs/s-*/model/model.safetensors")}
-    assert len(kept) == 2
+    assert len(kept) == 13
     done = sweep(broken, *asked, *more)
     assert done.returncode == 0, done.stderr
     assert answer(broken) == answer(whole)
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
-    assert len(list(broken.glob("runs/s-lam_*"))) == 6
+    assert len(list(broken.glob("runs/s-*/model"))) == 27

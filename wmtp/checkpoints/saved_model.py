@@ -19,7 +19,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from wmtp.checkpoints.integrity import check_bits
 from wmtp.checkpoints.io import read_meta, read_weights
 from wmtp.checkpoints.kinds import is_sharded
-from wmtp.errors import CheckpointError
+from wmtp.errors import CheckpointError, first_line
 from wmtp.models.adapter import Lora
 from wmtp.models.loading import check_weights, find_model, load_model, mtp_class
 from wmtp.models.mtp import MTPMixin
@@ -116,7 +116,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(f"ckpt = {file} is truncated, damaged or not a plain checkpoint ({reason}).") from error
     if not isinstance(checkpoint, dict) or "wmtp" not in checkpoint:
         raise CheckpointError(f"ckpt = {file} was not written by wmtp; give a checkpoint from runs/<name>/checkpoints.")

@@ -26,7 +26,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 
 from wmtp.cache.fingerprint import digest_of_file
-from wmtp.errors import CheckpointError, ConfigError
+from wmtp.errors import CheckpointError, ConfigError, first_line
 from wmtp.models.converted import converted
 from wmtp.storage import say
 from wmtp.storage.files import remove
@@ -138,7 +138,7 @@ def _damage_is_said(file: Path, key: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # struct.error, KeyError, ValueError, MemoryError … of numpy, gguf and transformers
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(
             f"{key} = {file} is truncated, damaged or of a kind that transformers cannot read ({reason}); copy "
             f"it again, or {INSTEAD}."

@@ -26,7 +26,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from wmtp import ranges
-from wmtp.errors import CheckpointError, ConfigError
+from wmtp.errors import CheckpointError, ConfigError, first_line
 from wmtp.models import gguf_file
 from wmtp.models.adapter import Lora
 from wmtp.models.export import Export, Exported
@@ -343,7 +343,7 @@ def read_config(folder: Path, key: str) -> Any:
             return AutoConfig.for_model(alike, **others)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"{key} = {folder} is of no architecture that this version of transformers has ({reason}); choose one that "
             "AutoModelForCausalLM loads without code of its own."

@@ -31,7 +31,7 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from wmtp.checks import is_whole_number
-from wmtp.errors import CheckpointError, DataNotFoundError
+from wmtp.errors import CheckpointError, DataNotFoundError, first_line
 from wmtp.models.converted import converted
 from wmtp.models.mtp import MTPForCausalLM
 from wmtp.models.same_tensors import check_same_tensors
@@ -279,7 +279,7 @@ def _open(file: Path, key: str) -> dict[str, Tensor]:
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         return {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError here
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(f"{key}: {file} is truncated, damaged or holds more than tensors ({reason}).") from error
 
 

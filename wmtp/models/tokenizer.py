@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from wmtp.errors import ConfigError, DataNotFoundError
+from wmtp.errors import ConfigError, DataNotFoundError, first_line
 from wmtp.models.sentencepiece_model import only_pieces, read_folder
 
 
@@ -40,7 +40,7 @@ def _load(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # classes of transformers raise TypeError where one of their files is missing
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise DataNotFoundError(
             f"{folder} holds no tokenizer that transformers can load ({reason}); put its tokenizer.json there."
         ) from error

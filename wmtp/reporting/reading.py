@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from wmtp import ranges
+from wmtp.errors import first_line
 from wmtp.maths.pass_at_k import paired_difference
 from wmtp.reporting.texts import Texts
 
@@ -219,7 +220,7 @@ def _read(path: Path, parse: Any, kind: type, what: str, missing: list[str], t: 
     found = _parsed(path, parse)
     if isinstance(found, kind):
         return found
-    why = str(found).splitlines()[0] if isinstance(found, Exception) and str(found) else type(found).__name__
+    why = first_line(found) if isinstance(found, Exception) else type(found).__name__
     missing.append(t("{name}: cannot be read ({why})", name=path.name, why=why))
     return None
 

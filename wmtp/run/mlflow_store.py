@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from wmtp.errors import CheckpointError, ConfigError
+from wmtp.errors import CheckpointError, ConfigError, first_line
 from wmtp.evaluation.harness import SETTINGS
 from wmtp.reporting.reading import flatten
 from wmtp.secrets import mask_secrets
@@ -63,11 +63,6 @@ def open_store(tracking_uri: str) -> Any:
         return MlflowClient(tracking_uri)
 
 
-def reason_of(error: Exception) -> str:
-    """Say in a line what a store, a driver or a network threw."""
-    return (str(error).strip() or repr(error)).splitlines()[0]
-
-
 def is_permanent(error: Exception) -> bool:
     """Tell a request that MLflow refuses (never retry it) from a store that does not answer."""
     return getattr(error, "error_code", None) in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
@@ -96,7 +91,7 @@ def run_directory_of(run_id: str, tracking_uri: str) -> Path:
     try:
         data = open_store(tracking_uri).get_run(run_id).data
     except MlflowException as error:
-        reason = reason_of(error)
+        reason = first_line(error)
         raise CheckpointError(f"ckpt = {run_id} cannot be looked up in MLflow at {uri} ({reason}).") from error
     run_dir = Path(data.tags.get("run_dir") or data.params.get("run_dir") or "")
     if not run_dir.is_absolute() or not run_dir.is_dir():
@@ -122,7 +117,7 @@ def run_directories_in(experiment: str, tracking_uri: str) -> tuple[list[Path], 
         found = store.get_experiment_by_name(experiment)
         runs = store.search_runs([found.experiment_id], max_results=1000) if found else None
     except MlflowException as error:
-        reason = reason_of(error)
+        reason = first_line(error)
         raise ConfigError(
             f"{asked} cannot be looked up in MLflow at {uri} ({reason}); give run directories."
         ) from error
@@ -179,7 +174,7 @@ def log_evaluation(run_dir: Path, name: str, metrics: Mapping[str, Any], folder:
         client.log_batch(state["run_id"], metrics=metric_entities(numbers, step=0), tags=tag_entities(said))
         client.log_artifacts(state["run_id"], str(folder), f"eval/{name}")
     except Exception as error:  # whatever a store, a driver or a network throws: the evaluation is done
-        reason = reason_of(error)
+        reason = first_line(error)
         sentence = f"warning: MLflow at {uri} does not take it ({reason}); the evaluation is in {folder}."
         print(mask_secrets(sentence), file=sys.stderr)
         return False
@@ -212,7 +207,7 @@ def log_sweep(folder: Path, runs: Iterable[Path]) -> None:
             client.set_terminated(parent)
             done.add(parent)
     except Exception as error:  # whatever a store, a driver or a network throws: the comparison is done
-        reason = reason_of(error)
+        reason = first_line(error)
         print(
             mask_secrets(f"warning: MLflow does not take the comparison ({reason}); it is in {folder}."),
             file=sys.stderr,

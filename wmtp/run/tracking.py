@@ -26,6 +26,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
 
+from wmtp.errors import first_line
 from wmtp.reporting.reading import flatten
 from wmtp.run import mlflow_store
 from wmtp.run.sweep import FOLDER
@@ -198,7 +199,7 @@ class MLflowLogger(Logger):
                     job()
                     break
                 except Exception as error:  # whatever a store, a driver or a network throws: training must go on
-                    reason = mlflow_store.reason_of(error)
+                    reason = first_line(error)
                     if not mlflow_store.is_permanent(error):
                         self._warn(f"does not answer ({reason})")
                         time.sleep(self.retry_seconds)

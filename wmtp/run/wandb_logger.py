@@ -18,8 +18,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from wmtp import ranges
-from wmtp.errors import ConfigError
-from wmtp.run.mlflow_store import reason_of
+from wmtp.errors import ConfigError, first_line
 from wmtp.run.sweep import FOLDER
 from wmtp.secrets import mask_secrets
 from wmtp.storage.files import write_atomically
@@ -67,7 +66,7 @@ class WeightsAndBiases(WandbLogger):
         try:
             return super().experiment
         except wandb.errors.Error as error:
-            reason = mask_secrets(reason_of(error).rstrip("."))
+            reason = mask_secrets(first_line(error).rstrip("."))
             raise ConfigError(
                 f"logger = wandb cannot begin ({reason}); check WANDB_API_KEY, or set WANDB_MODE=offline."
             ) from error
