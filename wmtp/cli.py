@@ -286,7 +286,7 @@ def _swept_keys() -> set[str]:
     [동작] 실험이 훑는 키와, 값을 여럿 받은 키. 실험의 키는 값 하나만 남겨도 이름에 든다
     (`hydra.sweeper.params.seed=42`): 그래야 일부만 한 점이 전체의 같은 점과 이름이 같고, 두 번 돌지 않는다.
     """
-    params = OmegaConf.select(HydraConfig.get(), "sweeper.params") or {}
+    params = OmegaConf.select(HydraConfig.get().sweeper, "params") or {}
     asked = [*for_hydra(sys.argv[1:]), *(f"{key}={value}" for key, value in params.items())]
     read = [override for override in map(read_override, filter(is_override, asked)) if override]
     return {*map(str, params), *(override.key_or_group for override in read if override.is_sweep_override())}
@@ -415,9 +415,9 @@ def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
     node = getattr(error.__cause__, "parent_node", None)  # where OmegaConf looked for the key: what is composed already
     cfg = _composed(config_name) if node is None else node._get_root()
     parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else None
-    adding = (
-        f" What {parent._target_} takes beyond its keys is added with +{key}=…" if "_target_" in (parent or ()) else ""
-    )
+    adding = ""
+    if isinstance(parent, DictConfig) and "_target_" in parent:
+        adding = f" What {parent._target_} takes beyond its keys is added with +{key}=…"
     return f"{key} is not a key of this config (see --cfg job).{did_you_mean_key(key, list(leaves(cfg)))}{adding}"
 
 

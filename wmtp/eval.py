@@ -16,6 +16,7 @@
 
 import re
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,10 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
     model, tokenizer = saved.load()
     suite = asking.of_model(suite, model, tokenizer, f"ckpt = {cfg.ckpt}", saved.taught)
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if cfg.device or accelerator:
-        model.to(cfg.device or f"{accelerator.type}:{local_rank % torch.accelerator.device_count()}")
+    if cfg.device:
+        model.to(cfg.device)
+    elif accelerator is not None:
+        model.to(f"{accelerator.type}:{local_rank % torch.accelerator.device_count()}")
     sampling = build(cfg.sampling)
     run = run_of(saved.path) if saved.path.parent.name == "checkpoints" else None
     return Subject(
@@ -164,7 +167,7 @@ def _prompt_of(prompt: DictConfig, run_config: dict[str, Any] | None) -> DictCon
     recorded = (run_config or {}).get("prompt") or {}
     if prompt.chat != "auto" or recorded.get("chat") is not True:
         return prompt
-    usual = OmegaConf.load(config_dir() / "prompt" / "default.yaml")
+    usual: Any = OmegaConf.load(config_dir() / "prompt" / "default.yaml")
     left = {
         key: recorded[key]
         for key in ("system", "instruction", "variables")
@@ -172,7 +175,9 @@ def _prompt_of(prompt: DictConfig, run_config: dict[str, Any] | None) -> DictCon
     }
     if not _is_plain(left):
         raise CheckpointError("ckpt: what it says of its prompt holds more than plain values; set prompt.chat=true.")
-    return OmegaConf.merge(prompt, left)
+    asked = deepcopy(prompt)
+    asked.merge_with(left)
+    return asked
 
 
 def _server(cfg: DictConfig, local_rank: int) -> Subject:

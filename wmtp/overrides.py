@@ -10,7 +10,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 from wmtp import ranges
 from wmtp.errors import ConfigError, first_line
 
-KINDS = {
+KINDS: dict[type | tuple[type, ...], str] = {
     bool: "true or false",
     int: "a whole number",
     (str, type(None)): "a text",
@@ -211,7 +211,8 @@ def _built(node: DictConfig | ListConfig) -> Iterator[DictConfig]:
     """List the nodes that a class is built from, outer ones first."""
     if isinstance(node, DictConfig) and "_target_" in node:
         yield node
-    for key in node if isinstance(node, DictConfig) else range(len(node)):
+    keys: Iterable[Any] = node if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
         inner = node._get_node(key)
         if isinstance(inner, DictConfig | ListConfig) and not (
             inner._is_none() or inner._is_missing() or inner._is_interpolation()
@@ -245,7 +246,7 @@ def did_you_mean_key(key: str, keys: list[str]) -> str:
 def leaves(node: DictConfig, path: str = "", below_targets: bool = True) -> Iterator[str]:
     """List the keys of a config that hold values; those below a `_target_` are for its signature to check."""
     for key in node:
-        inner = f"{path}.{key}".lstrip(".")
+        inner = f"{path}.{key!s}".lstrip(".")
         value = node._get_node(key)
         if isinstance(value, DictConfig) and not (value._is_none() or value._is_missing() or value._is_interpolation()):
             if (below_targets or "_target_" not in value) and inner != "hydra":

@@ -97,7 +97,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             remember(Point(point, "done", str(same.resolve())))
             return {}
     start = find_start(ckpt, Path(cfg.runs), name, touch=not cfg.dry_run)
-    step = check_same_training(start, cfg, parts[0].algo, parts[0].samples) if start.checkpoint else 0
+    step = check_same_training(start, cfg, parts[0].algo, parts[0].samples)
 
     place = rehearsal(start) if cfg.dry_run else run_directory(start.run, start.checkpoint, Path(cfg.runs), name)
     with place as run, keep_log(run):

@@ -64,5 +64,5 @@ class MovingAverage(OnlineReference):
     @torch.no_grad()
     def losses(self, batch: dict[str, Any]) -> Tensor:
         """Return the average's CE of every target token of a batch, head 0's."""
-        average = self.average.to(batch["input_ids_BT"].device).module
+        average: Any = self.average.to(batch["input_ids_BT"].device).module  # an MTPMixin, which torch does not know
         return average.mtp(batch["input_ids_BT"]).next_token_nll(batch)

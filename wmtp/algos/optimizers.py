@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from wmtp import ranges
+from wmtp.models.mtp import MTPMixin
 from wmtp.private_names import let_lightning_unscale
 
 # Of heads that no checkpoint held: what docs/new_heads.md measured, beside 2e-5 for the rest.
@@ -19,7 +19,7 @@ NEW_HEADS_LR = 5e-4
 
 
 def adamw(
-    model: nn.Module,
+    model: MTPMixin,
     lr: float = 3e-4,
     weight_decay: float = 0.1,
     betas: tuple[float, float] = (0.9, 0.95),
@@ -50,7 +50,7 @@ def adamw(
 
 
 def muon(
-    model: nn.Module,
+    model: MTPMixin,
     lr: float = 0.02,
     adamw_lr: float = 2e-3,
     weight_decay: float = 0.01,
@@ -60,7 +60,6 @@ def muon(
     """Build Muon for the matrices of decoder layers and AdamW for all else.
 
     Args:
-        model: `wmtp.models.mtp`의 모델.
         lr: Muon의 학습률.
         adamw_lr: 임베딩, norm, 출력층의 학습률.
         weight_decay: Muon이 맡는 행렬의 가중치 감쇠. 나머지는 감쇠하지 않는다.

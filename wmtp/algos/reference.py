@@ -191,7 +191,7 @@ class CachedReference(OnlineReference):
 
 
 @dataclass(frozen=True)
-class ReferenceLosses(Sequence[Tensor]):
+class ReferenceLosses:
     """Look up a sample's losses in the shards.
 
     Attributes:
@@ -204,10 +204,7 @@ class ReferenceLosses(Sequence[Tensor]):
     firsts: list[int]
     shards: list[Tensor]
 
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def __getitem__(self, i: Any) -> Tensor:
+    def __getitem__(self, i: int) -> Tensor:
         shard = bisect_right(self.firsts, i) - 1
         origin = self.starts[self.firsts[shard]]
         return self.shards[shard][self.starts[i] - origin : self.starts[i + 1] - origin]

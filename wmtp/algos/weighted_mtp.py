@@ -181,11 +181,14 @@ class WeightedMTP(LightningModule):
             batch["labels_BT"],
             weight_BT,
             batch["step_targets"],
-            self.head_weights and [value_at(curve, self.share_done()) for curve in self.head_weights],
+            self._values_now(self.head_weights),
             batch["targets"],
             shared_gradient=output.trunk_gradient,
-            head_lam=self.head_lam and [value_at(curve, self.share_done()) for curve in self.head_lam],
+            head_lam=self._values_now(self.head_lam),
         )
+
+    def _values_now(self, curves: Sequence[Curve] | None) -> list[float] | None:
+        return None if curves is None else [value_at(curve, self.share_done()) for curve in curves]
 
     def share_done(self) -> float:
         """Return the share of the training that is behind, by the host's own count."""

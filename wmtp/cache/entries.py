@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,20 +41,21 @@ def entry_file(kind: str, key: Any) -> Path:
     return in_use().cache / kind / f"{digest_of(key)[:32]}.safetensors"
 
 
-def read_or_build(file: Path, build: Callable[[], dict[str, Tensor]], wait: bool = True) -> dict[str, Tensor] | None:
+def read_or_build(file: Path, build: Callable[[], dict[str, Tensor]], wait: bool = True) -> dict[str, Tensor]:
     """Read an entry; build and keep it where it is not there or damaged.
 
     Returns:
         이름 → 텐서. 파일에 비춘(mmap) 것이며, 쓸 수 없는 캐시라면 방금 만든 것.
-        wait=False인데 다른 프로세스가 잡고 있으면 None.
+
+    Raises:
+        Taken: wait=False인데 다른 프로세스가 잡고 있을 때.
     """
-    with suppress(Taken), claimed(file, wait):
+    with claimed(file, wait):
         entry = read_entry(file)
         if entry is None:
             built = build()
             entry = (write_entry(file, built) and read_entry(file)) or built
         return entry
-    return None
 
 
 def claimed(file: Path, wait: bool = True) -> AbstractContextManager[bool]:
@@ -72,8 +73,9 @@ def build_together(
     while True:
         held = []
         for file, work in shards:
-            entry = read_or_build(file, partial(build, work), wait=False)
-            if entry is None:
+            try:
+                entry = read_or_build(file, partial(build, work), wait=False)
+            except Taken:
                 held.append((file, work))
             else:
                 yield file, work, entry

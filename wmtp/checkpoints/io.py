@@ -24,6 +24,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from wmtp.checkpoints.integrity import crc32_of
 from wmtp.checkpoints.kinds import META, is_sharded
@@ -141,7 +142,11 @@ def read_weights(path: str | Path, shapes_only: bool = False) -> dict[str, Tenso
 def shard_shapes(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of a folder of shards by shape and dtype only, on the meta device."""
     metadata = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {name: torch.empty(m.size, dtype=m.properties.dtype, device="meta") for name, m in metadata.items()}
+    return {
+        name: torch.empty(found.size, dtype=found.properties.dtype, device="meta")
+        for name, found in metadata.items()
+        if isinstance(found, TensorStorageMetadata)  # safetensors hold nothing else
+    }
 
 
 def load_shards(tensors: dict[str, Tensor], folder: Path) -> None:

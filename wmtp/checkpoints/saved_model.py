@@ -48,15 +48,20 @@ class SavedModel:
         return read_checkpoint(self.path)
 
     @property
+    def description(self) -> dict[str, Any]:
+        """Return what a checkpoint says of its run and its model (`wmtp.checkpoints.description`)."""
+        return self.checkpoint["wmtp"]
+
+    @property
     def config(self) -> dict[str, Any] | None:
         """Return the config of the run that wrote it; an exported folder has none."""
-        return None if self.exported else self.checkpoint["wmtp"]["config"]
+        return None if self.exported else self.description["config"]
 
     @cached_property
     def taught(self) -> bool | None:
         """Say whether wmtp taught it in conversations; None if wmtp did not, as an exported folder's card tells."""
         if not self.exported:
-            return (self.config.get("prompt") or {}).get("chat") is True
+            return (self.description["config"].get("prompt") or {}).get("chat") is True
         card = self.path / "README.md"
         head = card.read_text(encoding="utf-8", errors="replace").partition("\n---\n")[0] if card.is_file() else ""
         tags = set(re.findall(r"^- (wmtp|conversational)$", head, re.M))
@@ -78,7 +83,7 @@ class SavedModel:
         if self.exported:
             return load_tokenizer(self.path)
         beside = self.path.resolve().parent.parent / "model"
-        return load_tokenizer(beside if beside.is_dir() else find_model(self.config["model"]["path"]))
+        return load_tokenizer(beside if beside.is_dir() else find_model(self.description["config"]["model"]["path"]))
 
     def load(self) -> tuple[MTPMixin, PreTrainedTokenizerBase]:
         """Rebuild the model, ready to generate, and its tokenizer."""
@@ -86,11 +91,11 @@ class SavedModel:
             check_weights(self.path)
             tokenizer = self.tokenizer  # first: it is quick to say that it will not do
             return load_model(self.path, key="ckpt").eval(), tokenizer
-        settings = dict(self.checkpoint["wmtp"]["model"])
+        settings = dict(self.description["model"])
         check_bits(self.path)
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         model = mtp_class(config)(config)
-        if adapter := self.checkpoint["wmtp"].get("adapter"):
+        if adapter := self.description.get("adapter"):
             Lora(**adapter).put_on(model)
         prefix = "model."
         saved = (read_weights(self.path) if is_sharded(self.path) else self.checkpoint["state_dict"]).items()

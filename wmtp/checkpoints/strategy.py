@@ -150,7 +150,8 @@ def _gathered(value: Any, keep: bool) -> Any:
     """Bring a tensor together on the CPU; every rank takes part, and only those that keep it hold it."""
     if not isinstance(value, DTensor):
         return value.cpu() if keep and isinstance(value, Tensor) else value
-    whole = value.to(value.device_mesh.device_type).full_tensor()  # an offloaded one is gathered on the device
+    on_device: Any = value.to(value.device_mesh.device_type)  # where an offloaded one is gathered; still a DTensor
+    whole = on_device.full_tensor()
     return whole.cpu() if keep else None
 
 

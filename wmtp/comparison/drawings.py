@@ -1,7 +1,8 @@
 """Draw what a comparison found: differences with their intervals, learning curves with bands, heat maps of a sweep."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def draw_all(found: Study, t: Texts) -> dict[str, str]:
         height = 2.9 + 0.12 * len(curves)
         plots["learning_curves"] = drawing("learning_curves", lambda axes: _bands(axes, curves, t), height=height)
     for name, table in heat_maps(found).items():
-        plots[name] = drawing(name, lambda axes, table=table: _heat(axes, *table, t), 4.6, 3.0, over_steps=False)
+        plots[name] = drawing(name, partial(_heat, table=table, t=t), 4.6, 3.0, over_steps=False)
     return plots
 
 
@@ -54,7 +55,17 @@ def curves_of(found: Study) -> dict[str, tuple[list[int], list[float], list[floa
     return curves
 
 
-def heat_maps(found: Study) -> dict[str, tuple[str, str, list[Any], list[Any], list[list[float]]]]:
+class HeatMap(NamedTuple):
+    """Hold what a sweep over two keys reached: a row of means for each of `ys`, NaN where there is none."""
+
+    across: str
+    down: str
+    xs: list[Any]
+    ys: list[Any]
+    means: list[list[float]]
+
+
+def heat_maps(found: Study) -> dict[str, HeatMap]:
     """Average pass@1 over each pair of λ, T and percentile that a sweep went through."""
     maps, measure = {}, found.main_measure
     swept = {key: sorted({arm.settings[key] for arm in found.arms if isinstance(arm.settings.get(key), int | float)})
@@ -68,10 +79,10 @@ def heat_maps(found: Study) -> dict[str, tuple[str, str, list[Any], list[Any], l
                 if mean is not None and not arm.is_control:
                     where = (arm.settings.get(down), arm.settings.get(across))
                     cells.setdefault(where, []).append(float(mean.value))
-            table = [[float(np.mean(cells.get((y, x), [np.nan]))) for x in swept[across]] for y in swept[down]]
-            if np.isfinite(table).sum() > 1:
-                names = [key.rsplit(".", 1)[-1] for key in (across, down)]
-                maps[f"heat_{names[0]}_{names[1]}"] = (*names, swept[across], swept[down], table)
+            means = [[float(np.mean(cells.get((y, x), [np.nan]))) for x in swept[across]] for y in swept[down]]
+            if np.isfinite(means).sum() > 1:
+                x, y = (key.rsplit(".", 1)[-1] for key in (across, down))
+                maps[f"heat_{x}_{y}"] = HeatMap(x, y, swept[across], swept[down], means)
     return maps
 
 
@@ -100,16 +111,8 @@ def _bands(axes: "Axes", curves: Mapping[str, Any], t: Texts) -> None:
     axes.set(xlabel=t("step"), ylabel=t("cross entropy [nat per token]"))
 
 
-def _heat(
-    axes: "Axes",
-    across: str,
-    down: str,
-    xs: Sequence[Any],
-    ys: Sequence[Any],
-    table: Sequence[Sequence[float]],
-    t: Texts,
-) -> None:
-    values = np.array(table)
+def _heat(axes: "Axes", table: HeatMap, t: Texts) -> None:
+    values = np.array(table.means)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     for y, row in enumerate(values):
         for x, value in enumerate(row):
@@ -117,8 +120,8 @@ def _heat(
                 share = (value - low) / (high - low) if high > low else 0.5
                 axes.bar(x, 1, bottom=y - 0.5, width=1, color=HEADS[0], alpha=0.08 + 0.55 * share, linewidth=0)
                 axes.text(x, y, f"{100 * value:.1f} %", ha="center", va="center", color=INK)
-    axes.set_xticks(range(len(xs)), map(str, xs))
-    axes.set_yticks(range(len(ys)), map(str, ys))
-    axes.set(xlabel=across, ylabel=down, xlim=(-0.5, len(xs) - 0.5), ylim=(-0.5, len(ys) - 0.5))
+    axes.set_xticks(range(len(table.xs)), map(str, table.xs))
+    axes.set_yticks(range(len(table.ys)), map(str, table.ys))
+    axes.set(xlabel=table.across, ylabel=table.down, xlim=(-0.5, len(table.xs) - 0.5), ylim=(-0.5, len(table.ys) - 0.5))
     axes.grid(visible=False)
     axes.set_title(t("mean pass@1"), fontsize=9.5, color=INK)

@@ -197,7 +197,7 @@ def compare(found: Study, measure: str, arm: str, against: str) -> Comparison | 
     if laid is None:
         return None
     tables, paired = laid
-    parts = [sum(tables)] if paired else tables
+    parts = [np.sum(tables, axis=0)] if paired else tables
     estimated = estimate(parts)
     low, high = map(float, estimated.interval())
     seeds, problems = min(part.shape[-2] for part in parts), parts[0].shape[-1] if measure in found.scores else 0
@@ -246,22 +246,22 @@ def _judge(
     if laid is None:
         return Goal(goal, arm, "cannot be told", level=level, why=NOT_MEASURED)
     tables, paired = laid
-    estimated = estimate([sum(tables)] if paired else tables)
+    estimated = estimate([np.sum(tables, axis=0)] if paired else tables)
     low, high = (float(end) + shift for end in estimated.interval(level))
     verdict = "met" if low >= 0 else "not met" if high < 0 else "cannot be told"
     why = "the interval holds both" if verdict == "cannot be told" else ""
     if estimated.over not in ("seeds and problems", "seeds"):
         verdict, why = "cannot be told", "one seed says nothing of another; train more seeds of each"
-    known = [None if np.isnan(end) else end for end in (low, high)]
-    return Goal(goal, arm, verdict, float(estimated.value) + shift, *known, level, why)
+    known_low, known_high = (None if np.isnan(end) else end for end in (low, high))
+    return Goal(goal, arm, verdict, float(estimated.value) + shift, known_low, known_high, level, why)
 
 
 def _judge_sum(found: Study, arm: Arm, base: Arm, level: float) -> Goal:
     """Judge whether several heads and weights together gain more than each alone, summed."""
     one_head = lambda of: next((one for one in found.arms if one.settings == of.settings | {"model.heads": 1}), None)  # noqa: E731
-    alone = [one_head(arm), one_head(base)] if arm.settings.get("model.heads", 1) != 1 else [None, None]
-    if None in alone:
+    arm_alone, base_alone = one_head(arm), one_head(base)
+    if arm.settings.get("model.heads", 1) == 1 or arm_alone is None or base_alone is None:
         why = "it needs both algorithms with model.heads=1 as well"
         return Goal("sum", arm.name, "cannot be told", level=level, why=why)
-    signed = {arm.name: 1.0, base.name: -1.0, alone[0].name: -1.0, alone[1].name: 1.0}
+    signed = {arm.name: 1.0, base.name: -1.0, arm_alone.name: -1.0, base_alone.name: 1.0}
     return _judge(found, "sum", arm.name, found.main_measure, signed, 0.0, level)

@@ -194,7 +194,7 @@ def _goal_row(goal: Goal, t: Texts) -> dict[str, str]:
     if goal.value is not None:
         # The first and the last goal are in points of pass@1, the second in those of its own rate.
         scale, unit = (100, " " + t("points")) if goal.goal != "important" else (1, "")
-        ends = "" if goal.low is None else f" [{scale * goal.low:+.3g}, {scale * goal.high:+.3g}]"
+        ends = "" if goal.low is None or goal.high is None else f" [{scale * goal.low:+.3g}, {scale * goal.high:+.3g}]"
         shown = f"{scale * goal.value:+.3g}{ends}{unit}"
     return {"goal": t(_GOALS[goal.goal], **values), "arm": goal.arm, "verdict": goal.verdict, "shown": shown,
             "level": f"{100 * goal.level:.1f} %", "why": t(goal.why)}  # fmt: skip

@@ -105,7 +105,7 @@ class ValueFitting:
         self.value = value
         value.start_from(float(train.reward_S.mean()))
         self.lr, self.kind, self.seed = lr, kind, seed
-        self.returns, self.sparsity = {"gamma": gamma, "gae_lambda": gae_lambda}, sparsity
+        self.gamma, self.gae_lambda, self.sparsity = gamma, gae_lambda, sparsity
         self.rank, self.world_size = rank, world_size
         self.parameters = [p for p in value.parameters() if p.requires_grad]
         batches = train.batches(token_budget, shuffled_by=str(seed))
@@ -131,8 +131,10 @@ class ValueFitting:
         with torch.enable_grad():
             logit_BT = self.value.head(hidden_BTD, nll_BT, mask_BT)
             value_BT = self.value.scaled(logit_BT)
-            rewards = batch["reward_B"], batch["problem_ids"]
-            loss = value_loss(self.kind, logit_BT, value_BT, mask_BT, *rewards, **self.returns, count=count)
+            loss = value_loss(
+                self.kind, logit_BT, value_BT, mask_BT, batch["reward_B"], batch["problem_ids"],
+                self.gamma, self.gae_lambda, count,
+            )  # fmt: skip
             loss = loss + self.sparsity * value_deltas(value_BT, mask_BT).abs().sum() / targets
             self.optimizer.zero_grad()
             loss.backward()

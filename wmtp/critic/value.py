@@ -168,7 +168,7 @@ class ValueNetwork(PolicyValue):
     @torch.no_grad()
     def read(self, batch: dict[str, Any], output: MTPOutput) -> Tensor:
         """Compute V of a training batch; the states of the model in training are not looked at."""
-        return self.scaled(self.head(*self.states(batch, None), target_mask(batch["labels_BT"])))
+        return self.scaled(self.head(*self.states(batch, output.model), target_mask(batch["labels_BT"])))
 
 
 def _states(batch: dict[str, Any], output: MTPOutput) -> tuple[Tensor, Tensor]:

@@ -164,7 +164,7 @@ class Apps(ContestFiles):
     name = "apps"
     licence = "MIT"
     splits = ("train", "validation", "test")
-    difficulties = ("introductory", "interview", "competition")
+    difficulties: tuple[str, ...] = ("introductory", "interview", "competition")
     hub = ("codeparrot/apps", "{}.jsonl")
 
     @override

@@ -131,7 +131,7 @@ def _calls(row: "Row", read: Callable[[int, list], list], number: int, base: int
     test = row.text("test")
     tolerance = _TOLERANCE.search(test)
     known = {"tolerance": float(tolerance[1])} if tolerance else {}
-    return {"inputs": _INPUTS.search(test)[1], "base_inputs": base, **known, **allowed}
+    return {"inputs": _INPUTS.findall(test)[0], "base_inputs": base, **known, **allowed}
 
 
 def _is_own(row: "Row") -> bool:

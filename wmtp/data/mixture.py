@@ -48,11 +48,7 @@ class Mix(Source):
             raise ConfigError("data.weights leaves no source; give at least one a weight > 0.")
         for source in self.sources.values():
             refuse_evaluation_only(source)
-
-    @property
-    @override
-    def licence(self) -> str:
-        return ", ".join(sorted(set(self.licences.values())))
+        self.licence = ", ".join(sorted(set(self.licences.values())))
 
     @property
     @override

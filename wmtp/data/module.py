@@ -4,7 +4,6 @@
     토큰은 캐시(wmtp.cache.entries)에 남는다. 두 번째 시작부터는 문제를 읽거나 만들지도 않는다.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,7 @@ from wmtp.cache.fingerprint import code_of, identify
 from wmtp.data import tokenization
 from wmtp.data.batching import StepLoader
 from wmtp.data.problem import Problem
-from wmtp.data.tokenization import TokenizedSamples, tokenize_problems
+from wmtp.data.tokenization import LossesBySample, TokenizedSamples, tokenize_problems
 from wmtp.errors import ConfigError
 from wmtp.models import encoding
 from wmtp.models.tokenizer import tokenizer_content
@@ -57,7 +56,7 @@ class MTPDataModule(LightningDataModule):
         self.source, self.prompt, self.tokenizer = source, prompt, tokenizer
         self.token_budget, self.max_length, self.seed, self.pieces = token_budget, max_length, seed, pieces
         self.samples: dict[str, TokenizedSamples] = {}
-        self.reference_losses: Sequence[Tensor] | None = None
+        self.reference_losses: LossesBySample | None = None
         self.dropped: dict[str, list[str]] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -65,7 +64,7 @@ class MTPDataModule(LightningDataModule):
         if self.samples:
             return
         for split in ("train", "validation"):
-            entry = read_or_build(entry_file("tokens", self.key(split)), lambda split=split: self.tokenize(split))
+            entry = read_or_build(entry_file("tokens", self.key(split)), partial(self.tokenize, split))
             self.dropped[split] = unpack(entry.pop("dropped"))
             self.samples[split] = TokenizedSamples(entry)
         if not self.samples["train"]:

@@ -14,7 +14,7 @@ import ast
 import random
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -160,7 +160,7 @@ class _Finder(ast.NodeVisitor):
         """Note that a node may be written in other ways."""
         self.found += [Edit(kind, *self.span(node), text) for text in texts if text != self.text(node)]
 
-    def operator(self, kind: str, left: ast.AST, right: ast.AST, others: dict[str, tuple[str, ...]]) -> None:
+    def operator(self, kind: str, left: ast.AST, right: ast.AST, others: Mapping[str, tuple[str, ...]]) -> None:
         """Note the rivals of the operator between two operands; nothing else but brackets and comments is there."""
         start, end = self.span(left)[1], self.span(right)[0]
         for match in OPERATOR[kind].finditer(self.source[start:end]):
@@ -201,11 +201,11 @@ class _Finder(ast.NodeVisitor):
     def others(self, name: str, place: int) -> list[str]:
         return [other for other, since in self.scope.items() if since < place and other != name]
 
-    def inside(self, scope: dict[str, int], *parts: ast.AST | Sequence[ast.AST] | None) -> None:
+    def inside(self, scope: dict[str, int], *parts: ast.AST | Sequence[ast.AST]) -> None:
         """Visit what has variables of its own."""
         outer, self.scope = self.scope, scope
         for part in parts:
-            self.visit_all(part if isinstance(part, list) else [part])
+            self.visit_all([part] if isinstance(part, ast.AST) else part)
         self.scope = outer
 
     def visit_all(self, nodes: Sequence[ast.AST | None]) -> None:
@@ -213,7 +213,7 @@ class _Finder(ast.NodeVisitor):
             if node is not None:
                 self.visit(node)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self.visit_all([*node.args.defaults, *node.args.kw_defaults])  # no decorators, no annotations
         self.inside(self.variables(node.body, node.args), node.body)
 

@@ -42,13 +42,13 @@ def unpack(packed: str) -> str:
 
 def _text_in(pickled: bytes) -> str:
     """Read the one text that a pickle holds, without unpickling."""
-    texts = []
+    texts: list[str] = []
     try:
         for count, (operation, argument, _) in enumerate(pickletools.genops(pickled), start=1):
             if count > _MOST_OPERATIONS:
                 raise ValueError(f"it holds more than {_MOST_OPERATIONS} operations")
             if operation.name in _TEXT:
-                texts.append(argument)
+                texts.append(str(argument))
             elif operation.name not in _AROUND:
                 raise ValueError(f"it holds {operation.name}")
     except (ValueError, IndexError, OverflowError) as error:

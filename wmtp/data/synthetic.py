@@ -14,6 +14,7 @@ import random
 import sys
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 from wmtp import ranges
 from wmtp.cache.fingerprint import code_of, digest_of
@@ -83,10 +84,10 @@ class Synthetic(Source):
         if any(statement not in STEP_OF_STATEMENT for statement, _, _ in lines[1:]):
             return super().mutate(problem, rng)
         at = rng.randrange(1, len(lines))
-        statement, *comment = lines[at]
+        statement, gap, comment = lines[at]
         wrong = _wrong_step(STEP_OF_STATEMENT[statement], rng).statement
         start, end = difference(statement, wrong)
-        lines[at] = (wrong, *comment)
+        lines[at] = (wrong, gap, comment)
         offset = sum(len("".join(line)) + 1 for line in lines[:at])
         return "\n".join(map("".join, lines)), (offset + start, offset + end)
 
@@ -154,7 +155,7 @@ def _draw_input(variable: str, rng: random.Random) -> list:
     return [rng.randint(-9, 15) for _ in range(size)]
 
 
-def _run(steps: tuple[Step, ...], value: object) -> object:
+def _run(steps: tuple[Step, ...], value: Any) -> Any:
     for step in steps:
         value = step.run(value)
     return value

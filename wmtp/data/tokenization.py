@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -49,14 +49,20 @@ class TokenizedSample:
         return len(self.input_ids) - max(self.prompt_length, 1)
 
 
+class LossesBySample(Protocol):
+    """Give what a reference model loses on every token of the i-th sample."""
+
+    def __getitem__(self, i: int, /) -> Tensor: ...
+
+
 @dataclass(frozen=True, eq=False)
-class TokenizedSamples(Sequence[TokenizedSample]):
+class TokenizedSamples:
     """Hold samples end to end in a few flat tensors; a sample becomes an object only while it is looked at.
 
     Attributes:
         tensors: input_ids [N], noise [N], starts [S + 1], prompt_lengths [S], task_ids (글자들).
             N은 모든 토큰, S는 표본의 수. i번째 표본은 starts[i]부터 starts[i + 1] 앞까지다.
-        reference_nll: i번째 표본의 참조 CE들을 주는 목록. 없으면 None.
+        reference_nll: 표본마다 참조모델의 CE들. 없으면 None.
 
     Example:
         >>> samples = TokenizedSamples.pack([TokenizedSample("a", (5, 6, 7), 1, (False, False, True))])
@@ -65,7 +71,7 @@ class TokenizedSamples(Sequence[TokenizedSample]):
     """
 
     tensors: dict[str, Tensor]
-    reference_nll: Sequence[Tensor] | None = field(default=None, repr=False)
+    reference_nll: LossesBySample | None = field(default=None, repr=False)
 
     @classmethod
     def pack(cls, samples: Iterable[TokenizedSample]) -> "TokenizedSamples":
@@ -87,7 +93,7 @@ class TokenizedSamples(Sequence[TokenizedSample]):
             }
         )
 
-    def with_reference(self, losses: Sequence[Tensor] | None) -> "TokenizedSamples":
+    def with_reference(self, losses: LossesBySample | None) -> "TokenizedSamples":
         """Return the same samples, each with what a reference model loses on its tokens."""
         samples = copy(self)  # and what was counted already
         object.__setattr__(samples, "reference_nll", losses)
@@ -124,7 +130,10 @@ class TokenizedSamples(Sequence[TokenizedSample]):
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, i: Any) -> TokenizedSample:
+    def __iter__(self) -> Iterator[TokenizedSample]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, i: int) -> TokenizedSample:
         if not 0 <= i < len(self):
             raise IndexError(i)
         here = slice(self.starts[i], self.starts[i + 1])

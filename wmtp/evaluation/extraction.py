@@ -205,7 +205,7 @@ def _changed(node: ast.stmt) -> set[str]:
 
 def _keep(program: str, tree: ast.Module, kept: Sequence[ast.stmt]) -> str:
     """Take the other statements at the top level away, and leave these as they are written."""
-    lines_of = {node: range(_first_line(node), node.end_lineno + 1) for node in tree.body}
+    lines_of = {node: range(_first_line(node), (node.end_lineno or node.lineno) + 1) for node in tree.body}
     gone = {line for node in tree.body if node not in kept for line in lines_of[node]}
     if not gone:
         return program

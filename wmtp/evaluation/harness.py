@@ -114,12 +114,13 @@ def evaluate(
         DataFormatError: samples 파일의 줄이 잘못됐거나 모르는 task_id가 있을 때.
         HarnessError: 채점 자체가 거듭 실패할 때, 채점할 수 있는 문제가 하나도 없을 때. 그때까지의 결과는 남아 있다.
     """
-    if (generator is None) == (samples is None):
+    if (generator is None) == (samples is None) or (samples is None and sampling is None):
         raise ConfigError("an evaluation needs either a model or a samples file. Give ckpt=… or samples=FILE.")
     if samples is not None and Path(samples).resolve() == (out / "samples.jsonl").resolve():
         raise ConfigError(f"samples = {samples} lies where its own results would go. Choose another out=DIR.")
     given = {} if samples is None else read_samples(samples, benchmark, suite)
-    keys = list(given) or [(problem.task_id, i) for problem in benchmark.problems for i in range(sampling.n)]
+    n = 0 if sampling is None else sampling.n
+    keys = list(given) or [(problem.task_id, i) for problem in benchmark.problems for i in range(n)]
     for k in ks:
         require_samples(list(Counter(task_id for task_id, _ in keys).values()), k)
     fingerprint = fingerprint_of(benchmark, sandbox, sampling, checkpoint, given, extract)
@@ -134,7 +135,7 @@ def evaluate(
             check_same_evaluation(out, fingerprint, overwrite, alone)
             if samples is not None:
                 shares.let_go()
-            unanswerable = problems_too_long(benchmark, generator) if samples is None else {}
+            unanswerable = {} if generator is None else problems_too_long(benchmark, generator)
             evaluation = _Evaluation(benchmark, out, sandbox, keys, unanswerable, extract, progress, shares)
             stack.enter_context(evaluation)
             for row in evaluation.written_by_others():  # before a kill
@@ -145,7 +146,7 @@ def evaluate(
                     evaluation.keep(sample_row(key, *given[key]))
                 given.clear()  # from here on the texts are on the disk
         evaluation.find_places()
-        if samples is None:
+        if generator is not None and sampling is not None:
             share = ranks.share([key for key in missing if key[0] not in unanswerable])
             evaluation.judge_as_they_come(
                 chain(
@@ -293,7 +294,8 @@ class _Evaluation:
     def keep(self, row: dict[str, Any]) -> Key:
         """Write down a new sample before it is judged, and apart from it how it was made."""
         made = dict(row)
-        sample = {name: made.pop(name) for name in ("task_id", "sample", "completion", "whole") if name in made}
+        columns = [name for name in ("task_id", "sample", "completion", "whole") if name in made]
+        sample: dict[str, Any] = {name: made.pop(name) for name in columns}
         key = sample["task_id"], sample["sample"]
         if made:
             self.timings.append({"task_id": key[0], "sample": key[1], **made})

@@ -45,15 +45,19 @@ def read_samples(path: Path, benchmark: Benchmark, suite: Sequence[Benchmark] = 
         written = answer.task_id
         if written in others:
             continue
-        if written is None and others:
-            raise answer.row.error("task_id", "is missing, and the order says nothing in several benchmarks; take one")
-        if written is None and not 0 <= answer.place < len(problems):
-            only = f"{benchmark.name}, split {benchmark.split} has {len(problems)} problems only"
-            raise answer.row.error("task_id", f"is missing, and {only}")
-        task_id = problems[answer.place] if written is None else named.get(written) or named.get(_plain(written))
-        if not task_id:
-            if _plain(written) in named_elsewhere:
-                continue
+        if written is None:
+            if others:
+                only = "the order says nothing in several benchmarks; take one"
+                raise answer.row.error("task_id", f"is missing, and {only}")
+            if not 0 <= answer.place < len(problems):
+                only = f"{benchmark.name}, split {benchmark.split} has {len(problems)} problems only"
+                raise answer.row.error("task_id", f"is missing, and {only}")
+            task_id = problems[answer.place]
+        elif known := named.get(written) or named.get(_plain(written)):
+            task_id = known
+        elif _plain(written) in named_elsewhere:
+            continue
+        else:
             where = ", ".join(dict.fromkeys(b.name for b in (suite or [benchmark])))
             hint = f"; an id is written like {problems[0]}"
             if benchmark.split != "all":

@@ -72,7 +72,7 @@ class Server:
         self.url, self.model, self.at_once, self.body = _address(url), str(model), at_once, dict(body or {})
         self._key = _key(key_from)
         waits: dict[str, Any] = dict(backoff_factor=backoff, backoff_jitter=backoff, backoff_max=LONGEST_WAIT)
-        self._again = urllib3.Retry(retries, allowed_methods=None, **waits)
+        self._retries, self._again = retries, urllib3.Retry(retries, allowed_methods=None, **waits)
         self._pool = _pool(self.url, maxsize=at_once, timeout=urllib3.Timeout(connect=10, read=timeout))
         self._abandoned = False
         self._under_way: tuple[threading.Event, queue.Queue[Any]] = threading.Event(), queue.Queue()
@@ -91,7 +91,7 @@ class Server:
             ServerError: 지금은 답하지 않을 때.
         """
         hello = json.dumps([{"role": "user", "content": "x"}]) if self.chat else "x"
-        few = self._again.new(total=min(3, self._again.total))
+        few = self._again.new(total=min(3, self._retries))
         shortest = Sampling(temperature=0.0, max_new_tokens=1)
         self._ask(Request("the first question", hello), shortest, few, threading.Event(), first=True)
 
@@ -261,7 +261,7 @@ class Server:
 
     def _words(self, response: urllib3.BaseHTTPResponse) -> str:
         """Quote the beginning of what a server says."""
-        said = response.data.decode(errors="replace")
+        said: Any = response.data.decode(errors="replace")
         with suppress(ValueError):
             content = json.loads(said)
             if isinstance(content, dict):
@@ -277,7 +277,7 @@ class Server:
 
     def _say(self, failure: str) -> None:
         """Say now and then that the server does not answer: the bar only stands still."""
-        if time.monotonic() - self._said > LONGEST_WAIT and self._again.total:
+        if time.monotonic() - self._said > LONGEST_WAIT and self._retries:
             self._said = time.monotonic()
             print(f"generator.url = {self.url}: {failure}; asking again", file=sys.stderr)
 
@@ -315,8 +315,8 @@ def _key(variable: str | None) -> str | None:
 def _pool(url: str, **settings: Any) -> urllib3.PoolManager:
     """Open connections, through the proxy that the environment names."""
     parts = urllib3.util.parse_url(url)
-    proxy = getproxies().get(parts.scheme)
+    proxy = getproxies().get(parts.scheme or "")
     here = parts.host in ("localhost", "127.0.0.1", "[::1]")
-    if proxy and not here and not proxy_bypass(parts.netloc):
+    if proxy and not here and not proxy_bypass(parts.netloc or ""):
         return urllib3.ProxyManager(proxy, **settings)
     return urllib3.PoolManager(**settings)

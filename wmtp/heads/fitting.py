@@ -168,8 +168,8 @@ class HeadFitting:
     def _add_up(self, head: Any) -> None:
         """Sum the gradients over the ranks; sharded ones come as means already."""
         for parameter in head.parameters():
-            if isinstance(parameter, DTensor):
-                parameter.grad *= self.train.world_size
+            if isinstance(parameter.grad, DTensor):
+                parameter.grad.mul_(self.train.world_size)
             elif self.train.world_size > 1:
                 torch.distributed.all_reduce(parameter.grad)
 
@@ -211,7 +211,7 @@ class HeadFitting:
 
 def new_heads(model: MTPMixin) -> torch.nn.ModuleList:
     """Return the heads that no checkpoint held."""
-    return model.extra_heads[model.new_heads.first - 1 :]
+    return torch.nn.ModuleList() if model.new_heads is None else model.extra_heads[model.new_heads.first - 1 :]
 
 
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

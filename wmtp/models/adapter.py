@@ -131,6 +131,7 @@ def as_peft(model: "MTPMixin") -> tuple["LoraConfig", dict[str, Tensor]]:
     from peft import LoraConfig
     from peft.tuners.lora import LoraLayer
 
+    assert model.adapter is not None, "what is trained whole has no peft folder"
     names = {module: name for name, module in model.named_modules()}
     adapted = [name for module, name in names.items() if isinstance(module, LoraLayer)]
     head_zero = [names[layer] for layer in model.decoder_layers[len(model.trunk_layers) :]]

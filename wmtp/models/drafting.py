@@ -35,9 +35,11 @@ class Drafts(NamedTuple):
         return Drafts(self.token_NK[order], None if self.prob_NKV is None else self.prob_NKV[order])
 
 
-def join(parts: Sequence[Drafts]) -> Drafts:
-    """Put the drafts of several groups of rows under each other."""
-    return Drafts(*(None if x[0] is None else torch.cat(x) for x in zip(*parts, strict=True)))
+def join(parts: Sequence[Drafts], dim: int = 0) -> Drafts:
+    """Put the drafts of several groups of rows under each other, or with dim = 1 those of several heads in a row."""
+    tokens = [part.token_NK for part in parts]
+    probabilities = [part.prob_NKV for part in parts if part.prob_NKV is not None]  # all have them, or none
+    return Drafts(torch.cat(tokens, dim), torch.cat(probabilities, dim) if probabilities else None)
 
 
 class ParallelDrafter:
@@ -110,7 +112,7 @@ class SequentialDrafter:
         length = max(starts) + width
         states_NTD = self.cache.kept_states(first, position_NT)
         masks = decoder.masks_of_kinds(position_NT, length)
-        written, probabilities = [], []
+        written = []
         for k in range(1, drafts + 1):
             self.cache.aim(first, position_NT, length, depth=k)
             states_NTD = self.model.run_layer(
@@ -125,11 +127,10 @@ class SequentialDrafter:
             logits_N1V = self.model.get_output_embeddings()(hidden_N1D)
             token_N1, _ = decoder.draw(logits_N1V, rows, offset=k - 1)
             ids[row_N, last_N + k] = token_N1[:, 0]
-            written.append(token_N1)
-            probabilities.append(_probabilities(decoder, logits_N1V))
+            written.append(Drafts(token_N1, _probabilities(decoder, logits_N1V)))
         for row in rows:
             self.right[row] = max(0, row.length - drafts)
-        return Drafts(torch.cat(written, 1), torch.cat(probabilities, 1) if decoder.resampling else None)
+        return join(written, dim=1)
 
 
 def _probabilities(decoder: "_Decoder", logits_NKV: Tensor) -> Tensor | None:

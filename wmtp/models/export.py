@@ -183,8 +183,10 @@ class Export:
         for file, names in zip(_file_names(len(files)), files, strict=True):
             content = {}
             for name in names:
-                own, place = written[name], held.get(name)
-                content[name] = self._value(name, ours[own], place, usual) if own else _read(place.file, name)
+                own = written[name]
+                content[name] = (
+                    self._value(name, ours[own], held.get(name), usual) if own else _read(held[name].file, name)
+                )
             save_file(content, folder / file, metadata={"format": "pt"})
             size += sum(tensor.nbytes for tensor in content.values())
         if len(files) > 1:

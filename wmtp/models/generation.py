@@ -31,7 +31,7 @@ from wmtp.models.drafting import join
 from wmtp.models.draw import draw_tokens, noise_seed, nucleus_probabilities, uniform
 from wmtp.models.encoding import check_embedded, encode_prompt
 from wmtp.models.pace import Pace
-from wmtp.models.sampling import Completion, Request, Sampling, stop_at
+from wmtp.models.sampling import Completion, Ending, Request, Sampling, stop_at
 from wmtp.models.slot_cache import SlotCache, keeps_state
 from wmtp.private_names import attention_of
 
@@ -112,7 +112,7 @@ class _Row:
     budget: int
     stop_window: int
     tokens: list[int] = field(default_factory=list)
-    finished: str | None = None
+    finished: Ending | None = None
     near_ties: int = 0
     blocks: int = 0
     accepted: list[int] = field(default_factory=list)
@@ -297,7 +297,7 @@ class _Decoder:
         row.near_ties += 1
         ids_1T = self.tensor([row.prompt + row.tokens + drafts])
         logits_1TV = self.model(ids_1T, use_cache=False, logits_to_keep=1).logits[:, -1:]
-        return self.draw(logits_1TV, [row], offset=len(drafts))[0].item()
+        return int(self.draw(logits_1TV, [row], offset=len(drafts))[0])
 
     def draw(self, logits_NTV: Tensor, rows: Sequence[_Row], offset: int = 0) -> tuple[Tensor, Tensor]:
         """Draw the tokens that follow the rows' tokens."""
@@ -380,6 +380,7 @@ class _Decoder:
         return finished
 
     def completion(self, row: _Row) -> Completion:
+        assert row.finished is not None, "a row that is still being decoded is no completion"
         text = self.text(row)
         cut = stop_at(text, row.request.stop)
         text = text if cut < 0 else text[:cut]

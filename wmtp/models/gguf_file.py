@@ -84,12 +84,12 @@ def _convert(file: Path, key: str, check: Callable[[Any], Any], part: Path) -> N
         options = dict(gguf_file=file.name, local_files_only=True, trust_remote_code=False)
         with _damage_is_said(file, key):
             reader = gguf.GGUFReader(file)
-            rules = [field.contents() if (field := reader.fields.get(name)) else None for name in CUT]
+            kind, rule = (field.contents() if (field := reader.fields.get(name)) else None for name in CUT)
             config = AutoConfig.from_pretrained(alone, **options)
         check(config)
         with _damage_is_said(file, key):
             tokenizer = AutoTokenizer.from_pretrained(alone, **options)
-        _cut_as_it_says(tokenizer, *rules, file, key)
+        _cut_as_it_says(tokenizer, kind, rule, file, key)
         _check_all_is_read({tensor.name: int(tensor.n_elements) for tensor in reader.tensors}, config, file, key)
         origin = origin_of(reader.tensors)
         say(f"converting {file}, {origin}, once, into {part.parent}")

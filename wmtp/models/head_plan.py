@@ -72,21 +72,22 @@ def plan_heads(
     ours = saved > 1 and getattr(
         config, "mtp_arrangement", "parallel" if shipped is None or shipped.beside else "sequential"
     )
-    native = shipped is not None and ours != "parallel"
-    there = 1 + shipped.count if native and not ours else saved
+    native = None if ours == "parallel" else shipped
+    there = saved if native is None or ours else 1 + native.count
     asks_for_there = heads_init in ("saved", "native", "auto")
     if heads is None:
         fresh = 1 if heads_init == "saved" else DEFAULT_HEADS[arrangement or "parallel"]
         heads = there if asks_for_there and there > 1 and (ours or heads_init != "saved") else fresh
-    if heads_init == "native" and heads > 1 and not native:
+    if heads_init == "native" and heads > 1 and native is None:
         raise ConfigError(
             f"model.heads_init = native: {folder} holds no multi-token layers; set model.heads_init=copy to start "
             "new heads."
         )
-    if heads > 1 and asks_for_there and native and arrangement != "parallel" and (ours or heads_init != "saved"):
-        return _layers_of_folder(folder, config, shipped, heads, arrangement, saved if ours else None, key)
+    usable = heads > 1 and asks_for_there and arrangement != "parallel" and (ours or heads_init != "saved")
+    if usable and native is not None:
+        return _layers_of_folder(folder, config, native, heads, arrangement, saved if ours else None, key)
     if heads_init == "saved":
-        check_saved(heads, saved, folder, native)
+        check_saved(heads, saved, folder, native is not None)
     if heads > 1 and asks_for_there and ours == "parallel" and arrangement in (None, "parallel"):
         kept = min(heads, saved)
     else:

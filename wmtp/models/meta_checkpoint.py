@@ -163,15 +163,15 @@ def read_params(folder: Path, key: str = "model.path") -> dict[str, Any]:
 
 def make_config(params: dict[str, Any], weights: dict[str, Tensor], key: str = "model.path") -> LlamaConfig:
     """Say in transformers' words what params.json says; the widths that it implies are read from the weights."""
-    shapes = [weights.get(f"{name}.weight") for name in ("tok_embeddings", "layers.0.feed_forward.w1")]
-    if None in shapes:
+    embedding, gate = (weights.get(f"{name}.weight") for name in ("tok_embeddings", "layers.0.feed_forward.w1"))
+    if embedding is None or gate is None:
         raise CheckpointError(f"{key}: {WEIGHTS} has no tok_embeddings.weight or no layers.0; it is not a whole model.")
     heads = params.get("n_future_tokens", 1)
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
-        vocab_size=len(shapes[0]),
+        vocab_size=len(embedding),
         hidden_size=params["dim"],
-        intermediate_size=len(shapes[1]),
+        intermediate_size=len(gate),
         num_hidden_layers=params["n_layers"] - heads + 1,
         num_attention_heads=params["n_heads"],
         num_key_value_heads=params.get("n_kv_heads") or params["n_heads"],
@@ -179,7 +179,7 @@ def make_config(params: dict[str, Any], weights: dict[str, Tensor], key: str = "
         rope_parameters={"rope_type": "default", "rope_theta": params.get("rope_theta") or 10000.0},
         max_position_embeddings=params.get("max_seq_len") or CONTEXT,
         tie_word_embeddings=False,
-        dtype=shapes[0].dtype,
+        dtype=embedding.dtype,
         mtp_heads=heads,
         meta_params=params,
     )

@@ -204,13 +204,13 @@ class ParallelHeads(MTPMixin):
     def make_heads(self) -> nn.ModuleList:
         """Build heads like the last layer (types and windows are looked up by index), cached in slots of their own."""
         last = len(self.decoder_layers) - 1
-        layer_class = type(self.decoder_layers[-1])
-        heads = nn.ModuleList(layer_class(self.config, last) for _ in range(self.heads - 1))
+        layer_class: Any = type(self.decoder_layers[-1])
+        heads = [layer_class(self.config, last) for _ in range(self.heads - 1)]
         for k, head in enumerate(heads, start=1):
             for module in head.modules():
                 if hasattr(module, "layer_idx"):
                     module.layer_idx = last + k
-        return heads
+        return nn.ModuleList(heads)
 
     def start_as_copy(self, head: Any) -> None:
         """Make a head what head 0 is."""

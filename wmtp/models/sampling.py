@@ -6,6 +6,8 @@ from typing import Literal
 
 from wmtp import ranges
 
+Ending = Literal["eos", "stop", "length"]
+
 
 @dataclass(frozen=True)
 class Request:
@@ -96,7 +98,7 @@ class Completion:
     sample: int
     text: str
     tokens: tuple[int, ...]
-    finished: Literal["eos", "stop", "length"]
+    finished: Ending
     near_ties: int = 0
     blocks: int = 0
     accepted: tuple[int, ...] = ()

@@ -50,7 +50,7 @@ def join(trainer: Any) -> None:
             num_nodes=trainer.num_nodes,
             strategy=DDPStrategy(process_group_backend=backend, timeout=timedelta(minutes=minutes)),
         )
-        ddp = fabric.strategy
+        ddp: Any = fabric.strategy  # what was given, now that it knows of its cluster
         ddp.cluster_environment.validate_settings(num_devices=ddp.num_processes, num_nodes=ddp.num_nodes)
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise ConfigError(

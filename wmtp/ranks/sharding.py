@@ -10,7 +10,7 @@
 
 import copy
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,8 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def shard(model: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy, cpu_offload: bool = False) -> None:
@@ -55,7 +57,9 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy, c
         if hasattr(model, name):
             register_fsdp_forward_method(model, name)
 
-    here = torch.device(mesh.device_type, torch.cuda.current_device() if mesh.device_type == "cuda" else None)
+    here = torch.device(mesh.device_type)
+    if here.type == "cuda":
+        here = torch.device("cuda", torch.cuda.current_device())
     model.to_empty(device="cpu" if cpu_offload else here)
     _tie(model, tied)
     weights = {name: values[name] for name, _ in model.named_parameters(remove_duplicate=False) if first}
@@ -86,7 +90,7 @@ def _tie(model: nn.Module, tied: dict[str, str]) -> None:
         setattr(model.get_submodule(module), leaf, model.get_parameter(first))
 
 
-def whole(model: nn.Module) -> nn.Module | None:
+def whole(model: Model) -> Model | None:
     """Return an ordinary copy of a sharded model on the first rank's CPU, None on the others.
 
     [동작] 모든 랭크가 함께 부른다. 나누지 않은 모델이면 그것을 그대로 돌려준다.

@@ -105,11 +105,12 @@ def measured(run: RunResults) -> list[tuple[str, str, str, str]]:
     for name, stages in numbers.items():
         on = [scored(run.evaluations[stage].metrics, name, run.texts) for stage in stages][-1]
         notes = "; ".join(filter(None, [note, on]))
-        found.append((f"pass@1 on {name}", *(stages.get(stage, "") for stage in STAGES), notes))
+        before, after = (stages.get(stage, "") for stage in STAGES)
+        found.append((f"pass@1 on {name}", before, after, notes))
     for key in sorted(key for key in run.series if re.fullmatch(r"val/ce_head\d+", key)):
-        ends = [f"{value:.4f}" for value in run.ends(key)]
-        if len(ends) == 2:
-            found.append((f"validation CE of head {key.removeprefix('val/ce_head')}", *ends, "nats per token"))
+        if len(ends := run.ends(key)) == 2:
+            before, after = (f"{value:.4f}" for value in ends)
+            found.append((f"validation CE of head {key.removeprefix('val/ce_head')}", before, after, "nats per token"))
     return found
 
 

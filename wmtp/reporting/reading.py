@@ -101,7 +101,8 @@ def read_run(run_dir: Path) -> RunResults:
     config = _parsed(run_dir / "config.yaml", yaml.safe_load)
     if isinstance(config, dict):
         run.config = mask_secrets(config)
-        run.texts = Texts(config.get("lang") if config.get("lang") in ranges.LANGUAGES else "en")
+        lang = config.get("lang")
+        run.texts = Texts(lang if lang in ranges.LANGUAGES else "en")
     read = partial(_read, missing=run.missing, t=run.texts)
     read(run_dir / "config.yaml", yaml.safe_load, dict, "the resolved configuration")
     run.series = read(run_dir / "metrics.csv", read_series, dict, "curves (no training was logged)") or {}

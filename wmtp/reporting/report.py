@@ -146,10 +146,10 @@ def tiles(run: RunResults) -> list[Tile]:
         once = len(ce) == 1
         note = "nat per token, at the start; there is no later one" if once else "nat per token; lower is better"
         found.append(Tile.of(t, "Validation CE, head 0", " → ".join(f"{value:.3f}" for value in ce), t(note)))
-    corrupted, clean, auc = (run.series.get(f"weight/{key}") for key in ("corrupted_mean", "clean_mean", "auc"))
-    if corrupted and clean and auc:
+    curves = [run.series.get(f"weight/{key}", []) for key in ("corrupted_mean", "clean_mean", "auc")]
+    if all(curves):
         # Of the last quarter: single steps are noisy.
-        tails = (points[-max(len(points) // 4, 1) :] for points in (corrupted, clean, auc))
+        tails = (points[-max(len(points) // 4, 1) :] for points in curves)
         corrupted, clean, auc = (fmean(value for _, value in tail) for tail in tails)
         note = "mean of corrupted against clean ones; AUC {auc:.2f} (0.5 is chance, 1 is perfect)"
         shown = t("{corrupted:.2f} vs {clean:.2f}", corrupted=corrupted, clean=clean)

@@ -44,7 +44,7 @@ def run_directory(run: Path | None, checkpoint: Path | None, root: Path, name: s
         yield Path(os.environ[DIRECTORY])
         return
     made = run is None
-    run = agree(lambda: _make(root, name).resolve()) if made else run.resolve()
+    run = agree(lambda: _make(root, name).resolve()) if run is None else run.resolve()
     with _held(run):
         os.environ |= {DIRECTORY: str(run), **({CHECKPOINT: str(checkpoint.resolve())} if checkpoint else {})}
         try:

@@ -20,6 +20,8 @@ class MetricsCSV(CSVLogger):
     한 단계가 두 번 적혀 있으면 (체크포인트 뒤에서 끊긴 경우) 나중 것이 옳다: reporting이 그렇게 읽는다.
     """
 
+    _experiment: "_AppendingWriter | None"
+
     def __init__(self, run_dir: str | Path) -> None:
         super().__init__(save_dir=str(run_dir), name="", version="")
 

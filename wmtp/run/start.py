@@ -91,14 +91,16 @@ def check_same_training(start: Start, cfg: DictConfig, algo: Any, samples: str) 
     """Refuse a checkpoint of another model or optimizer, and to go on with another experiment in the same run.
 
     Args:
-        start: 어디서 시작하는지. 체크포인트가 있다.
+        start: 어디서 시작하는지.
         samples: 무엇을 읽고 학습하는지, 내용에서 나온 이름.
 
     Returns:
-        체크포인트를 쓴 스텝.
+        체크포인트를 쓴 스텝, 처음부터면 0.
     """
     from wmtp.checkpoints.saved_model import check_same_model, read_checkpoint
 
+    if start.checkpoint is None:
+        return 0
     checkpoint = read_checkpoint(start.checkpoint)
     check_same_model(checkpoint["state_dict"], algo, start.checkpoint)
     config = checkpoint["wmtp"]["config"]

@@ -10,6 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -66,8 +67,9 @@ def check_same_point(run: Path, cfg: DictConfig) -> None:
     """
     from wmtp.reporting.reading import flatten  # with torch, which a mistake does not wait for
 
-    here = flatten(OmegaConf.to_container(cfg, resolve=True))
-    there = flatten(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))
+    asked: Any = OmegaConf.to_container(cfg, resolve=True)
+    recorded: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    here, there = flatten(asked), flatten(recorded)
     for key in (key for key in [*here, *there] if f"{key}.".startswith(_SETTINGS)):
         if here.get(key) != there.get(key):
             raise ConfigError(

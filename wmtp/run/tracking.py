@@ -18,6 +18,7 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -129,10 +130,8 @@ class MLflowLogger(Logger):
     def log_files(self, paths: Iterable[str | Path], under: str | None = None) -> None:
         """Keep these files of the run directory as MLflow artifacts, and wait for it; missing ones are left out."""
         for path in map(Path, paths):
-            if path.is_dir():
-                self._submit(lambda path=path: self._client.log_artifacts(self.run_id, str(path), path.name))
-            elif path.exists():
-                self._submit(lambda path=path: self._client.log_artifact(self.run_id, str(path), under))
+            if path.exists():
+                self._submit(partial(self._write_files, path, under))
         self.flush()
 
     @rank_zero_only
@@ -282,6 +281,12 @@ class MLflowLogger(Logger):
         batch = mlflow_store.metric_entities(metrics, step, now)
         for start in range(0, len(batch), _METRICS_A_BATCH):
             self._client.log_batch(self.run_id, metrics=batch[start : start + _METRICS_A_BATCH])
+
+    def _write_files(self, path: Path, under: str | None) -> None:
+        if path.is_dir():
+            self._client.log_artifacts(self.run_id, str(path), path.name)
+        else:
+            self._client.log_artifact(self.run_id, str(path), under)
 
     def _write_data(self, name: str, digest: str, source: str) -> None:
         from mlflow.entities import Dataset, DatasetInput

@@ -89,7 +89,8 @@ class Storage:
         """
         patterns = tuple(patterns)
         remedy = f"Put the file there, or set {key}."
-        folders, places, tried = [], [], []
+        folders: list[Path] = []
+        places: list[S3Place | HubPlace] = []
         if path is None:
             root = os.environ.get("WMTP_DATA")
             folders = [*([Path(root).expanduser() / name] if root else []), self.cache / "data" / name]
@@ -97,7 +98,7 @@ class Storage:
             on_hub = HubPlace(hub[0], "dataset", tuple(hub[1:]), True, self.accepted)
             places = [*self._s3(name, patterns, several), on_hub]
         elif is_s3(path):
-            places = [self._s3_url(path, patterns, several)]
+            tried, places = [], [self._s3_url(path, patterns, several)]
         else:
             folders, tried = [Path(path).expanduser()], [f"in {key}={path}"]
             remedy = "Correct the path, or leave it out to look in $WMTP_DATA, the cache, S3 and the Hub."

@@ -219,9 +219,12 @@ def _pack(problems: Sequence[Problem], rows: Sequence[Sequence[Row]]) -> dict[st
 
 def _unpack(entry: dict[str, Tensor]) -> list[Judged]:
     return [
-        (
-            Problem(**{name: tuple(value) if isinstance(value, list) else value for name, value in problem.items()}),
-            [(program, reward, tuple(map(tuple, spans))) for program, reward, spans in rows],
-        )
-        for problem, rows in unpack(entry["json"])
+        (_problem(fields), [(program, reward, tuple(map(tuple, spans))) for program, reward, spans in rows])
+        for fields, rows in unpack(entry["json"])
     ]
+
+
+def _problem(fields: dict[str, Any]) -> Problem:
+    """Put a problem together again; JSON has made lists of its tuples."""
+    values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in fields.items()}
+    return Problem(**values)

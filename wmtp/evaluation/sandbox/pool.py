@@ -213,7 +213,7 @@ class Sandbox:
         """Put a new worker in the place of a broken one; return it, and the jobs that the other leaves behind."""
         selector.unregister(worker.channel)
         worker.end()
-        new = _Worker(self.rung, self._found)
+        new = _Worker(worker.rung, self._found)
         self._pool[self._pool.index(worker)] = new
         new.wait_until_ready()
         selector.register(new.channel, selectors.EVENT_READ, new)

@@ -56,7 +56,8 @@ class Judge:
 
         The last two: how many calls were right, and where answers are to be recorded the outputs and the slowest call.
         """
-        self.spent, self.right, self.recorded = 0.0, 0, None
+        self.spent, self.right = 0.0, 0
+        self.recorded: list[object] | None = None
         return *self.judge_somehow(program), self.right, self.recorded
 
     def judge_somehow(self, program: dict) -> tuple[str, float, str, str]:
@@ -172,7 +173,8 @@ class Judge:
             "entry_point": program["entry_point"],
             "tested": tested,
         }
-        place, due, kind, first = "while it was loaded", set(hidden.due), "", None
+        place, due, kind = "while it was loaded", set(hidden.due), ""
+        first: typing.Any = None
         sys.setrecursionlimit(_DEEP)
         with self.running(program, inside=True) as process:
             process.begin([program["preamble"], program["source"]])
@@ -278,7 +280,7 @@ class Judge:
 
     def check_end(self, process: Process, place: str) -> None:
         """Settle where a script did not end well."""
-        status, seconds, _ = process.ended
+        status, seconds, _ = process.collect()
         process.check_output()
         if seconds > process.limits["cpu_seconds"]:
             raise Settled("timeout", f"used more than {process.limits['cpu_seconds']:g} s of CPU time {place}")

@@ -10,6 +10,7 @@ import platform
 import signal
 import struct
 import sys
+from typing import Any
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER = 0x00020000, 0x04000000, 0x08000000, 0x10000000
 CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWCGROUP, CLONE_NEWTIME = 0x20000000, 0x40000000, 0x02000000, 0x00000080
@@ -84,10 +85,15 @@ _raw_syscall.restype, _raw_syscall.argtypes = ctypes.c_long, [ctypes.c_long] * 7
 
 def syscall(name: str, *arguments) -> int:
     """Make one system call by name; raise OSError where it fails."""
+    zeros = (0,) * (6 - len(arguments))
+    return checked(_raw_syscall(SYSCALLS[name][machine()], *arguments, *zeros), name)
+
+
+def machine() -> int:
+    """Return which column of the tables is this machine's; raise OSError where none is."""
     if MACHINE is None:
         raise OSError(38, f"no system call table for {platform.machine()}")
-    zeros = (0,) * (6 - len(arguments))
-    return checked(_raw_syscall(SYSCALLS[name][MACHINE], *arguments, *zeros), name)
+    return MACHINE
 
 
 def checked(result: int, name: str) -> int:
@@ -204,20 +210,21 @@ def seccomp_filter(refused: dict[str, int], conditions: dict[str, list[tuple[int
     Returns:
         seccomp()에 넘길 것. 메모리 배치까지 되어 있어서 넘길 때 할 일이 없다.
     """
-    program = [(LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, AUDIT_ARCH[MACHINE]), (RETURN, 0, 0, KILL), (LOAD, 0, 0, 0)]
+    here = machine()
+    program = [(LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, AUDIT_ARCH[here]), (RETURN, 0, 0, KILL), (LOAD, 0, 0, 0)]
     program += [(JUMP_AT_LEAST, 0, 1, LAST_KNOWN_SYSCALL + 1), (RETURN, 0, 0, REFUSE | ENOSYS)]
     for name, error in refused.items():
-        number = SYSCALLS[name][MACHINE]
+        number = SYSCALLS[name][here]
         if number is not None:
             program += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE | error)]
     for name, body in conditions.items():
-        number = SYSCALLS[name][MACHINE]
+        number = SYSCALLS[name][here]
         if number is not None:
             program += [(JUMP_EQUAL, 0, len(body), number), *body]
     program.append((RETURN, 0, 0, ALLOW))
     compiled = b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
     instructions = ctypes.create_string_buffer(compiled, len(compiled))
-    head = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(instructions)))
+    head: Any = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(instructions)))
     head.keeps = instructions
     return head
 

@@ -10,6 +10,7 @@ import array
 import hashlib
 import itertools
 import marshal
+from collections.abc import Iterable
 
 _LARGE = 1 << 13
 _EXACT = 1 << 53  # floats hold every whole number below this
@@ -32,7 +33,7 @@ def _left(value, budget: int) -> int:
         bits = value.bit_length()
         return budget - (bits >> 3 if bits > _LONGEST_FLOAT else 0)
     if isinstance(value, dict):
-        parts = itertools.chain(value, value.values())
+        parts: Iterable = itertools.chain(value, value.values())
     elif isinstance(value, list | tuple):
         if len(value) > 16 and set(map(type, value)) <= _NUMBERS and _all_exact(value):
             return budget - len(value) // 16

@@ -22,7 +22,7 @@ import functools
 import importlib
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .remote import Remote
 from .session import Session
@@ -125,8 +125,9 @@ def imports_inside(imports: str, uses: "Uses") -> str:
 @functools.lru_cache(maxsize=1024)
 def _imported(imports: str) -> dict:
     """Carry out import statements, as far as they keep to `MODULES`; return what they bind."""
-    found = {}
-    for statement in ast.parse(imports).body:
+    found: dict[str, Any] = {}
+    statements = [one for one in ast.parse(imports).body if isinstance(one, ast.Import | ast.ImportFrom)]
+    for statement in statements:
         for alias in statement.names:
             module = alias.name if isinstance(statement, ast.Import) else statement.module or ""
             top = module.partition(".")[0]

@@ -36,7 +36,7 @@ class Process:
         theirs.close()
         (self.pid,) = zygote.STARTED.unpack(judge.zygote.recv(zygote.STARTED.size))
         self.started = time.monotonic()
-        self.ended = None
+        self.ended: tuple[int, float, int] | None = None  # once it has: status, CPU seconds, memory (zygote.ENDED)
         self.call_seconds, self.spent_before = None, 0.0  # of the call at hand: what it may use; what went before
         self.clock = (~self.pid << 3) | 2  # the CPU clock of another process, as clock_getcpuclockid() makes it
         self.channel.setblocking(False)
@@ -155,7 +155,7 @@ class Process:
         except OSError:  # it has just ended, or this is no Linux: the hard limit of the process remains
             return 0.0
 
-    def collect(self) -> None:
+    def collect(self) -> tuple[int, float, int]:
         """Take the report about the end of the program, which comes after everything of it is gone."""
         if self.ended is None:
             report = b""
@@ -164,6 +164,7 @@ class Process:
                     os._exit(1)  # the zygote is gone, and this worker with it
                 report += part
             self.ended = zygote.ENDED.unpack(report)
+        return self.ended
 
     def end(self) -> None:
         """Kill the program where it still runs, and wait until nothing of it is left."""
@@ -179,7 +180,7 @@ class Process:
 
     def why_it_ended(self, when: str) -> Settled:
         """Say how the program came to its own end."""
-        status, seconds, _ = self.ended
+        status, seconds, _ = self.collect()
         if os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
             if number in (signal.SIGXCPU, signal.SIGKILL) and seconds > self.limits["cpu_seconds"]:

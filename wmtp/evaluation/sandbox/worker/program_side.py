@@ -81,7 +81,8 @@ class _Answering:
 
     send = staticmethod(send)
 
-    def __init__(self):
+    def __init__(self, namespace: dict):
+        self.namespace = namespace
         self.objects = []
         self.numbers = {}
 
@@ -245,15 +246,14 @@ def _execute(preamble: str, source: str, module: types.ModuleType) -> None:
     """Execute a program in its module, after what it may take for granted."""
     if preamble:
         exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), vars(module))
-    exec(compile(source, module.__file__, "exec", dont_inherit=True), vars(module))
+    exec(compile(source, str(module.__file__), "exec", dont_inherit=True), vars(module))
 
 
 def answer_for_program() -> None:
     """Execute a program as a module and answer requests about it, for as long as they come."""
     preamble, source = wire.receive(_read)
-    answering = _Answering()
     module = _new_module("program", source)
-    answering.namespace = vars(module)
+    answering = _Answering(vars(module))
     try:
         _execute(preamble, source, module)
         send(["value", None, None])
@@ -324,7 +324,7 @@ def _of_standard_files(opener):
 
 def _finish() -> None:
     """Do what the interpreter does at its end, in its order, short of taking itself apart."""
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]  # not in typeshed
     atexit._run_exitfuncs()
     _flush(sys.stdout, sys.stderr)
     del sys.modules["__main__"]

@@ -85,7 +85,7 @@ class RemoteContainer(Remote):
         super().__init__(session, number)
         object.__setattr__(self, "_base", base)
 
-    @property
+    @property  # type: ignore[misc]  # of typeshed it can be set
     def __class__(self):
         return self._base
 
@@ -95,13 +95,11 @@ class RemoteContainer(Remote):
             raise Settled("error", "answered with something that is no value")
         return content
 
-    def __eq__(self, other):
+    def __eq__(self, other):  # and no hash, which Python takes away with it
         return self._content() == (other._content() if isinstance(other, RemoteContainer) else other)
 
     def __contains__(self, item):
         return item in self._content()
-
-    __hash__ = None
 
 
 class Twin:

@@ -18,7 +18,8 @@ from . import confinement, judge, keeper, kernel, wire, zygote
 def main(name: str, packages: dict[str, list[str]], parent: socket.socket) -> None:
     """Run one worker of the given rung."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by whoever started us, no child could be counted
-    builtins.exit = builtins.quit = sys.exit  # the site module, which is not loaded here, would define them
+    for name_of_site in ("exit", "quit"):  # the site module, which is not loaded here, would define them
+        setattr(builtins, name_of_site, sys.exit)
     for module in zygote.PRELOADED:
         importlib.import_module(module)
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY) if os.path.exists("/proc/self/stat") else None

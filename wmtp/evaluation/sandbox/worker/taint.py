@@ -65,12 +65,12 @@ class Taint:
         match node:
             case ast.Assign():
                 yield self._names(node.value), self._names(*node.targets)
-            case ast.AnnAssign(value=ast.expr()) | ast.AugAssign() | ast.NamedExpr():
-                yield self._names(node.value), self._names(node.target)
+            case ast.AnnAssign(value=ast.expr() as value) | ast.AugAssign(value=value) | ast.NamedExpr(value=value):
+                yield self._names(value), self._names(node.target)
             case ast.For() | ast.AsyncFor() | ast.comprehension():
                 yield self._names(node.iter), self._names(node.target)
-            case ast.withitem(optional_vars=ast.expr()):
-                yield self._names(node.context_expr), self._names(node.optional_vars)
+            case ast.withitem(optional_vars=ast.expr() as target):
+                yield self._names(node.context_expr), self._names(target)
             case ast.Match():
                 yield (
                     self._names(node.subject),
@@ -114,9 +114,9 @@ def _bound(scope: ast.AST) -> set[str]:
             case ast.alias():
                 bound.add((node.asname or node.name).partition(".")[0])
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.ExceptHandler() | ast.MatchAs():
-                bound.add(node.name)
+                bound |= {node.name} if node.name else set()
             case ast.Global() | ast.Nonlocal():
                 elsewhere.update(node.names)
         if not isinstance(node, _FUNCTIONS + _COMPREHENSIONS):
             todo += ast.iter_child_nodes(node)
-    return bound - elsewhere - {None}
+    return bound - elsewhere

@@ -15,6 +15,7 @@ import decimal
 import fractions
 import json
 import struct
+from collections.abc import Callable
 
 # json has one NaN for all, and a list that holds it would be equal to itself however it came about.
 _decoder = json.JSONDecoder(parse_constant=float)
@@ -53,7 +54,7 @@ FIXED = (int, float, complex, str, bytes, tuple, frozenset)
 _CHANGING = (list, dict, set, bytearray, collections.deque)
 #: The plain types whose subclasses are still of them: named where an object crosses by number.
 BASES = {kind.__name__: kind for kind in (*FIXED, *_CHANGING)}
-_CONTENT = {
+_CONTENT: dict[type, Callable] = {
     **{kind: lambda value, kind=kind, walk=kind.__iter__: kind(walk(value)) for kind in (*FIXED[4:], *_CHANGING)},
     int: int.__int__,
     float: float.__float__,

@@ -14,6 +14,7 @@ import random
 import socket
 import struct
 import sys
+from collections.abc import Callable
 
 from . import confinement, inside, program_side
 
@@ -44,7 +45,7 @@ class Zygote:
         self.statm = None if proc is None else os.open("self/statm", os.O_RDONLY, dir_fd=proc)
         if proc is not None:
             os.close(proc)
-        self.prepared: dict[bytes, tuple] = {}
+        self.prepared: dict[bytes, tuple[Callable[[], None], list, list[str]]] = {}
         self.remembers = False  # what modules were like, for tests inside; it costs memory, so fork time
 
     def serve(self) -> None:
@@ -124,6 +125,7 @@ def _load(name: str, folder: str) -> None:
     spec = importlib.util.spec_from_file_location(
         name, os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
     )
+    assert spec is not None and spec.loader is not None, "a file of Python has a loader"
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
