@@ -200,8 +200,8 @@ def explain(error: BaseException, config_name: str = "train") -> str | None:
             return f"ConfigError: {_wrong_call(cause)}"
         if isinstance(cause, (HydraException, InterpolationKeyError)):
             return f"ConfigError: {first_line(cause)}"
-        if isinstance(cause, AssertionError) and (given := _narrowed()):
-            return f"ConfigError: hydra.sweeper.params.{given} narrows an experiment that sweeps; here give {given}."
+        if isinstance(cause, AssertionError) and (swept := _narrowed()):
+            return f"ConfigError: hydra.sweeper.params.{swept} narrows an experiment that sweeps; here give {swept}."
     if "torch" in sys.modules:
         from wmtp.run.failure import WORDS, kind_of
 
