@@ -6,6 +6,7 @@ qwen3_5_mtp.py) or as transformers' conversion_mapping.py lists them (Mellum, Ba
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -59,7 +60,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
 LINEAR_ATTENTION = {"qwen3_next", "qwen3_5", "qwen3_5_moe", "bailing_hybrid"}
 
 
-def publish(name: str, folder: Path, **sizes: int) -> Path:
+def publish(name: str, folder: Path, **sizes: Any) -> Path:
     """Write the model `name` of `CONFIGS`, in other sizes where they are given, into a folder; return it."""
     torch.manual_seed(42)
     config = type(CONFIGS[name]).from_dict(CONFIGS[name].to_dict() | sizes)

@@ -1,9 +1,10 @@
 """Complete prompts greedily with vLLM; runs in vLLM's own environment.
 
-    PYTHON vllm_complete.py FOLDER TOKENS [SPECULATIVE] < prompts.json > answer.json
+    PYTHON vllm_complete.py FOLDER TOKENS [SPECULATIVE [COMPILATION]] < prompts.json > answer.json
 
 Prompts and completions are lists of token ids. SPECULATIVE is the number of tokens that the model's own multi-token
-layer drafts; the answer says how many it drafted and how many were accepted. What vLLM says goes to stderr.
+layer drafts; the answer says how many it drafted and how many were accepted. COMPILATION is vLLM's
+`compilation_config`, as JSON. What vLLM says goes to stderr.
 """
 
 import json
@@ -13,7 +14,7 @@ import sys
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
-def main(folder: str, tokens: str, speculative: str = "0") -> None:
+def main(folder: str, tokens: str, speculative: str = "0", compilation: str = "{}") -> None:
     from vllm import LLM, SamplingParams
 
     drafts = {"method": "mtp", "num_speculative_tokens": int(speculative)} if int(speculative) else None
@@ -21,6 +22,7 @@ def main(folder: str, tokens: str, speculative: str = "0") -> None:
     os.dup2(2, 1)  # its workers print too
     how = dict(dtype="float32", enforce_eager=True, max_model_len=256, seed=42, disable_log_stats=False)
     how |= dict(enable_prefix_caching=False)  # of states it needs Triton, which a CPU has not
+    how |= dict(compilation_config=json.loads(compilation))
     model = LLM(folder, speculative_config=drafts, **how)
     prompts = [{"prompt_token_ids": ids} for ids in json.load(sys.stdin)]
     done = model.generate(prompts, SamplingParams(temperature=0, max_tokens=int(tokens)), use_tqdm=False)

@@ -17,6 +17,7 @@ from transformers import (
     Qwen3_5ForConditionalGeneration,
     Step3p7Config,
 )
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.modeling_layers import MtpModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -314,8 +315,19 @@ def test_families_whose_models_also_see_and_hear_are_refused(config):
         mtp_class(config)
 
 
-def test_step_has_no_language_model_of_its_own_and_inkling_one_whose_logits_are_scaled(tmp_path):
+@pytest.mark.parametrize("config", [Step3p7Config(), InklingConfig()], ids=lambda config: config.model_type)
+def test_the_published_names_of_step_and_inkling_lead_only_to_models_that_also_see(config):
+    """Whoever gives them a way to a language model alone has given wmtp one: see docs/native_mtp.md."""
+    targets = {target for t in get_checkpoint_conversion_mapping(config.model_type) for target in t.target_patterns}
+    assert any(target.startswith("model.language_model.") for target in targets)
+    assert get_checkpoint_conversion_mapping(config.get_text_config().model_type) is None
+
+
+def test_step_has_no_language_model_of_its_own():
     assert type(Step3p7Config().get_text_config()) not in MODEL_FOR_CAUSAL_LM_MAPPING
+
+
+def test_the_logits_of_inkling_are_scaled(tmp_path):
     config = InklingTextConfig(
         vocab_size=64, hidden_size=32, intermediate_size=48, moe_intermediate_size=16, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=8, swa_num_attention_heads=4,
