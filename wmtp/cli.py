@@ -105,7 +105,7 @@ def _job(program: Callable[[DictConfig], Any], cfg: DictConfig, launcher: Any, g
     """Describe this very run to a launcher: what was typed, but what is the launcher's; all checked as if it began.
 
     [동작] 런처가 띄울 프로세스의 수가 trainer의 것과 다르면 그것도 적는다: 어긋난 작업은 몇 시간 뒤에야 멈춘다.
-        스윕의 점은 저마다 작업이 되므로, 이름에 점을 붙인다.
+        탐색의 점은 저마다 작업이 되므로, 이름에 점을 붙인다.
     """
     check_values(cfg)
     typed = _asked()
@@ -301,7 +301,7 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
 def command_again(*overrides: str) -> str:
     """Write the command that goes on from here: the same one, with `overrides` in place of their keys.
 
-    [동작] 스윕에서는 이 점 하나만 도는 명령이다: 체크포인트 하나가 모든 점의 것이 되지 않도록.
+    [동작] 탐색에서는 이 점 하나만 도는 명령이다: 체크포인트 하나가 모든 점의 것이 되지 않도록.
     """
     return _command(_asked(), overrides)
 
