@@ -32,7 +32,7 @@ from wmtp.flat_keys import nested_form
 from wmtp.launch.job import Job
 from wmtp.overrides import check_config, check_ranges, did_you_mean_key, for_hydra, is_override, leaves, read_override
 from wmtp.secrets import mask_secrets, refuse_secrets
-from wmtp.usage import door_of, usage
+from wmtp.usage import choices_of, door_of, usage
 
 # Hydra's launchers that the extra `sweeps` brings: points side by side, or as SLURM jobs.
 _LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")
@@ -408,6 +408,8 @@ def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
     key = match[1]
     if nested := nested_form(key):
         return nested
+    if group := _group_of_others(key):
+        return group
     node = getattr(error.__cause__, "parent_node", None)  # where OmegaConf looked for the key: what is composed already
     cfg = _composed(config_name) if node is None else node._get_root()
     parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else None
@@ -415,6 +417,15 @@ def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
         f" What {parent._target_} takes beyond its keys is added with +{key}=…" if "_target_" in (parent or ()) else ""
     )
     return f"{key} is not a key of this config (see --cfg job).{did_you_mean_key(key, list(leaves(cfg)))}{adding}"
+
+
+def _group_of_others(key: str) -> str | None:
+    """Say which options have a group inside that was chosen from without one of them; None where it is no group."""
+    outer, _, inner = key.rpartition("/")
+    having = [file.stem for file in sorted((config_dir() / outer).glob("*.yaml")) if inner in choices_of(file)]
+    if not outer or not having:
+        return None
+    return f"{key} is a group of {outer}={', '.join(having)} alone; choose one of these too, or leave it out."
 
 
 def _composed(config_name: str) -> DictConfig:

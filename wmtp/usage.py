@@ -106,7 +106,7 @@ def _own_folders(arguments: Sequence[str]) -> Iterator[Path]:
 
 def _groups(root: Path, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
     """List the groups of a config and those inside them, each with its options, the default first."""
-    for group, default in _choices(root).items():
+    for group, default in choices_of(root).items():
         options: dict[str, set[str]] = {}
         for folder in folders:
             for file in (folder / group).rglob("*.yaml"):
@@ -114,17 +114,21 @@ def _groups(root: Path, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
         defaults = {group: default}
         if len(options) > 1:  # what the default option chooses inside comes before what the others do
             around = sorted((root.parent / group).glob("*.yaml"), key=lambda file: file.stem != default)
-            for name, option in (pair for file in around for pair in _choices(file).items()):
+            for name, option in (pair for file in around for pair in choices_of(file).items()):
                 defaults.setdefault(f"{group}/{name}", option)
         for name, there in sorted(options.items()):
             yield name, _with_default_first(defaults.get(name), there)
 
 
-def _choices(file: Path) -> dict[str, str | None]:
-    """Read which option of which group a config begins with."""
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    chosen = [entry for entry in content.get("defaults", ()) if isinstance(entry, dict)]
-    return {str(group): option for entry in chosen for group, option in entry.items() if "override" not in str(group)}
+def choices_of(file: Path) -> dict[str, str | None]:
+    """Read which option of which group a config begins with, those of the config that it goes on from too."""
+    chosen: dict[str, str | None] = {}
+    for entry in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", ()):
+        if isinstance(entry, dict):
+            chosen |= {group: option for group, option in entry.items() if not group.startswith("override ")}
+        elif (before := file.with_name(f"{entry}.yaml")).is_file():
+            chosen |= choices_of(before)
+    return chosen
 
 
 def _with_default_first(default: str | None, there: set[str]) -> str:

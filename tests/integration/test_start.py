@@ -69,6 +69,8 @@ def test_help_imports_nothing_that_is_slow_and_fits_on_a_screen(tmp_path, door):
         ("eval", "ckpt=x sandbox.workers=0"),
         ("precompute", "data.noise=2"),
         ("compare", "runs=x lang=xx"),
+        ("promote", "run=runs/nowhere"),
+        ("promote", "run=runs/nowhere to=production2"),
     ],
 )
 def test_a_mistake_is_answered_before_anything_slow_is_imported(tmp_path, door, arguments):
