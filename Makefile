@@ -1,5 +1,5 @@
 # Thin names for the commands; the commands themselves are in scripts/.
-.PHONY: setup demo test coverage docs lint types format package audit bench clean
+.PHONY: setup demo test coverage docs lint types format package audit clean
 
 setup:
 	./scripts/setup
@@ -34,9 +34,6 @@ package:
 
 audit:
 	./scripts/package audit
-
-bench:
-	set -e; for bench in scripts/bench/*.py; do ./scripts/setup $$bench; done
 
 # Caches and build leftovers; never runs/ and never the environment.
 clean:

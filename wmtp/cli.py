@@ -32,7 +32,7 @@ from wmtp.flat_keys import nested_form
 from wmtp.launch.job import Job
 from wmtp.overrides import check_config, check_ranges, did_you_mean_key, for_hydra, is_override, leaves, read_override
 from wmtp.secrets import mask_secrets, refuse_secrets
-from wmtp.usage import door_of, usage
+from wmtp.usage import choices_of, door_of, usage
 
 # Hydra's launchers that the extra `sweeps` brings: points side by side, or as SLURM jobs.
 _LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm")
@@ -105,7 +105,7 @@ def _job(program: Callable[[DictConfig], Any], cfg: DictConfig, launcher: Any, g
     """Describe this very run to a launcher: what was typed, but what is the launcher's; all checked as if it began.
 
     [동작] 런처가 띄울 프로세스의 수가 trainer의 것과 다르면 그것도 적는다: 어긋난 작업은 몇 시간 뒤에야 멈춘다.
-        스윕의 점은 저마다 작업이 되므로, 이름에 점을 붙인다.
+        탐색의 점은 저마다 작업이 되므로, 이름에 점을 붙인다.
     """
     check_values(cfg)
     typed = _asked()
@@ -309,7 +309,7 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
 def command_again(*overrides: str) -> str:
     """Write the command that goes on from here: the same one, with `overrides` in place of their keys.
 
-    [동작] 스윕에서는 이 점 하나만 도는 명령이다: 체크포인트 하나가 모든 점의 것이 되지 않도록.
+    [동작] 탐색에서는 이 점 하나만 도는 명령이다: 체크포인트 하나가 모든 점의 것이 되지 않도록.
     """
     return _command(_asked(), overrides)
 
@@ -412,6 +412,8 @@ def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
     key = match[1]
     if nested := nested_form(key):
         return nested
+    if group := _group_of_others(key):
+        return group
     node = getattr(error.__cause__, "parent_node", None)  # where OmegaConf looked for the key: what is composed already
     cfg = _composed(config_name) if node is None else node._get_root()
     parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else None
@@ -419,6 +421,15 @@ def _unknown_key(error: ConfigCompositionException, config_name: str) -> str:
     if isinstance(parent, DictConfig) and "_target_" in parent:
         adding = f" What {parent._target_} takes beyond its keys is added with +{key}=…"
     return f"{key} is not a key of this config (see --cfg job).{did_you_mean_key(key, list(leaves(cfg)))}{adding}"
+
+
+def _group_of_others(key: str) -> str | None:
+    """Say which options have a group inside that was chosen from without one of them; None where it is no group."""
+    outer, _, inner = key.rpartition("/")
+    having = [file.stem for file in sorted((config_dir() / outer).glob("*.yaml")) if inner in choices_of(file)]
+    if not outer or not having:
+        return None
+    return f"{key} is a group of {outer}={', '.join(having)} alone; choose one of these too, or leave it out."
 
 
 def _composed(config_name: str) -> DictConfig:

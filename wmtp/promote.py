@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from wmtp.checks import check_choice
 from wmtp.cli import check_values, front_door
 from wmtp.errors import ConfigError
+from wmtp.ranges import STAGES
 
 
 def promote(cfg: DictConfig) -> str:
@@ -30,15 +31,16 @@ def promote(cfg: DictConfig) -> str:
     Raises:
         ConfigError: 관문을 지나지 못했거나, 실행이 없거나, 되돌릴 것이 없을 때.
     """
-    from wmtp.run.registry import STAGES, Registry
-
     check_values(cfg)
     check_choice("to", cfg.to, STAGES, "These are the aliases of a registered model.")
     if (cfg.run is None) == (cfg.rollback is None):
         raise ConfigError("run and rollback: give exactly one, run=runs/<name> or rollback=NAME.")
     if cfg.force and not cfg.reason:
         raise ConfigError("reason has no value, and force=true records one; set reason='why it is right all the same'.")
+    if cfg.run is not None and not (Path(cfg.run).expanduser() / "config.yaml").is_file():
+        raise ConfigError(f"run = {cfg.run} is no run directory (it has no config.yaml); give runs/<name>.")
     from wmtp.run.mlflow_store import default_uri
+    from wmtp.run.registry import Registry
 
     registry = Registry(default_uri(Path(cfg.runs)))
     if cfg.rollback is not None:
@@ -52,10 +54,7 @@ def _promote(cfg: DictConfig, registry: Any) -> str:
     from wmtp.comparison.arms import find_runs
     from wmtp.run.registry import judge, release_notes
 
-    folder = Path(cfg.run).expanduser()
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"run = {cfg.run} is no run directory (it has no config.yaml); give runs/<name>.")
-    (run,) = find_runs([str(folder)])
+    (run,) = find_runs([str(Path(cfg.run).expanduser())])
     name = cfg.name or f"wmtp-{str(run.results.config.get('mlflow_experiment') or 'model').rpartition('/')[2]}"
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"name = {name!r} must be letters, digits and ._- only, and begin with a letter or a digit.")

@@ -211,6 +211,7 @@ ARRANGEMENTS = ("parallel", "sequential", "recurrent")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
 VALUE_LOSSES = ("bce", "mse", "pairwise")
 LANGUAGES = ("en", "ko")
+STAGES = ("staging", "production")  # the aliases of a registered model
 
 # Keys that the program reads itself, or that a class of a library owns.
 PROGRAM = {

@@ -1,7 +1,7 @@
 """Answer for a whole sweep: compare its runs when all have been, and list the points that failed.
 
-[연구 맥락] 스윕의 답은 점마다의 숫자가 아니라 그 차이와 구간이다. 마지막 점이 끝나면 비교가 저절로 나온다.
-[동작] Hydra의 콜백이다 (conf/train.yaml의 hydra.callbacks). 스윕의 폴더(`runs/<이름>-sweep-<해시>`)는 무엇을
+[연구 맥락] 탐색의 답은 점마다의 숫자가 아니라 그 차이와 구간이다. 마지막 점이 끝나면 비교가 저절로 나온다.
+[동작] Hydra의 콜백이다 (conf/train.yaml의 hydra.callbacks). 탐색의 폴더(`runs/<이름>-sweep-<해시>`)는 무엇을
     훑는지로 이름 짓는다: 같은 명령을 다시 주면 같은 폴더이고, 끝난 점은 건너뛰고 나머지만 하므로 표는 한 번에 다 한
     것과 같다. 한 점이 실패해도 나머지는 계속한다.
 [디버깅] 비교는 언제든 다시 한다: python -m wmtp.compare에 점들의 실행 폴더를 준다.

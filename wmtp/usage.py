@@ -1,8 +1,9 @@
 """Say how a command is used: its groups, the keys that people change, and where all the others are.
 
 [동작] Hydra의 `--help`는 설정을 조합해 300줄을 보여 준다. 여기서는 conf/의 폴더만 읽으므로 0.2초이고 한 화면이다.
-    그룹과 선택지는 파일에서, 예는 conf/<앞문>.yaml의 첫 주석에서 온다. 적어 두고 잊을 것은 `KEYS`뿐이고, 정말 있는
-    키인지는 tests/integration/test_start.py가 본다. 조합된 설정 전체는 `--cfg job`, Hydra 자신은 `--hydra-help`이다.
+    그룹과 선택지는 파일에서, 예는 conf/<앞문>.yaml의 첫 주석이나 앞문의 docstring에서 온다. 적어 두고 잊을 것은
+    `KEYS`뿐이고, 정말 있는 키인지는 tests/integration/test_start.py가 본다. 조합된 설정 전체는 `--cfg job`, Hydra
+    자신은 `--hydra-help`이다.
 """
 
 import re
@@ -64,13 +65,16 @@ def usage(program: Callable[..., Any], conf: Path, config_name: str, arguments: 
         program: 앞문의 함수. 그 파일의 이름과 첫 줄이 명령의 이름과 뜻이다.
         arguments: 명령줄. 사용자의 `--config-dir`에 있는 선택지도 보인다.
     """
-    door, meaning = door_of(program), (_code(program).__globals__["__doc__"] or "").split("\n")[0]
+    door, words = door_of(program), _code(program).__globals__["__doc__"] or ""
     root = conf / f"{config_name}.yaml"
-    examples = re.findall(rf"^# +(python -m wmtp\.{door}\b.*)$", root.read_text(encoding="utf-8"), flags=re.M)
+    of_config, of_door = (
+        re.findall(rf"^(?:# | )+(python -m wmtp\.{door}\b.*)$", text, flags=re.M)
+        for text in (root.read_text(encoding="utf-8"), words)
+    )
     groups = list(_groups(root, [conf, *_own_folders(arguments)]))
     sections = [
-        [meaning],
-        [f"  {example}" for example in examples or [f"python -m wmtp.{door}"]],
+        [words.split("\n")[0]],
+        [f"  {example}" for example in of_config or of_door or [f"python -m wmtp.{door}"]],
         ["Groups: choose with GROUP=OPTION, the first is the default.", *_columns(groups)] if groups else [],
         ["Keys that people change: set with KEY=VALUE.", *_columns(KEYS[config_name].items())],
         [
@@ -102,16 +106,42 @@ def _own_folders(arguments: Sequence[str]) -> Iterator[Path]:
 
 def _groups(root: Path, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
     """List the groups of a config and those inside them, each with its options, the default first."""
-    defaults = yaml.safe_load(root.read_text(encoding="utf-8"))["defaults"]
-    chosen = {group: option for entry in defaults if isinstance(entry, dict) for group, option in entry.items()}
-    for group, default in chosen.items():
+    for group, default in choices_of(root).items():
         options: dict[str, set[str]] = {}
         for folder in folders:
             for file in (folder / group).rglob("*.yaml"):
                 options.setdefault(file.parent.relative_to(folder).as_posix(), set()).add(file.stem)
+        defaults = {group: default}
+        if len(options) > 1:  # what the default option chooses inside comes before what the others do
+            around = sorted((root.parent / group).glob("*.yaml"), key=lambda file: file.stem != default)
+            for name, option in (pair for file in around for pair in choices_of(file).items()):
+                defaults.setdefault(f"{group}/{name}", option)
         for name, there in sorted(options.items()):
-            first = [default] if name == group and default in there else []
-            yield name, ", ".join([*first, *sorted(there.difference(first))])
+            yield name, _with_default_first(defaults.get(name), there)
+
+
+def choices_of(file: Path) -> dict[str, str | None]:
+    """Read which option of which group a config begins with, those of the config that it goes on from too."""
+    chosen: dict[str, str | None] = {}
+    for entry in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", ()):
+        if isinstance(entry, dict):
+            chosen |= {group: option for group, option in entry.items() if not group.startswith("override ")}
+        elif (before := file.with_name(f"{entry}.yaml")).is_file():
+            chosen |= choices_of(before)
+    return chosen
+
+
+def _with_default_first(default: str | None, there: set[str]) -> str:
+    """List options; where none is the default, or it follows another group, say so in brackets.
+
+    Example:
+        >>> _with_default_first("soft", {"hard", "soft"}), _with_default_first(None, {"a", "b"})
+        ('soft, hard', '(none), a, b')
+        >>> _with_default_first("${data}", {"apps", "mbpp"})
+        '(that of data), apps, mbpp'
+    """
+    first = default if default in there else f"(that of {default[2:-1]})" if default else "(none)"
+    return ", ".join([first, *sorted(there - {first})])
 
 
 def _columns(rows: Any) -> list[str]:

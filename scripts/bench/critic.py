@@ -95,7 +95,7 @@ ROWS = {
     "  clean corpus (data.noise=0)": (["data.noise=0.0"], None),
     "head: on the model in training": (["algo/value=head"], None),
     "  head without surprise": (["algo/value=head", "algo.value.surprise=false"], None),
-    "  without both (MATHS 5 as written)": (["algo/value=head", *PLAIN], None),
+    "  without both (maths.md, 5 as written)": (["algo/value=head", *PLAIN], None),
     "fine-tuned, last state (the first trial)": ([*SHORT, *PLAIN], FineTuned),
     "  cumulative": ([*SHORT, "algo.value.surprise=false", "algo.pretraining.sparsity=0"], FineTuned),
     "  cumulative, surprise": (SHORT, FineTuned),

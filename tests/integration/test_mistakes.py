@@ -80,6 +80,8 @@ def answer(tmp_path, capsys, monkeypatch):
         ("data.leakage=maybe", r"ConfigError: data\.leakage = 'maybe' must be one of drop, error, ignore"),
         ("ckpt=last", r"CheckpointError: ckpt = last: no run of rho1-synthetic-tiny-base"),
         ("ckpt=/nowhere/last.ckpt", r"CheckpointError: ckpt = /nowhere/last\.ckpt: no file"),
+        ("algo/rewards=tests", r"ConfigError: algo/rewards is a group of algo=combined, critic alone; choose one"),
+        ("algo=baseline algo/weighting=hard", r"ConfigError: algo/weighting is a group of algo=combined, critic, "),
         ("lam=0.5", r"ConfigError: lam is not a key of this config.*Did you mean algo\.weighting\.lam\?$"),
         ("max_step=3", r"ConfigError: max_step is not a key of this config.*Did you mean trainer\.max_steps\?$"),
         ("+lam=0.0", r"ConfigError: lam changes nothing.*Did you mean algo\.weighting\.lam\?$"),

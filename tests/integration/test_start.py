@@ -69,6 +69,8 @@ def test_help_imports_nothing_that_is_slow_and_fits_on_a_screen(tmp_path, door):
         ("eval", "ckpt=x sandbox.workers=0"),
         ("precompute", "data.noise=2"),
         ("compare", "runs=x lang=xx"),
+        ("promote", "run=runs/nowhere"),
+        ("promote", "run=runs/nowhere to=production2"),
     ],
 )
 def test_a_mistake_is_answered_before_anything_slow_is_imported(tmp_path, door, arguments):
@@ -106,12 +108,30 @@ def test_help_lists_the_options_that_are_there_those_of_the_user_too(tmp_path):
     _, said, _ = modules_of(tmp_path, "train", "--help", f"--config-dir={tmp_path / 'own'}")
     lines = re.sub(r"\n {8,}", " ", said.split("Groups:")[1].split("Keys")[0]).splitlines()[1:]  # long ones are wrapped
     groups = dict(line.split(None, 1) for line in lines if line)
-    assert groups["experiment"].startswith("mine, n200, ") and "sweep_rho1" in groups["experiment"]
+    assert groups["experiment"].startswith("(none), mine, n200, ") and "sweep_rho1" in groups["experiment"]
     for group, options in groups.items():
         if group != "experiment":
             there = {file.stem for file in (config_dir() / group).glob("*.yaml")}
-            assert set(options.split(", ")) == there, group
-    assert groups["algo"].startswith("rho1, ") and groups["benchmark"].startswith("apps, ")
+            assert {option for option in options.split(", ") if option[0] != "("} == there, group
+    assert groups["benchmark"].startswith("(that of data), apps, ")
+
+
+def test_the_option_that_help_names_first_is_the_one_that_is_chosen():
+    groups = dict(usage._groups(config_dir() / "train.yaml", [config_dir()]))
+    inside = {"algo/rewards": "algo=critic", "algo/value": "algo=critic"}  # which groups only that algorithm has
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        for group, options in groups.items():
+            cfg = compose("train", [inside[group]] if group in inside else [], return_hydra_config=True)
+            choice = cfg.hydra.runtime.choices.get(group)
+            if options[0] != "(":
+                assert options.split(", ")[0] == choice, group
+            else:
+                assert choice in (None, cfg.hydra.runtime.choices.data), group
+
+
+def test_the_examples_of_help_are_those_of_the_config_or_else_of_the_door(tmp_path):
+    _, said, _ = modules_of(tmp_path, "precompute", "--help")
+    assert "python -m wmtp.precompute trainer=ddp trainer.devices=8 " in said
 
 
 def test_wmtp_is_one_command_with_several_inside(tmp_path):

@@ -1,7 +1,7 @@
 """Weigh tokens by how much they change the value of the program so far.
 
 [연구 맥락] 가치헤드 V는 "여기까지 읽은 프로그램이 맞을 확률"을 안다. 목표 토큰 t의 점수는 δ_t = V(s_t) − V(s_{t−1})이다
-    (MATHS.md 5절). 프로그램을 망치는 토큰에서 V가 떨어지므로 그 토큰은 가벼워진다.
+    (maths.md 5절). 프로그램을 망치는 토큰에서 V가 떨어지므로 그 토큰은 가벼워진다.
 [동작] 1단계(stage 1): `CriticPretraining` 콜백이 V를 배운다. 이 알고리즘이 스스로 붙인다.
     2단계(stage 2): 여기. V는 얼어 있다.
 [디버깅] critic.json의 AUC와 localisation을 먼저 본다. V가 모르면 가중치에도 뜻이 없다.

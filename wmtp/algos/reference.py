@@ -1,6 +1,6 @@
 """Ask the reference model for its loss of every training token: batch by batch, or once and for all runs.
 
-[연구 맥락] rho1의 CE_ref는 학습 중에 변하지 않는다 (MATHS.md 4절). 배치마다 채점할 수도 있지만 (online), 한 번 계산해
+[연구 맥락] rho1의 CE_ref는 학습 중에 변하지 않는다 (maths.md 4절). 배치마다 채점할 수도 있지만 (online), 한 번 계산해
     두면 (cached) 학습하는 동안 참조모델은 메모리에도 시간표에도 없다: rho1 한 스텝의 값이 baseline 한 스텝과 같아진다.
 [동작] cached의 키는 (토큰, 참조모델의 내용, 그것을 담은 정밀도, 계산의 정밀도). 데이터를 많아야 256조각으로 나누고,
     조각마다 캐시의 항목 하나다. 조각을 잠그고 계산하므로 랭크든, 따로 띄운 프로세스든, 같은 폴더를 보는 다른 컴퓨터든

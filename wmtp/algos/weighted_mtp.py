@@ -1,6 +1,6 @@
 """Take a weighted MTP step: what all algorithms share, from the batch to the loss.
 
-[연구 맥락] L = 1/(H·M) · Σ_k α_k Σ_t w[t+1+k] · CE(head_k(t), y[t+1+k])  (MATHS.md 2절)
+[연구 맥락] L = 1/(H·M) · Σ_k α_k Σ_t w[t+1+k] · CE(head_k(t), y[t+1+k])  (maths.md 2절)
     알고리즘마다 다른 것은 토큰 점수뿐이다. 그래서 알고리즘이 채울 것도 하나, `token_scores`다.
         은닉상태(model.mtp) ──► 점수(token_scores) ──► 가중치(self.weighting) ──► 손실(weighted_mtp_loss)
 [동작] 스텝과 학습률 일정과 시작 전의 검사가 여기 있고, 알고리즘 파일에는 점수만 있다.

@@ -9,8 +9,10 @@
 
 import glob
 import json
+import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +85,7 @@ def find_runs(places: Iterable[str]) -> list[Run]:
     folders: dict[Path, None] = {}
     for place in places:
         found = sorted(map(Path, glob.glob(str(Path(place).expanduser())))) or [Path(place).expanduser()]
-        below = {config.parent: None for one in found for config in sorted(one.rglob("config.yaml"))}
+        below = {folder: None for one in found for folder in _run_directories(one)}
         if not below:
             raise ConfigError(
                 f"RUN = {place}: no run is there (no config.yaml at or below it); give run directories, such as "
@@ -91,6 +93,17 @@ def find_runs(places: Iterable[str]) -> list[Run]:
             )
         folders |= {folder.resolve(): None for folder in below}
     return [_read(folder) for folder in folders]
+
+
+def _run_directories(place: Path) -> Iterator[Path]:
+    """List the run directories at and below a folder: neither what MLflow keeps of them, nor what lies within one."""
+    for name, inner, files in os.walk(place):
+        folder = Path(name)
+        copied = folder.name == "artifacts" and re.fullmatch("[0-9a-f]{32}", folder.parent.name) and folder != place
+        is_run = "config.yaml" in files and not copied
+        if is_run:
+            yield folder
+        inner[:] = [] if is_run or copied else sorted(inner)
 
 
 def _read(folder: Path) -> Run:

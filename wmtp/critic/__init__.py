@@ -1,6 +1,6 @@
 """Hold the critic: rewards of programs, a value fitted to them (stage 1), and what that value knows.
 
-[연구 맥락] 토큰마다의 가중치는 "여기까지 읽은 프로그램이 맞을 확률" V의 변화에서 나온다 (MATHS.md 5절, docs/critic.md).
+[연구 맥락] 토큰마다의 가중치는 "여기까지 읽은 프로그램이 맞을 확률" V의 변화에서 나온다 (maths.md 5절, docs/critic.md).
 [동작] 읽는 차례:
     rewards/         프로그램에 보상을 준다: 시험, 보상모델, −CE
     rewarded.py      보상이 있는 프로그램을 토큰으로 바꾸고 묶는다

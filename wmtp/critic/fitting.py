@@ -1,6 +1,6 @@
 """Fit a value head to rewarded programs: stage 1 of the critic.
 
-[연구 맥락] value_loss가 무엇을 배울지 정한다 (MATHS.md 5절).
+[연구 맥락] value_loss가 무엇을 배울지 정한다 (maths.md 5절).
     bce       V의 확률과 G의 교차엔트로피. 보상이 0과 1일 때 (기본값)
     mse       (V − G)². 보상이 실수일 때
     pairwise  −log σ(mean V(더 나은 것) − mean V(더 못한 것)), 한 문제의 프로그램끼리

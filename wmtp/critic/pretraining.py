@@ -1,6 +1,6 @@
 """Teach the critic's value head what makes programs fail, before training starts (stage 1).
 
-[연구 맥락] 가중치를 주려면 V가 먼저 무언가를 알아야 한다 (MATHS.md 5절). 그래서 학습 전에 보상이 있는 프로그램으로
+[연구 맥락] 가중치를 주려면 V가 먼저 무언가를 알아야 한다 (maths.md 5절). 그래서 학습 전에 보상이 있는 프로그램으로
     V를 맞추고, 배우지 않은 문제에서 무엇을 아는지 잰다: 맞은 프로그램을 알아보는지(AUC), 틀린 자리를 찾는지
     (localisation).
 [동작] 프로그램 채점(rewards) → 가치헤드 학습 → 배우지 않은 문제의 AUC가 오르지 않으면 멈추고, 가장 좋았던 것을 쓴다.

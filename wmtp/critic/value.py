@@ -4,7 +4,7 @@
     - 누적(cumulative): 보상은 프로그램 끝에 하나뿐이지만, 합으로 쓰면 그 하나가 토큰들에게 나뉜다
       (return decomposition; Arjona-Medina et al. 2019, RUDDER, arXiv 1806.07857). V는 증거가 있는 자리에서만 움직인다.
     - 뜻밖(surprise): 증거는 은닉상태 h_j와, 몸통이 그 토큰을 얼마나 뜻밖으로 여겼는지(CE_j)를 읽는다.
-    둘을 끄면 MATHS.md 5절의 처음 정의, D → D → 1 (GELU)이다. 어느 것이 얼마나 다른지는 docs/critic.md의 표에 있다.
+    둘을 끄면 maths.md 5절의 처음 정의, D → D → 1 (GELU)이다. 어느 것이 얼마나 다른지는 docs/critic.md의 표에 있다.
 [동작] 몸통은 얼려 둔다 (detached). value=head는 학습할 모델의 은닉상태를, value=network는 제 모델의 것을 읽는다.
 [디버깅] 마지막 층은 0에서 시작한다: 배우기 전의 V는 어디서나 같고 δ는 0이다 (VC-PPO, arXiv 2503.01491의 편향 문제).
 """

@@ -136,7 +136,7 @@ class Source:
     def mutate(self, problem: Problem, rng: Random) -> tuple[str, tuple[int, int]] | None:
         """Write the first solution with one thing wrong in one place.
 
-        [연구 맥락] 맞은 프로그램과 한 곳만 다른 프로그램은 critic이 틀린 자리를 배우는 재료다. (MATHS.md 5절)
+        [연구 맥락] 맞은 프로그램과 한 곳만 다른 프로그램은 critic이 틀린 자리를 배우는 재료다. (maths.md 5절)
 
         Returns:
             (프로그램, 달라진 글자 구간 [시작, 끝)). 바꿀 것이 없으면 None. 정말 틀렸는지는 실행해 보아야 안다.

@@ -1,6 +1,6 @@
 """Count what passed, per problem and over all ranks, and say how sure the number is.
 
-[연구 맥락] pass@k는 문제마다 먼저 구하고 문제들의 평균을 낸다 (MATHS.md 7절).
+[연구 맥락] pass@k는 문제마다 먼저 구하고 문제들의 평균을 낸다 (maths.md 7절).
     평균의 구간은 문제를 다시 뽑는 부트스트랩이다.
 [동작] 문제마다 표본 수와 정답 수만 세어 둔다. 여러 rank의 수는 더하면 되므로,
     한 문제의 표본이 어느 rank에서 채점되었든 결과가 같다.

@@ -34,7 +34,7 @@ class Job:
         go_on: 다시 시작했을 때 이어 가게 하는 인자. 그런 것이 없어도 이어 가면 비어 있다.
         requeue_code: 같은 명령을 다시 시작하면 이어 간다는 종료 코드. 그런 코드가 없는 앞문이면 None.
         dry_run: 보이기만 하고 내지 않는지.
-        sweeping: 스윕의 점 하나인지.
+        sweeping: 탐색의 점 하나인지.
     """
 
     module: str

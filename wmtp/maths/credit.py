@@ -1,7 +1,7 @@
 """Share a program's reward out over its tokens, and measure whether the share falls in the right place.
 
 [연구 맥락] critic은 V(s_t), "여기까지 읽은 프로그램이 맞을 값어치"를 배운다. s_t는 토큰 t를 읽은 뒤의 상태다.
-    한 토큰의 공로는 V의 변화 δ_t = V(s_t) − V(s_{t−1})이다 (MATHS.md 5절).
+    한 토큰의 공로는 V의 변화 δ_t = V(s_t) − V(s_{t−1})이다 (maths.md 5절).
     이상적인 V는 실패를 정하는 첫 토큰에서 한 번만 떨어진다. 그래서 자리는 "가장 큰 하락이 어디인가"로 잰다.
 [동작] 보상은 마지막 목표 토큰에서 한 번. 목표(return)는 GAE(Schulman et al. 2016, arXiv 1506.02438)로 뒤에서 앞으로.
 [디버깅] γ·λ < 1이면 긴 프로그램의 앞쪽 목표가 V 자신으로 흐려진다 (VC-PPO, arXiv 2503.01491).
@@ -19,7 +19,7 @@ def gae_returns(
     """Compute the λ-returns that the values of target tokens are fitted to.
 
     [연구 맥락] δ_t = r_t + γ·V(s_{t+1}) − V(s_t),  A_t = δ_t + γλ·A_{t+1},  G_t = A_t + V(s_t).
-    γ = λ = 1이면 모든 자리에서 G = R이다. (MATHS.md 5절)
+    γ = λ = 1이면 모든 자리에서 G = R이다. (maths.md 5절)
 
     Args:
         value_BT: V(s_t). 여기서는 상수로 쓴다 (기울기 없음).

@@ -2,7 +2,7 @@
 
 [연구 맥락] 로짓 [B, T, H, V]은 모델보다 크다 (4096 토큰, 헤드 4, 어휘 32000이면 2 GB, 역전파까지 8 GB).
 가중치는 손실을 구하기 전에 이미 알고 있으므로, 순전파에서 로짓을 한 묶음(chunk)씩 만들어 그 자리에서 기울기까지
-구하고 버린다. 재계산이 없어 시간도 덜 든다. (MATHS.md 2절; 수치는 scripts/bench/loss.py)
+구하고 버린다. 재계산이 없어 시간도 덜 든다. (maths.md 2절; 수치는 scripts/bench/loss.py)
 
     L = 1/(H·M) · Σ_k α_k · Σ_j w_j · nll[k, j]
 
@@ -122,7 +122,7 @@ def target_nll(
 ) -> Tensor:
     """Compute head k's cross-entropy of every target token, without gradient.
 
-    [연구 맥락] rho1의 점수 CE_base - CE_ref와 검증 NLL이 여기서 나온다. (MATHS.md 4절)
+    [연구 맥락] rho1의 점수 CE_base - CE_ref와 검증 NLL이 여기서 나온다. (maths.md 4절)
 
     Args:
         targets: 헤드 0의 목표 수. 없으면 세느라 장치를 기다린다.

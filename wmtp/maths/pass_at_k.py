@@ -1,6 +1,6 @@
 """Estimate pass@k without bias, and how sure the estimate is.
 
-[연구 맥락] 문제마다 n개를 뽑아 c개가 맞았을 때, k개를 뽑으면 하나라도 맞을 확률 (Chen et al. 2021, MATHS.md 7절).
+[연구 맥락] 문제마다 n개를 뽑아 c개가 맞았을 때, k개를 뽑으면 하나라도 맞을 확률 (Chen et al. 2021, maths.md 7절).
     pass@k = 1 - C(n-c, k) / C(n, k) = 1 - Π_{i<k} (n-c-i)/(n-i)
 [동작] 문제별 값을 먼저 구하고 평균한다. 신뢰구간은 문제를 다시 뽑는 bootstrap, 두 실행은 같은 문제끼리 짝지어 비교한다.
     맞은 것이나 틀린 것이 몇 개뿐이면 다시 뽑아도 같은 값만 나와 구간이 너무 좁다 (다섯 중 다섯이면 폭이 0).

@@ -2,7 +2,7 @@
 
 [연구 맥락] 알고리즘(rho1, critic)은 토큰마다 점수만 낸다. 점수를 가중치로 바꾸는 길은 모두 같아야 비교가 된다.
     z = (s - mean) / (std + 1e-6)  →  u = max(z - q, 0)  →  w = N·softmax(u / T)
-    →  clip(c·w, ε, W_max), c는 평균이 1이 되는 값  →  1 + λ·(w - 1)                       (MATHS.md 3절)
+    →  clip(c·w, ε, W_max), c는 평균이 1이 되는 값  →  1 + λ·(w - 1)                       (maths.md 3절)
 평균이 1이므로 손실의 크기와 학습률의 뜻이 baseline과 같고, 상하한이 있어 토큰 하나가 스텝을 차지하지 못한다.
 [동작] 아래 다섯 함수는 행 하나를 한 범위(scope)로 보고 행마다 따로 계산한다. scope=batch는 배치를 한 행으로 편 것이다.
 [디버깅] 가중치가 모두 1에 가까우면 λ와 T를, 모두 상하한에 붙어 있으면 T와 W_max를 본다. 점수 한 개가 아주 크면
@@ -28,7 +28,7 @@ def standardize(score_SL: Tensor, mask_SL: Tensor) -> Tensor:
     """Standardize token scores over the valid tokens of every row.
 
     [연구 맥락] 점수의 크기는 알고리즘마다 다르다 (rho1은 nat, critic은 보상 단위).
-    z-score로 맞추어야 같은 온도 T가 같은 뜻을 가진다. (MATHS.md 3절 1단계)
+    z-score로 맞추어야 같은 온도 T가 같은 뜻을 가진다. (maths.md 3절 1단계)
 
     Args:
         score_SL: 토큰별 원점수, 유한한 실수. 단위는 무관.
@@ -52,7 +52,7 @@ def standardize(score_SL: Tensor, mask_SL: Tensor) -> Tensor:
 def emphasize_top(z_SL: Tensor, mask_SL: Tensor, percentile: float) -> Tensor:
     """Give all tokens below the top fraction one shared floor.
 
-    [연구 맥락] 위쪽 p만 점수 순서를 살리고 나머지는 같은 값으로 둔다. 버리는 토큰은 없다. (MATHS.md 3절 2단계)
+    [연구 맥락] 위쪽 p만 점수 순서를 살리고 나머지는 같은 값으로 둔다. 버리는 토큰은 없다. (maths.md 3절 2단계)
     p = 1이면 최솟값을 뺄 뿐이어서 softmax가 무시한다.
 
     Args:
@@ -78,7 +78,7 @@ def softmax_log_weights(u_SL: Tensor, mask_SL: Tensor, temperature: float) -> Te
     """Compute the logarithm of n·softmax(u / T) over the valid tokens of every row.
 
     [연구 맥락] 백만 토큰 중 하나가 튀면 z = 1000이고 나머지의 exp는 0이 되어 순서를 잃는다.
-    그래서 다음 단계까지 로그로 넘긴다. (MATHS.md 3절 3단계)
+    그래서 다음 단계까지 로그로 넘긴다. (maths.md 3절 3단계)
 
     Args:
         temperature: T > 0. 작을수록 뾰족하다.
@@ -98,7 +98,7 @@ def softmax_log_weights(u_SL: Tensor, mask_SL: Tensor, temperature: float) -> Te
 def clip_keeping_mean(log_weight_SL: Tensor, mask_SL: Tensor, epsilon: float, w_max: float) -> Tensor:
     """Clip c·w into [epsilon, w_max] with the one c that makes the mean 1.
 
-    [연구 맥락] 자르고 나누면 상하한이, 자르기만 하면 평균이 깨진다. 둘 다 지키는 c는 하나뿐이다. (MATHS.md 3절 4단계)
+    [연구 맥락] 자르고 나누면 상하한이, 자르기만 하면 평균이 깨진다. 둘 다 지키는 c는 하나뿐이다. (maths.md 3절 4단계)
     mean(clip(c·w))는 log c에 대해 증가하고, 토큰마다 꺾이는 점이 둘이다. 꺾이는 점 사이에서는 잘리지 않은
     토큰의 합만 c에 비례하므로, 정렬과 누적합으로 알맞은 구간을 찾으면 c가 정확히 나온다.
 
@@ -155,7 +155,7 @@ def clip_keeping_mean(log_weight_SL: Tensor, mask_SL: Tensor, epsilon: float, w_
 def blend(weight_SL: Tensor, mask_SL: Tensor, lam: float) -> Tensor:
     """Blend the weights with 1.
 
-    [연구 맥락] λ = 0은 baseline, λ = 1은 온전한 가중치. 평균과 상하한은 그대로다. (MATHS.md 3절 5단계)
+    [연구 맥락] λ = 0은 baseline, λ = 1은 온전한 가중치. 평균과 상하한은 그대로다. (maths.md 3절 5단계)
 
     Args:
         weight_SL: 평균 1인 가중치.
@@ -171,7 +171,7 @@ def blend(weight_SL: Tensor, mask_SL: Tensor, lam: float) -> Tensor:
 def shuffle_weights(weight_SL: Tensor, mask_SL: Tensor, key_SL: Tensor) -> Tensor:
     """Permute the weights over the valid tokens of every row, in the order of random keys.
 
-    [연구 맥락] 값의 분포는 같고 자리만 틀린 가중치. 이것보다 나아야 점수에 뜻이 있다. (MATHS.md 6절)
+    [연구 맥락] 값의 분포는 같고 자리만 틀린 가중치. 이것보다 나아야 점수에 뜻이 있다. (maths.md 6절)
 
     Args:
         key_SL: 자리마다 하나인 난수.
@@ -192,7 +192,7 @@ def shuffle_weights(weight_SL: Tensor, mask_SL: Tensor, key_SL: Tensor) -> Tenso
 def smooth_scores(score_BT: Tensor, mask_BT: Tensor, reach: int) -> Tensor:
     """Average the score of every valid token with those of its valid neighbours in the same sequence.
 
-    [연구 맥락] 망가진 구간에서도 토큰마다의 점수는 흩어진다. 이웃과 함께 보면 구간이 함께 오르내린다. (MATHS.md 3절)
+    [연구 맥락] 망가진 구간에서도 토큰마다의 점수는 흩어진다. 이웃과 함께 보면 구간이 함께 오르내린다. (maths.md 3절)
 
     Args:
         reach: 양쪽으로 몇 자리까지가 이웃인지. 0이면 그대로.
@@ -217,7 +217,7 @@ def draw_scores(score_SL: Tensor, mask_SL: Tensor, key_SL: Tensor) -> Tensor:
     """Give every valid token the score of a valid token of its row, drawn with replacement by random keys.
 
     [연구 맥락] shuffle은 배치의 가중치를 하나도 빠짐없이 다시 나누어 준다: 자리만 틀렸다. 여기서는 따로 뽑는다.
-    분포는 점수의 것 그대로이고, 토큰의 무게는 그 토큰이나 다른 토큰에 대해 말하는 것이 없다. (MATHS.md 6절)
+    분포는 점수의 것 그대로이고, 토큰의 무게는 그 토큰이나 다른 토큰에 대해 말하는 것이 없다. (maths.md 6절)
 
     Args:
         key_SL: 자리마다 하나인 난수, [0, 1).
@@ -301,7 +301,7 @@ class _Weighting:
 class SoftWeighting(_Weighting):
     """Weight every token by the softmax of its score, with mean 1 and bounds.
 
-    [연구 맥락] MATHS.md 3절의 다섯 단계. 어느 토큰도 버리지 않는다.
+    [연구 맥락] maths.md 3절의 다섯 단계. 어느 토큰도 버리지 않는다.
 
     Args:
         lam: λ, [0, 1]. 0이면 baseline. 학습을 따라 변하는 곡선일 수 있다 (`wmtp.maths.curve`).

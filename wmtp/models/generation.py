@@ -1,7 +1,7 @@
 """Complete prompts in batches: the same samples whatever the batch, the order, the interruption or the decoding.
 
 [연구 맥락] 평가가 모든 것을 정한다. 그래서 같은 (seed, key, sample)은 언제나 같은 프로그램이어야 한다.
-    중단된 평가를 이어서 해도, 배치 크기를 바꾸어도, 헤드의 초안을 써도(MATHS.md 8절) 마찬가지다.
+    중단된 평가를 이어서 해도, 배치 크기를 바꾸어도, 헤드의 초안을 써도(maths.md 8절) 마찬가지다.
 [동작] 긴 프롬프트부터 배치를 채우고, 끝난 행은 바로 내보내고 새 행으로 채운다. 캐시는 `slot_cache`, 토큰 뽑기는 `draw`,
     초안을 받아들이는 규칙은 `maths.speculative`가 맡는다.
     부동소수 반올림은 행렬의 모양마다 다르다. 그래서 1등과 2등이 반올림 오차만큼 가까우면 그 행만 따로, 캐시 없이

@@ -134,7 +134,7 @@ def run_directories_in(experiment: str, tracking_uri: str) -> tuple[list[Path], 
 def short_name(run_dir_name: str, experiment: str, point: str = "") -> str:
     """Name a run in MLflow by what sets it apart, in as few letters as its column shows.
 
-    [동작] 알고리즘, 스윕의 지점이면 그 값, 그다음에 나머지. 데이터는 실험의 이름과 꼬리표에 있으므로 뺀다.
+    [동작] 알고리즘, 탐색의 점이면 그 값, 그다음에 나머지. 데이터는 실험의 이름과 꼬리표에 있으므로 뺀다.
 
     Example:
         >>> short_name("rho1-synthetic-tiny-base-2", "mtp/rho1/synthetic")

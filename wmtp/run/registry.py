@@ -20,7 +20,6 @@ from wmtp.run.directory import is_finished
 from wmtp.run.mlflow_store import kept_run, open_store
 from wmtp.secrets import mask_secrets
 
-STAGES = ("staging", "production")
 NAMED = "registry:"  # then NAME, or NAME@production, wherever a model may be named
 
 

@@ -1,6 +1,6 @@
 """Remember what became of every point of a sweep, and hold that a run is a point of this one.
 
-[동작] 스윕마다 폴더가 하나 있고 (`wmtp.sweep`이 정한다), 점마다 points/<점>.json이 그 실행의 폴더와 된 일을 말한다.
+[동작] 탐색마다 폴더가 하나 있고 (`wmtp.sweep`이 정한다), 점마다 points/<점>.json이 그 실행의 폴더와 된 일을 말한다.
     점은 다른 프로세스(hydra/launcher=joblib)나 다른 컴퓨터(submitit_slurm)에서 돌아도 된다: 폴더의 이름을 환경 변수로
     물려받는다.
 [디버깅] 어떤 점이 왜 빠졌는지는 points/를 본다.

@@ -1,7 +1,7 @@
 """Record a run in Weights & Biases.
 
 [동작] Lightning의 WandbLogger에 세 가지를 더한다. 이어서 학습하면 같은 W&B 실행에 이어진다 (번호는 실행 폴더의
-    wandb.json). 스윕의 점들은 스윕의 이름으로 묶인다 (group). 한 프로세스가 점을 여럿 돌면 점마다 실행이 따로다.
+    wandb.json). 탐색의 점들은 탐색의 이름으로 묶인다 (group). 한 프로세스가 점을 여럿 돌면 점마다 실행이 따로다.
     API 키는 환경 변수 WANDB_API_KEY에서만 온다. 화면에 나온 글과 git의 주소는 보내지 않는다: 가릴 수 없는 것이 섞일 수
     있다.
 [디버깅] WANDB_MODE=offline이면 `runs/<이름>/wandb/`에만 쓴다. 나중에 `wandb sync`로 올린다.
@@ -31,7 +31,7 @@ class WeightsAndBiases(WandbLogger):
         run_dir: 실행 폴더. 여기 `wandb.json`이 있으면 그 W&B 실행을 이어서 쓴다.
         project: W&B의 프로젝트.
         entity: W&B의 팀이나 사용자. None이면 API 키의 주인.
-        group: 함께 묶을 이름. None이면 스윕의 이름, 스윕이 아니면 없다.
+        group: 함께 묶을 이름. None이면 탐색의 이름, 탐색이 아니면 없다.
 
     Raises:
         ConfigError: wandb가 없거나, API 키도 없이 온라인일 때.

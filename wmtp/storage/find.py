@@ -81,7 +81,7 @@ class Storage:
             patterns: 파일 이름들 (`choose` 참고).
             several: 맞는 파일을 모두 쓸지.
             key: 오류 문장에 쓸, path의 설정 이름.
-            hub: Hub의 데이터셋 저장소와, 그 안에서 원하는 파일 이름들.
+            hub: Hub의 데이터셋 저장소와, 그 안에서 원하는 파일 이름들. 제 데이터처럼 Hub에 없으면 비운다.
 
         Raises:
             DataNotFoundError: 어느 곳에도 없을 때.
@@ -95,8 +95,10 @@ class Storage:
             root = os.environ.get("WMTP_DATA")
             folders = [*([Path(root).expanduser() / name] if root else []), self.cache / "data" / name]
             tried = [f"in $WMTP_DATA/{name}" + ("" if root else " (not set)")]
-            on_hub = HubPlace(hub[0], "dataset", tuple(hub[1:]), True, self.accepted)
-            places = [*self._s3(name, patterns, several), on_hub]
+            on_hub = [HubPlace(hub[0], "dataset", tuple(hub[1:]), True, self.accepted)] if hub else []
+            places = [*self._s3(name, patterns, several), *on_hub]
+            if not places:  # where they are, they say so themselves
+                tried.append(f"in the cache ({self.cache})")
         elif is_s3(path):
             tried, places = [], [self._s3_url(path, patterns, several)]
         else:

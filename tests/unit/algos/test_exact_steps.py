@@ -1,4 +1,4 @@
-"""The gradient of a step is the same number however the step is pieces (MATHS 2)."""
+"""The gradient of a step is the same number however the step is pieces (maths.md, 2)."""
 
 import copy
 from contextlib import nullcontext

@@ -1,6 +1,7 @@
 """Hold what `wmtp.compare` says of runs with a known difference, through its front door and page by page."""
 
 import json
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -299,3 +300,13 @@ def test_the_command_works_as_typed(tmp_path):
     assert "실행 2개, 조건 2개" in done.stdout and (tmp_path / "compare" / "compare.html").is_file()
     wrong = subprocess.run([*command[:4], "lan=ko"], cwd=tmp_path, capture_output=True, text=True)
     assert wrong.returncode == 2 and "lang" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_what_mlflow_keeps_of_a_run_and_a_failure_that_was_repeated_are_no_further_runs(tmp_path):
+    run = make_run(tmp_path, "rho1", 42, 0.4)
+    kept = tmp_path / "mlflow-artifacts" / "mtp" / "rho1" / "synthetic" / (32 * "a") / "artifacts"
+    shutil.copytree(run, kept)
+    shutil.copytree(kept, run / "failures" / "step-3")
+    assert [one.folder for one in find_runs([str(tmp_path)])] == [run.resolve()]
+    assert [one.folder for one in find_runs([str(run)])] == [run.resolve()]
+    assert [one.folder for one in find_runs([str(kept)])] == [kept.resolve()]  # who names it means it

@@ -1,4 +1,4 @@
-"""Hold the weighted multi-token loss to MATHS.md 2, against explicit logits that share no line with it."""
+"""Hold the weighted multi-token loss to maths.md 2, against explicit logits that share no line with it."""
 
 #   B sequences, T positions, H heads, D width, V vocabulary
 
@@ -79,7 +79,7 @@ def make_case(B=3, T=11, H=4, D=6, V=13, dtype=torch.float64, seed=42, ignored=0
 
 
 def explicit_loss(case: Case, head_weights=None) -> Tensor:
-    """Spell out MATHS.md 2, token by token."""
+    """Spell out maths.md 2, token by token."""
     total = torch.zeros((), dtype=torch.float64)
     B, T = case.labels_BT.shape
     for k, hidden_BTD in enumerate(case.hidden):

@@ -1,4 +1,4 @@
-"""Hold pass@k and its intervals to MATHS.md 7."""
+"""Hold pass@k and its intervals to maths.md 7."""
 
 import math
 from itertools import combinations

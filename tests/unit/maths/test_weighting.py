@@ -1,4 +1,4 @@
-"""Hold the way from scores to weights to MATHS.md 3."""
+"""Hold the way from scores to weights to maths.md 3."""
 
 #   B sequences, T positions
 

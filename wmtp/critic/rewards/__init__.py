@@ -1,6 +1,6 @@
 """Give whole programs a reward: what the critic learns to foresee, token by token.
 
-[연구 맥락] critic은 "이 프로그램이 맞을 것인가"를 배운다 (MATHS.md 5절의 R). 맞은 프로그램과 틀린 프로그램이 한 곳만
+[연구 맥락] critic은 "이 프로그램이 맞을 것인가"를 배운다 (maths.md 5절의 R). 맞은 프로그램과 틀린 프로그램이 한 곳만
     다르면 둘의 차이는 그 자리에서만 배울 수 있다. 오답이 없는 데이터에서는 정답을 한 곳만 고치고(`Source.mutate`),
     정말 틀렸는지는 샌드박스가 판정한다.
 [동작] 세 가지가 같은 모양이다: `judge(data, split, limit, model) -> [RewardedProgram]`.
