@@ -2,8 +2,8 @@
 
     python scripts/study_page.py
 
-[동작] `<!-- runs/study/compare.md -->`와 `<!-- end -->` 사이를 그 파일로 바꾼다. 제목은 두 단계 낮추고 그림은 뺀다.
-    없는 파일의 자리는 그대로 둔다.
+[동작] `<!-- runs/study/compare.md -->`와 `<!-- end -->` 사이를 그 파일의 앞부분(무엇이 다른가, 목표, 차이, 이른 곳)으로
+    바꾼다. 제목은 두 단계 낮추고 그림은 뺀다. 그림 뒤의 넓은 표들은 비교의 쪽에만 있다. 없는 파일의 자리는 그대로 둔다.
 """
 
 import re
@@ -19,7 +19,13 @@ def fill(page: str, root: Path) -> str:
         file = root / mark[1]
         if not file.is_file():
             return mark[0]
-        kept = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("![")]
+        lines = file.read_text(encoding="utf-8").splitlines()
+        curves = next(
+            (i for i, line in enumerate(lines) if line.startswith("![](report/learning_curves")), len(lines) + 2
+        )
+        kept = [
+            line for line in lines[: curves - 2] if not line.startswith("![")
+        ]  # their caption stands two lines above
         text = "\n".join(f"##{line}" if line.startswith("#") else line for line in kept).strip()
         return f"<!-- {mark[1]} -->\n{text}\n<!-- end -->"
 

@@ -4,4 +4,4 @@
 읽는 순서: maths → models → data → algos → evaluation → train.py / eval.py.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
