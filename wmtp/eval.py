@@ -130,8 +130,10 @@ def _model(cfg: DictConfig, local_rank: int) -> Subject:
 
     from wmtp.checkpoints.saved_model import SavedModel
     from wmtp.evaluation.generators import InProcess
+    from wmtp.ranks.processors import fit_threads
 
     quiet_libraries()
+    fit_threads()
     if (is_s3(cfg.ckpt) or _is_model(cfg.ckpt)) and not cfg.out:
         raise ConfigError(f"out has no value, and results cannot go beside {cfg.ckpt}; set out=DIR.")
     saved = SavedModel(_find(cfg))

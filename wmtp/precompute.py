@@ -28,8 +28,10 @@ def precompute(cfg: DictConfig) -> None:
 
     from wmtp.algos.reference import CachedReference
     from wmtp.data.leakage import guard
+    from wmtp.ranks.processors import fit_threads
 
     quiet_libraries()
+    fit_threads()
     started = time.monotonic()
     reference = build(cfg.algo.get("reference"))
     if not isinstance(reference, CachedReference):

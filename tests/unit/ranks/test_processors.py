@@ -1,7 +1,10 @@
 """Hold the number of threads to what the kernel allows, and the advice to what the processor has."""
 
+import ast
 import math
+from importlib.resources import files
 
+import pytest
 import torch
 
 from wmtp.ranks.processors import cores_allowed, fit_threads, multiplies_bf16
@@ -53,6 +56,14 @@ def test_threads_are_only_ever_taken_away_and_never_from_who_says_how_many(monke
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("door", ["train", "eval", "precompute"])
+def test_every_command_that_computes_keeps_to_the_limit(door):
+    """It says so beside what it does with the libraries anyway; without it a container's limit is a slow surprise."""
+    code = ast.parse(files("wmtp").joinpath(f"{door}.py").read_text())
+    calls = [one.func.id for one in ast.walk(code) if isinstance(one, ast.Call) and isinstance(one.func, ast.Name)]
+    assert calls.count("fit_threads") == calls.count("quiet_libraries") == 1
 
 
 def test_a_processor_with_units_for_bf16_is_known_by_its_flags(tmp_path):
