@@ -10,6 +10,7 @@
 import hashlib
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ class SweepAnswer(Callback):
                 self._answer(folder, done, config.lang)
         except WmtpError as error:  # one point alone, or nothing that differs but the seed
             print(f"sweep: nothing to compare ({error})")
+        except Exception:  # a bug of ours; Hydra would make a warning of it, and say nothing of the points
+            traceback.print_exc()
+            print(
+                "sweep: the comparison failed, the runs are whole: python -m wmtp.compare",
+                file=sys.stderr,
+            )
         for point in points:
             if point.state != "done":
                 why = point.why or "it was stopped; give the command again to go on with it"

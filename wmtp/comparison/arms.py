@@ -9,6 +9,7 @@
 
 import glob
 import json
+import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -149,9 +150,14 @@ def _usual(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def _natural(arm: Arm) -> list[tuple[bool, Any]]:
-    """Order values as numbers where they are."""
-    return [(isinstance(value, str), value if isinstance(value, int | float | str) else str(value))
-            if value is not ABSENT else (False, -1) for value in arm.settings.values()]  # fmt: skip
+    """Order values as numbers where they are, before words, lists and curves; what is not set comes first."""
+    found: list[tuple[bool, Any]] = []
+    for value in arm.settings.values():
+        if value is ABSENT:
+            found.append((False, -math.inf))
+        else:
+            found.append((False, value) if isinstance(value, int | float) else (True, str(value)))
+    return found
 
 
 def differing_keys(settings: Sequence[Mapping[str, str]], seeds: Sequence[int]) -> list[str]:

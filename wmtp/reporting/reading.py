@@ -149,15 +149,15 @@ _NO_EVALUATION = {
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten a nested config into dotted keys.
+    """Flatten a nested config into dotted keys; a curve (values by numbers) is one value.
 
     Example:
-        >>> flatten({"algo": {"weighting": {"lam": 0.3}, "heads": [1, 2]}})
-        {'algo.weighting.lam': 0.3, 'algo.heads': [1, 2]}
+        >>> flatten({"algo": {"weighting": {"lam": {0: 0, 0.5: 1}}, "heads": [1, 2]}})
+        {'algo.weighting.lam': {0: 0, 0.5: 1}, 'algo.heads': [1, 2]}
     """
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        nested = isinstance(value, Mapping) and value
+        nested = isinstance(value, Mapping) and value and all(isinstance(inner, str) for inner in value)
         flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
 

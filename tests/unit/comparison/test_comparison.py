@@ -148,6 +148,15 @@ def test_a_setting_that_differs_along_is_said(tmp_path):
     assert said(found) == ["trainer.max_steps differs too: 300 (baseline-42, baseline-43); 600 (rho1-42, rho1-43)"]
 
 
+def test_numbers_lists_and_curves_of_one_key_are_arms_in_order(tmp_path):
+    for seed in (42, 43):
+        make_run(tmp_path, "baseline", seed)
+        for number, lam in enumerate((0.5, [1, 0.5], {0: 0, 0.5: 1}, 0.1)):
+            make_run(tmp_path, "rho1", seed, name=f"{number}-{seed}", algo__weighting__lam=lam)
+    arms = [arm.name for arm in arms_of(find_runs([str(tmp_path)]))]
+    assert arms[0] == "baseline" and arms[1:3] == ["rho1 lam=0.1", "rho1 lam=0.5"] and len(arms) == 5
+
+
 def test_a_base_of_each_seeds_own_is_part_of_the_seed(tmp_path):
     for seed in (42, 43):
         for algo in ("baseline", "rho1"):
