@@ -19,13 +19,8 @@ def fill(page: str, root: Path) -> str:
         file = root / mark[1]
         if not file.is_file():
             return mark[0]
-        lines = file.read_text(encoding="utf-8").splitlines()
-        curves = next(
-            (i for i, line in enumerate(lines) if line.startswith("![](report/learning_curves")), len(lines) + 2
-        )
-        kept = [
-            line for line in lines[: curves - 2] if not line.startswith("![")
-        ]  # their caption stands two lines above
+        before_curves = re.split(r"\n[^\n]+\n+!\[\]\(report/learning_curves", file.read_text(encoding="utf-8"))[0]
+        kept = [line for line in before_curves.splitlines() if not line.startswith("![")]
         text = "\n".join(f"##{line}" if line.startswith("#") else line for line in kept).strip()
         return f"<!-- {mark[1]} -->\n{text}\n<!-- end -->"
 

@@ -9,8 +9,8 @@
 
 import hashlib
 import os
+import shlex
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,9 @@ class SweepAnswer(Callback):
         except WmtpError as error:  # one point alone, or nothing that differs but the seed
             print(f"sweep: nothing to compare ({error})")
         except Exception:  # a bug of ours; Hydra would make a warning of it, and say nothing of the points
-            traceback.print_exc()
-            print(
-                "sweep: the comparison failed, the runs are whole: python -m wmtp.compare",
-                file=sys.stderr,
-            )
+            sys.excepthook(*sys.exc_info())  # the front door's, which masks secrets
+            again = shlex.join(["python", "-m", "wmtp.compare", *map(str, done)])
+            print(f"sweep: the comparison failed, the runs are whole; compare them again with {again}", file=sys.stderr)
         for point in points:
             if point.state != "done":
                 why = point.why or "it was stopped; give the command again to go on with it"
