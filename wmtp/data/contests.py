@@ -19,7 +19,8 @@ from typing_extensions import override
 
 from wmtp.data.packed_tests import unpack
 from wmtp.data.problem import Problem
-from wmtp.data.sources import FileSource, Row, split_of
+from wmtp.data.rows import Row
+from wmtp.data.sources import FileSource, split_of
 from wmtp.errors import ConfigError
 from wmtp.storage import in_use
 

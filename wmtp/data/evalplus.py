@@ -10,12 +10,10 @@
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wmtp.data.problem import Problem
-
-if TYPE_CHECKING:
-    from wmtp.data.sources import Row
+from wmtp.data.rows import Row
 
 # EvalPlus gives a program that long for all inputs, and that much memory.
 SECONDS, BYTES = 60.0, 4 << 30
@@ -68,12 +66,12 @@ def agree(input, output, answer):  # the height may be that of the pyramid or th
 }
 
 
-def is_plus(row: "Row") -> bool:
+def is_plus(row: Row) -> bool:
     """Tell whether a row is one of EvalPlus', whichever the format."""
     return _is_own(row) or bool(_INPUTS.search(str(row.values.get("test"))))
 
 
-def humaneval_plus(row: "Row", licence: str) -> Problem:
+def humaneval_plus(row: Row, licence: str) -> Problem:
     """Read a row of HumanEval+."""
     prompt, task_id = row.text("prompt"), row.text("task_id")
     number = _number(row, task_id, "HumanEval", len(HUMANEVAL_BASE))
@@ -90,7 +88,7 @@ def humaneval_plus(row: "Row", licence: str) -> Problem:
     )
 
 
-def mbpp_plus(row: "Row", split: Callable[[int, "Row"], str], called: Callable, licence: str) -> Problem:
+def mbpp_plus(row: Row, split: Callable[[int, Row], str], called: Callable, licence: str) -> Problem:
     """Read a row of MBPP+; the tests that a prompt may show are those of MBPP."""
     if _is_own(row):
         number = _number(row, row.text("task_id"), "Mbpp", 975)
@@ -117,7 +115,7 @@ def mbpp_plus(row: "Row", split: Callable[[int, "Row"], str], called: Callable, 
     )
 
 
-def _calls(row: "Row", read: Callable[[int, list], list], number: int, base: int) -> dict[str, Any]:
+def _calls(row: Row, read: Callable[[int, list], list], number: int, base: int) -> dict[str, Any]:
     """Read the inputs and how many of them are the base ones, the tolerance, and the limits."""
     allowed = {"time_limit": SECONDS, "memory_limit": BYTES}
     if _is_own(row):
@@ -134,12 +132,12 @@ def _calls(row: "Row", read: Callable[[int, list], list], number: int, base: int
     return {"inputs": _INPUTS.findall(test)[0], "base_inputs": base, **known, **allowed}
 
 
-def _is_own(row: "Row") -> bool:
+def _is_own(row: Row) -> bool:
     """Tell whether a row is in EvalPlus' own format."""
     return row.values.get("plus_input") is not None
 
 
-def _number(row: "Row", task_id: str, name: str, end: int) -> int:
+def _number(row: Row, task_id: str, name: str, end: int) -> int:
     found = re.fullmatch(rf"{name}/(\d+)", task_id)
     if not found or int(found[1]) >= end:
         raise row.error("task_id", f"= {task_id} must be {name}/0 to {name}/{end - 1}")

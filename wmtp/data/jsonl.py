@@ -25,7 +25,8 @@ from typing_extensions import override
 
 from wmtp import ranges
 from wmtp.data.problem import Problem
-from wmtp.data.sources import FileSource, Row, called_function
+from wmtp.data.rows import Row
+from wmtp.data.sources import FileSource, called_function
 from wmtp.errors import ConfigError, DataFormatError
 from wmtp.storage import in_use
 

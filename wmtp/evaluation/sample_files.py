@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wmtp.data.sources import Row, parse_json_array, read_jsonl
+from wmtp.data.rows import Row, parse_json_array, read_jsonl
 from wmtp.errors import DataFormatError, DataNotFoundError
 
 DESCRIBED_IN = "docs/evaluation.md"
