@@ -7,6 +7,10 @@
 
     python scripts/bench/loss.py                          # all variants, float32 and bfloat16
     python scripts/bench/loss.py --variants naive wmtp-512 --dtypes bfloat16
+    python scripts/bench/loss.py --variants naive products wmtp-512 --dtypes float32 --heads 2 --batch 1
+
+`products`는 어느 방법도 피할 수 없는 것만 한다: 512행마다 행렬곱 셋(로짓, 은닉상태와 출력 행렬의 기울기). 손실은 0이다.
+그 시간이 한계이고, 그것과 naive의 비가 이 프로세서와 크기에서 이를 수 있는 가장 작은 비이다.
 """
 
 #   B sequences, T positions, H heads, D width, V vocabulary
@@ -16,9 +20,9 @@ import json
 import subprocess
 import sys
 
-HEADS, BATCH, POSITIONS, WIDTH, VOCABULARY = 4, 4, 1024, 512, 32_000
+POSITIONS, WIDTH, VOCABULARY = 1024, 512, 32_000
 WMTP = ["wmtp-128", "wmtp-256", "wmtp-512", "wmtp-1024", "wmtp-2048"]
-VARIANTS = ["naive", "per-head", "checkpointed-512", "linear_cross_entropy", "liger", *WMTP]
+VARIANTS = ["naive", "products", "per-head", "checkpointed-512", "linear_cross_entropy", "liger", *WMTP]
 
 
 def main() -> None:
@@ -26,20 +30,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variants", nargs="+", default=VARIANTS)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=4, help=f"sequences of {POSITIONS} positions")
     parser.add_argument("--one", nargs=2, metavar=("VARIANT", "DTYPE"), help="measure here and print one JSON line")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(*args.one)))
+        print(json.dumps(measure(*args.one, args.heads, args.batch)))
         return
 
-    tokens = BATCH * POSITIONS
-    print(f"{HEADS} heads, {tokens} tokens, width {WIDTH}, vocabulary {VOCABULARY}, one thread or one GPU.")
+    tokens = args.batch * POSITIONS
+    print(f"{args.heads} heads, {tokens} tokens, width {WIDTH}, vocabulary {VOCABULARY}, one thread or one GPU.")
     print("MB: peak over hidden states, unembedding and their gradients. s: forward and backward (CPU time, or GPU).\n")
     print(f"{'dtype':9} {'variant':21} {'MB':>7} {'/ naive':>8} {'s':>7} {'/ naive':>8} {'loss':>10}")
     for dtype in args.dtypes:
         naive = None
         for variant in args.variants:
-            command = [sys.executable, __file__, "--one", variant, dtype]
+            sizes = ["--heads", str(args.heads), "--batch", str(args.batch)]
+            command = [sys.executable, __file__, *sizes, "--one", variant, dtype]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 print(f"{dtype:9} {variant:21} {done.stderr.strip().splitlines()[-1]}")
@@ -54,7 +61,7 @@ def main() -> None:
             )
 
 
-def measure(variant: str, dtype: str) -> dict[str, float]:
+def measure(variant: str, dtype: str, heads: int, batch: int) -> dict[str, float]:
     """Measure one forward and backward of one variant in this process."""
     import time
 
@@ -65,9 +72,9 @@ def measure(variant: str, dtype: str) -> dict[str, float]:
     gpu = torch.cuda.is_available()
     torch.set_default_device("cuda" if gpu else "cpu")
     # Load kernels and their buffers; a GPU chooses its kernels by the size.
-    small = (1, 64, 512)
-    run(variant, *inputs(torch.__dict__[dtype], *((BATCH, POSITIONS, VOCABULARY) if gpu else small)))
-    hidden, unembedding_VD, labels_BT, weight_BT = inputs(torch.__dict__[dtype], BATCH, POSITIONS, VOCABULARY)
+    whole, small = (heads, batch, POSITIONS, VOCABULARY), (heads, 1, 64, 512)
+    run(variant, *inputs(torch.__dict__[dtype], *(whole if gpu else small)))
+    hidden, unembedding_VD, labels_BT, weight_BT = inputs(torch.__dict__[dtype], *whole)
     for leaf in (*hidden, unembedding_VD):
         leaf.grad = torch.ones_like(leaf)  # written to, so that the pages are really there
     if gpu:
@@ -84,11 +91,11 @@ def measure(variant: str, dtype: str) -> dict[str, float]:
     return {"megabytes": peak - held, "seconds": seconds, "loss": loss}
 
 
-def inputs(dtype, batch: int, positions: int, vocabulary: int):
+def inputs(dtype, heads: int, batch: int, positions: int, vocabulary: int):
     """Draw hidden states, unembedding, labels and weights."""
     import torch
 
-    hidden = [torch.randn(batch, positions, WIDTH, dtype=dtype).requires_grad_() for _ in range(HEADS)]
+    hidden = [torch.randn(batch, positions, WIDTH, dtype=dtype).requires_grad_() for _ in range(heads)]
     unembedding_VD = (torch.randn(vocabulary, WIDTH, dtype=dtype) / WIDTH**0.5).requires_grad_()
     labels_BT = torch.randint(vocabulary, (batch, positions))
     return hidden, unembedding_VD, labels_BT, 0.5 + torch.rand(batch, positions)
@@ -104,9 +111,10 @@ def run(variant: str, hidden, unembedding_VD, labels_BT, weight_BT) -> float:
     from wmtp.maths.loss import weighted_mtp_loss
 
     step_targets = len(labels_BT) * (labels_BT.shape[1] - 1)
-    target = [shift_left(labels_BT, k + 1, IGNORE) for k in range(HEADS)]
-    weight = [shift_left(weight_BT, k + 1, 0) for k in range(HEADS)]
-    scale = 1 / (HEADS * step_targets)
+    heads = len(hidden)
+    target = [shift_left(labels_BT, k + 1, IGNORE) for k in range(heads)]
+    weight = [shift_left(weight_BT, k + 1, 0) for k in range(heads)]
+    scale = 1 / (heads * step_targets)
     if variant == "naive":
         logits_BTHV = torch.stack(hidden, dim=2) @ unembedding_VD.T
         target_BTH, weight_BTH = torch.stack(target, dim=2), torch.stack(weight, dim=2)
@@ -116,14 +124,14 @@ def run(variant: str, hidden, unembedding_VD, labels_BT, weight_BT) -> float:
         loss = scale * (weight_BTH.flatten() * nll_N).sum()
     elif variant == "per-head":
         loss = 0.0
-        for k in range(HEADS):
+        for k in range(heads):
             logits_NV = (hidden[k] @ unembedding_VD.T).flatten(0, 1)
             nll_N = F.cross_entropy(logits_NV.float(), target[k].flatten(), reduction="none", ignore_index=IGNORE)
             loss = loss + scale * (weight[k].flatten() * nll_N).sum()
     elif variant == "linear_cross_entropy":
         options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=512)
         loss = 0.0
-        for k in range(HEADS):
+        for k in range(heads):
             nll_N = F.linear_cross_entropy(
                 hidden[k].flatten(0, 1),
                 unembedding_VD,
@@ -141,16 +149,24 @@ def run(variant: str, hidden, unembedding_VD, labels_BT, weight_BT) -> float:
             )
 
         loss = 0.0
-        for k in range(HEADS):
+        for k in range(heads):
             parts = zip(hidden[k].flatten(0, 1).split(512), target[k].flatten().split(512), strict=True)
             nll_N = torch.cat([checkpoint(chunk_nll, *part, use_reentrant=False) for part in parts])
             loss = loss + scale * (weight[k].flatten() * nll_N).sum()
+    elif variant == "products":
+        with torch.no_grad():
+            logits_CV, grad_VD = hidden[0].new_empty(512, len(unembedding_VD)), torch.zeros_like(unembedding_VD)
+            for hidden_CD in (chunk_CD for h in hidden for chunk_CD in h.flatten(0, 1).split(512)):
+                chunk_CV = torch.mm(hidden_CD, unembedding_VD.T, out=logits_CV[: len(hidden_CD)])
+                torch.mm(chunk_CV, unembedding_VD)
+                grad_VD.addmm_(chunk_CV.T, hidden_CD)
+        return 0.0
     elif variant == "liger":
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
         fused = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORE, reduction="none", accum_dtype=torch.float32)
         loss = 0.0
-        for k in range(HEADS):
+        for k in range(heads):
             nll_N = fused(unembedding_VD, hidden[k].flatten(0, 1), target[k].flatten())
             loss = loss + scale * (weight[k].flatten() * nll_N).sum()
     else:

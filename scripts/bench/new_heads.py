@@ -12,7 +12,7 @@
     accepted   보지 않은 프롬프트에서 greedy 초안이 받아들여진 비율, 헤드 1, 2, … (앞의 초안과 함께)
     0단계는 같은 시작을 가진 줄들이 나누어 쓴다. 줄마다 곧바로 출력하고 FOLDER/new_heads.jsonl에 더한다.
     순서는 중요한 것부터: 앞의 줄들, 앞의 세 줄의 pass@1, 0단계만의 표, 나머지 줄들.
-[디버깅] 줄 하나만: --only 이름의 일부. 시간(--minutes)이 다하면 남은 줄은 건너뛴다.
+[디버깅] 몇 줄만: --only 'H = 1' 'random*' …. 시간(--minutes)이 다하면 남은 줄은 건너뛴다.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import json
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ WAYS = [
     Way("one sequential layer, default", trunk=None, alpha=None, heads=2, arrangement="sequential"),
     Way("one sequential layer, head 0 alone", trunk=0, alpha=0, heads=2, arrangement="sequential"),
     Way("default, trunk 0", trunk=0, alpha=None),
+    Way("one sequential layer, own answers, default", "copy", "own", None, None, heads=2, arrangement="sequential"),
+    Way("one sequential layer, own answers, head 0 alone", "copy", "own", 0, 0, heads=2, arrangement="sequential"),
     Way("stage 0, trunk 0.1, alpha 0.3, lr for all", heads_lr=0),
     Way("stage 0, trunk 1, alpha 1", trunk=1, alpha=1, heads_lr=0),
     Way("stage 0, trunk 1, alpha 0.3, heads' rate", trunk=1, heads_lr=5e-4),
@@ -410,7 +413,7 @@ def main() -> None:
     parser.set_defaults(val_batches=None)
     parser.add_argument("--programs", type=int, default=0, help="unseen problems for pass@1; 0: none")
     parser.add_argument("--own", type=int, default=4, help="own answers to each training prompt")
-    parser.add_argument("--only", default="", help="ways whose names hold this")
+    parser.add_argument("--only", nargs="+", default=["*"], help="ways by their names, * for any part of one")
     parser.add_argument("--first", type=int, help="the first so many ways, and nothing else")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/new_heads"))
@@ -435,10 +438,10 @@ def main() -> None:
     print(HEAD, flush=True)
 
     with (asked.out / "new_heads.jsonl").open("w", encoding="utf-8") as kept:
-        ways = [way for way in WAYS if asked.only in way.name][: asked.first]
+        ways = [way for way in WAYS if any(fnmatch(way.name, name) for name in asked.only)][: asked.first]
         agenda = [partial(bench.measure, way) for way in ways[:FIRST]]
         agenda += [partial(bench.pass_at_1, place) for place in range(PROGRAMS_OF) if asked.programs]
-        agenda += [partial(bench.stage0_alone, *how) for how in ALONE if not (asked.only or asked.first)]
+        agenda += [partial(bench.stage0_alone, *how) for how in ALONE if asked.only == ["*"] and not asked.first]
         agenda += [partial(bench.measure, way) for way in ways[FIRST:]]
         for task in agenda:
             if time.monotonic() > deadline:
