@@ -112,7 +112,11 @@ def _read(folder: Path) -> Run:
     if not results.config:
         raise ConfigError(f"RUN = {folder}: its config.yaml cannot be read; leave this run out.")
     own = str(results.config.get("run_dir") or folder)
-    flat = {key: value for key, value in flatten(results.config).items() if key.split(".")[0] not in _NO_CAUSE}
+    flat = {
+        key: value
+        for key, value in flatten(results.config).items()
+        if value is not ABSENT and key.split(".")[0] not in _NO_CAUSE
+    }
     return Run(folder, results, {key: json.dumps(value, sort_keys=True, default=str).replace(own, "…")
                                  for key, value in flat.items()})  # fmt: skip
 
@@ -133,8 +137,13 @@ def arms_of(runs: Sequence[Run]) -> list[Arm]:
         arms.append(Arm("", settings, dict(sorted(by_seed.items()))))
     usual = _usual([arm.settings for arm in arms])
     names = [name_of({k: v for k, v in arm.settings.items() if (k, v) not in usual}) for arm in arms]
-    for arm, name in zip(arms, names, strict=True):
-        arm.name = name if names.count(name) == 1 else name_of(arm.settings, whole=True)
+    names = [
+        name if names.count(name) == 1 else name_of(arm.settings, whole=True)
+        for arm, name in zip(arms, names, strict=True)
+    ]
+    for place, (arm, name) in enumerate(zip(arms, names, strict=True)):
+        # Results are kept by the name: 1 and "1" are two arms as well.
+        arm.name = name if name not in names[:place] else f"{name} ({names[:place].count(name) + 1})"
     return sorted(arms, key=lambda arm: (not arm.is_baseline, arm.is_control, _natural(arm)))
 
 

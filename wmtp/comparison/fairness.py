@@ -42,12 +42,19 @@ def _made_of(found: Study) -> Iterator[Said]:
 
 
 def _settings(found: Study) -> Iterator[Said]:
-    """Name the settings that differ along with what tells the arms apart; an algorithm brings its own keys."""
+    """Name the settings that differ along with what tells the arms apart; an algorithm or an adapter brings its own."""
     telling = {key for arm in found.arms for key in arm.settings}
     for key in differing_keys([run.settings for run in found.runs], [run.seed for run in found.runs]):
-        if key not in telling and not key.startswith(("algo.", "callbacks.")):
+        if key not in telling and not key.startswith(("algo.", "callbacks.")) and not _brought(found, key, telling):
             kinds = _sorted_out(found, lambda run, key=key: run.settings.get(key))
             yield "{key} differs too: {kinds}", {"key": key, "kinds": _shown(kinds)}
+
+
+def _brought(found: Study, key: str, telling: set[str]) -> bool:
+    """Say whether a key belongs to a part that tells the arms apart, and has one value wherever that part is."""
+    target = f"{key.rpartition('.')[0]}._target_"
+    pairs = {(run.settings.get(target), run.settings.get(key)) for run in found.runs}
+    return target in telling and len(pairs) == len({part for part, _ in pairs})
 
 
 def _runs(found: Study) -> Iterator[Said]:

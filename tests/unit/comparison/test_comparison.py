@@ -157,6 +157,35 @@ def test_numbers_lists_and_curves_of_one_key_are_arms_in_order(tmp_path):
     assert arms[0] == "baseline" and arms[1:3] == ["rho1 lam=0.1", "rho1 lam=0.5"] and len(arms) == 5
 
 
+def test_a_part_that_one_arm_has_not_tells_it_from_those_that_have_it(tmp_path):
+    """`model.adapter=null` is one key, and an adapter several below it: both are told apart, and so are 1 and "1"."""
+    for seed in (42, 43):
+        for algo, share in (("baseline", 0.3), ("rho1", 0.5)):
+            make_run(tmp_path, algo, seed, share, model__adapter=None)
+            lora = {"_target_": "wmtp.models.adapter.Lora", "r": 16}
+            make_run(tmp_path, algo, seed, share - 0.2, name=f"lora-{algo}-{seed}", model__adapter=lora)
+    found = study(find_runs([str(tmp_path)]))
+    assert [arm.name for arm in found.arms] == [
+        "baseline",
+        "baseline model.adapter=Lora",
+        "rho1",
+        "rho1 model.adapter=Lora",
+    ]
+    assert found.against["rho1 model.adapter=Lora"] == "baseline model.adapter=Lora"
+    assert of(found, "rho1").value == pytest.approx(0.2, abs=0.06)
+    assert of(found, "baseline model.adapter=Lora").value == pytest.approx(-0.2, abs=0.06)
+    assert not [line for line in said(found) if "adapter" in line]
+    make_run(tmp_path, "rho1", 42, 0.3, name="other", model__adapter=lora | {"r": 8}, data__noise=0.1)
+    assert [line for line in said(study(find_runs([str(tmp_path)]))) if line.startswith("model.adapter.r differs too")]
+
+
+def test_values_that_look_the_same_are_two_arms_still(tmp_path):
+    for seed in (42, 43):
+        make_run(tmp_path, "baseline", seed, 0.3, name=f"number-{seed}", data__noise=1)
+        make_run(tmp_path, "baseline", seed, 0.5, name=f"text-{seed}", data__noise="1")
+    assert len({arm.name for arm in study(find_runs([str(tmp_path)])).arms}) == 2
+
+
 def test_a_base_of_each_seeds_own_is_part_of_the_seed(tmp_path):
     for seed in (42, 43):
         for algo in ("baseline", "rho1"):
