@@ -220,7 +220,7 @@ class Bench:
             for samples, prompts in ((self.samples(model, reads), reads == "prompts"), (self.validation, False))
         )
         fitting = HeadFitting(model, train, heldout, lr, autocast=self.autocast)
-        for _ in fitting.run(steps, max(steps // 12, 1), patience=3):
+        for _ in fitting.run(steps, max(steps // (3 * self.asked.checks), 1), patience=3):
             pass
         return fitting
 
@@ -366,7 +366,7 @@ class Bench:
             max_steps=steps,
             max_epochs=-1,
             gradient_clip_val=1.0,
-            val_check_interval=max(steps // 4, 1),
+            val_check_interval=max(steps // self.asked.checks, 1),
             limit_val_batches=self.asked.val_batches,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
@@ -403,6 +403,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--budget", type=int, default=2048, help="positions in a step")
     parser.add_argument("--precision", help="of Lightning; bf16-mixed on a GPU, 32-true elsewhere")
+    parser.add_argument(
+        "--checks", type=int, default=4, help="looks at the validation split; in stage 0 three times so many"
+    )
     parser.add_argument("--lr", type=float, default=2e-5)
     parser.add_argument("--stage0-steps", type=int, default=240)
     parser.add_argument("--stage0-budget", type=int, default=4096, help="positions in a step of stage 0")
