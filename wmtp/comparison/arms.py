@@ -221,15 +221,18 @@ def name_of(settings: Mapping[str, Any], whole: bool = False) -> str:
     Example:
         >>> name_of({"algo._target_": "wmtp.algos.rho1.Rho1", "model.heads": 4, "algo.weighting.control": "none"})
         'rho1 heads=4'
+        >>> name_of({"model.adapter._target_": "wmtp.models.adapter.Lora"}), name_of({"model.adapter._target_": None})
+        ('adapter=Lora', 'adapter=none')
     """
-    last = [key.rsplit(".", 1)[-1] for key in settings]
+    labels = [key if key == "algo._target_" else key.removesuffix("._target_") for key in settings]
+    last = [label.rsplit(".", 1)[-1] for label in labels]
     words = []
-    for key, value in settings.items():
-        short = key if whole or last.count(key.rsplit(".", 1)[-1]) > 1 else key.rsplit(".", 1)[-1]
+    for label, short, (key, value) in zip(labels, last, settings.items(), strict=True):
+        short = label if whole or last.count(short) > 1 else short
         if key == "algo._target_":
             words.append(str(value).rsplit(".", 1)[-1].lower())
         elif whole or value not in (ABSENT, "none"):
-            shown = str(value).rsplit(".", 1)[-1] if short.endswith("_target_") else value
+            shown = str(value).rsplit(".", 1)[-1] if key.endswith("._target_") else value
             shown = shown if whole or not isinstance(shown, str) else shown.rsplit("/", 1)[-1]  # of a path its end
-            words.append(f"{short.removesuffix('._target_')}={shown}")
-    return " ".join(words) or "all"
+            words.append(f"{short}={shown}")
+    return " ".join(words) or " ".join(f"{short}=none" for short in last) or "all"

@@ -167,13 +167,13 @@ def test_a_part_that_one_arm_has_not_tells_it_from_those_that_have_it(tmp_path):
     found = study(find_runs([str(tmp_path)]))
     assert [arm.name for arm in found.arms] == [
         "baseline",
-        "baseline model.adapter=Lora",
+        "baseline adapter=Lora",
         "rho1",
-        "rho1 model.adapter=Lora",
+        "rho1 adapter=Lora",
     ]
-    assert found.against["rho1 model.adapter=Lora"] == "baseline model.adapter=Lora"
+    assert found.against["rho1 adapter=Lora"] == "baseline adapter=Lora"
     assert of(found, "rho1").value == pytest.approx(0.2, abs=0.06)
-    assert of(found, "baseline model.adapter=Lora").value == pytest.approx(-0.2, abs=0.06)
+    assert of(found, "baseline adapter=Lora").value == pytest.approx(-0.2, abs=0.06)
     assert not [line for line in said(found) if "adapter" in line]
     make_run(tmp_path, "rho1", 42, 0.3, name="other", model__adapter=lora | {"r": 8}, data__noise=0.1)
     assert [line for line in said(study(find_runs([str(tmp_path)]))) if line.startswith("model.adapter.r differs too")]
