@@ -46,8 +46,9 @@ from wmtp.heads.fitting import HeadFitting, TrunkCalls, measure, put
 from wmtp.maths.curve import Curve
 from wmtp.models.encoding import encode_prompt
 from wmtp.models.generation import generate
-from wmtp.models.loading import ModelSource
+from wmtp.models.loading import ModelSource, read_config
 from wmtp.models.mtp import MTPMixin
+from wmtp.models.native_layout import shipped_layers
 from wmtp.models.sampling import Request, Sampling, acceptance
 
 
@@ -96,6 +97,11 @@ WAYS = [
     Way("stage 0, trunk 1, alpha 0.3", trunk=1, heads_lr=0),
     Way("no stage 0, trunk 1, alpha 0.3", stage0="none", trunk=1, heads_lr=0),
     Way("no stage 0, trunk 1, alpha 0.1", stage0="none", trunk=1, alpha=0.1, heads_lr=0),
+]
+# Of a model that ships a layer of its own, or was given one by wmtp: MODEL is runs/<name>/model, say.
+SHIPPED = [
+    Way("its own layer, default", "native", "none", None, None, heads=2, arrangement="sequential"),
+    Way("its own layer, head 0 alone", "native", "none", 0, 0, heads=2, arrangement="sequential"),
 ]
 FIRST = 6  # ways that come before the programs and the table of stage 0
 PROGRAMS_OF = 3
@@ -175,6 +181,7 @@ class Bench:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = arguments.precision or ("bf16-mixed" if self.device.type == "cuda" else "32-true")
         source = ModelSource(str(arguments.model), heads=1)
+        self.ships_layers = shipped_layers(source.find(), read_config(source.find(), "model.path")) is not None
         self.tokenizer = source.load_tokenizer()
         self.data = MTPDataModule(
             Mbpp(arguments.mbpp), BigcodeMbpp0Shot(), self.tokenizer, token_budget=arguments.budget, max_length=512
@@ -441,7 +448,8 @@ def main() -> None:
     print(HEAD, flush=True)
 
     with (asked.out / "new_heads.jsonl").open("w", encoding="utf-8") as kept:
-        ways = [way for way in WAYS if any(fnmatch(way.name, name) for name in asked.only)][: asked.first]
+        possible = SHIPPED if bench.ships_layers else WAYS
+        ways = [way for way in possible if any(fnmatch(way.name, name) for name in asked.only)][: asked.first]
         agenda = [partial(bench.measure, way) for way in ways[:FIRST]]
         agenda += [partial(bench.pass_at_1, place) for place in range(PROGRAMS_OF) if asked.programs]
         agenda += [partial(bench.stage0_alone, *how) for how in ALONE if asked.only == ["*"] and not asked.first]
