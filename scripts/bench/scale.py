@@ -40,6 +40,7 @@ from transformers import Trainer as HuggingFace
 
 from wmtp.algos.baseline import Baseline
 from wmtp.algos.optimizers import adamw
+from wmtp.algos.reference import OnlineReference
 from wmtp.algos.rho1 import Rho1
 from wmtp.cli import quiet, quiet_libraries
 from wmtp.data.batching import collate
@@ -165,11 +166,11 @@ def explicit_loss(hidden, unembedding_VD, labels_BT, step_targets) -> MTPLoss:
     return MTPLoss(nll_N.sum() / (heads * step_targets), nll_sum_H, (target_BTH != IGNORE).sum((0, 1)))
 
 
-class Scored:
+class Scored(OnlineReference):
     """Stand for a reference whose losses are in the data."""
 
-    def prepare(self, trainer: Any) -> None:
-        """Have nothing to compute."""
+    def __init__(self) -> None:
+        """Have nothing to load."""
 
     def losses(self, batch: dict) -> torch.Tensor:
         """Read them."""

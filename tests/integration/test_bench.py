@@ -39,6 +39,15 @@ def test_the_memory_of_the_head_losses_does_not_grow_with_the_heads():
 
 
 @pytest.mark.long
+def test_what_the_callbacks_cost_can_be_measured():
+    script = Path(__file__).parents[2] / "scripts" / "bench" / "callbacks.py"
+    command = [sys.executable, str(script), "--steps", "4", "--rows", "1", "--length", "16"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("WeightStatistics") == 2
+
+
+@pytest.mark.long
 def test_every_row_of_the_gpu_table_can_be_measured_without_one(tmp_path):
     from scripts.bench import gpu
 
