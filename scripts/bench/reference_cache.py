@@ -137,9 +137,9 @@ def paired(data, losses):
     """Yield the same batches without and with the reference's losses."""
     while True:
         data.reference_losses = None
-        without = data.train_dataloader()
+        without = data.loader("train")
         data.reference_losses = losses
-        for a, b in zip(without, data.train_dataloader(), strict=True):
+        for a, b in zip(without, data.loader("train"), strict=True):
             yield {"baseline": a, "rho1, cache": b}
 
 

@@ -39,12 +39,18 @@ def test_the_memory_of_the_head_losses_does_not_grow_with_the_heads():
 
 
 @pytest.mark.long
-def test_what_the_callbacks_cost_can_be_measured():
-    script = Path(__file__).parents[2] / "scripts" / "bench" / "callbacks.py"
-    command = [sys.executable, str(script), "--steps", "4", "--rows", "1", "--length", "16"]
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("script", "arguments", "row"),
+    [
+        ("callbacks.py", ["--steps", "4", "--rows", "1", "--length", "16"], "WeightStatistics"),
+        ("reference_cache.py", ["--steps", "1", "data.train_size=60"], "rho1, online"),
+    ],
+)
+def test_a_benchmark_runs_to_its_table(script, arguments, row):
+    file = Path(__file__).parents[2] / "scripts" / "bench" / script
+    done = subprocess.run([sys.executable, str(file), *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("WeightStatistics") == 2
+    assert row in done.stdout
 
 
 @pytest.mark.long
