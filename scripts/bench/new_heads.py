@@ -78,8 +78,6 @@ WAYS = [
     Way("one sequential layer, default", trunk=None, alpha=None, heads=2, arrangement="sequential"),
     Way("one sequential layer, head 0 alone", trunk=0, alpha=0, heads=2, arrangement="sequential"),
     Way("default, trunk 0", trunk=0, alpha=None),
-    Way("one sequential layer, own answers, default", "copy", "own", None, None, heads=2, arrangement="sequential"),
-    Way("one sequential layer, own answers, head 0 alone", "copy", "own", 0, 0, heads=2, arrangement="sequential"),
     Way("stage 0, trunk 0.1, alpha 0.3, lr for all", heads_lr=0),
     Way("stage 0, trunk 1, alpha 1", trunk=1, alpha=1, heads_lr=0),
     Way("stage 0, trunk 1, alpha 0.3, heads' rate", trunk=1, heads_lr=5e-4),
@@ -99,9 +97,10 @@ WAYS = [
     Way("no stage 0, trunk 1, alpha 0.1", stage0="none", trunk=1, alpha=0.1, heads_lr=0),
 ]
 # Of a model that ships a layer of its own, or was given one by wmtp: MODEL is runs/<name>/model, say.
+OWN_LAYER = dict(start="native", stage0="none", heads=2, arrangement="sequential")
 SHIPPED = [
-    Way("its own layer, default", "native", "none", None, None, heads=2, arrangement="sequential"),
-    Way("its own layer, head 0 alone", "native", "none", 0, 0, heads=2, arrangement="sequential"),
+    Way("its own layer, default", trunk=None, alpha=None, **OWN_LAYER),
+    Way("its own layer, head 0 alone", trunk=0, alpha=0, **OWN_LAYER),
 ]
 FIRST = 6  # ways that come before the programs and the table of stage 0
 PROGRAMS_OF = 3
@@ -181,7 +180,8 @@ class Bench:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = arguments.precision or ("bf16-mixed" if self.device.type == "cuda" else "32-true")
         source = ModelSource(str(arguments.model), heads=1)
-        self.ships_layers = shipped_layers(source.find(), read_config(source.find(), "model.path")) is not None
+        folder = source.find()
+        self.ways = SHIPPED if shipped_layers(folder, read_config(folder, "model.path")) else WAYS
         self.tokenizer = source.load_tokenizer()
         self.data = MTPDataModule(
             Mbpp(arguments.mbpp), BigcodeMbpp0Shot(), self.tokenizer, token_budget=arguments.budget, max_length=512
@@ -448,11 +448,11 @@ def main() -> None:
     print(HEAD, flush=True)
 
     with (asked.out / "new_heads.jsonl").open("w", encoding="utf-8") as kept:
-        possible = SHIPPED if bench.ships_layers else WAYS
-        ways = [way for way in possible if any(fnmatch(way.name, name) for name in asked.only)][: asked.first]
+        ways = [way for way in bench.ways if any(fnmatch(way.name, name) for name in asked.only)][: asked.first]
+        fits_alone = ALONE if ways == WAYS and not asked.first else []  # all that can be asked of new heads
         agenda = [partial(bench.measure, way) for way in ways[:FIRST]]
         agenda += [partial(bench.pass_at_1, place) for place in range(PROGRAMS_OF) if asked.programs]
-        agenda += [partial(bench.stage0_alone, *how) for how in ALONE if asked.only == ["*"] and not asked.first]
+        agenda += [partial(bench.stage0_alone, *how) for how in fits_alone]
         agenda += [partial(bench.measure, way) for way in ways[FIRST:]]
         for task in agenda:
             if time.monotonic() > deadline:
